@@ -1,0 +1,56 @@
+# Every target sets up .venv by itself. It needs make, Python >= 3.11, and a package index; uv is used where it is installed.
+
+PYTHON ?= $(or $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet
+# what the demo asks: any file of questions
+QUESTIONS ?=
+COLUMN ?=
+DRAWS ?=
+DEMO = $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(if $(COLUMN),--column "$(COLUMN)") $(if $(DRAWS),--draws $(DRAWS))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint format lowest clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## a FAQ bot without cache, with it, and again in a new process (QUESTIONS=file.csv COLUMN=text DRAWS=10000)
+	$(BIN)/python examples/faq_bot.py $(DEMO) $(ARGS)
+
+test: $(VENV)/.test  ## the ordinary suite (ARGS="-k name" for a part of it)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+slow: $(VENV)/.test  ## the tests that take longer
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.lint  ## ruff, basedpyright on the packages, mypy on the typed API
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/mypy
+
+format: $(VENV)/.lint  ## put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lowest:  ## the suite on the lowest versions that are promised, in an environment of its own
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
+
+clean:  ## remove the environments and what tools leave behind
+	rm -rf .venv .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# one stamp for each purpose: the demo need not wait for what only tests and checks need
+$(VENV)/.demo: GROUP = demo
+$(VENV)/.test: GROUP = test
+$(VENV)/.lint: GROUP = dev
+$(VENV)/.%: pyproject.toml $(CONSTRAINTS)
+	@if [ ! -x $(BIN)/python ]; then $(PYTHON) -m venv $(VENV) || { echo "make: cannot make $(VENV): Python >= 3.11 with venv is needed (PYTHON=/path/to/python)"; exit 1; }; fi
+	@echo "installing what is needed for this into $(VENV) ..."
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python --editable '.[all]' --group $(GROUP) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)); \
+	else \
+		$(PIP_INSTALL) --upgrade 'pip>=25.1' && $(PIP_INSTALL) --editable '.[all]' --group $(GROUP) $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)); \
+	fi
+	@touch $@

@@ -1,0 +1,120 @@
+"""From generations to an `Answer`: their bytes, and what is known of them (usage, cost, why the model stopped, a readable form)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import orjson
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, Generation
+from layered_cache import Answer, Usage
+from layered_cache.entry import Finish
+
+from langchain_layered_cache._codec import CODEC, encode
+
+# why a model stopped, in the words of the providers, lower case
+_FINISHES: dict[str, Finish] = {
+    "stop": "stop", "end_turn": "stop", "stop_sequence": "stop", "eos": "stop", "eos_token": "stop", "completed": "stop",
+    "length": "length", "max_tokens": "length", "max_output_tokens": "length", "model_length": "length", "incomplete": "length",
+    "model_context_window_exceeded": "length",
+    "content_filter": "filter", "content_filtered": "filter", "safety": "filter", "recitation": "filter", "blocklist": "filter",
+    "prohibited_content": "filter", "spii": "filter", "refusal": "filter", "guardrail_intervened": "filter",
+    "tool_calls": "tool", "tool_use": "tool", "function_call": "tool", "tool_call": "tool",
+}  # fmt: skip
+_REASON_NAMES = ("finish_reason", "stop_reason", "stopReason", "done_reason", "finishReason", "status")
+_WORST_FIRST: tuple[Finish, ...] = ("filter", "length", "tool", "stop")
+
+
+def to_answer(generations: Sequence[Generation], model: str | None) -> Answer:
+    """Return *generations* as an answer of *model*.
+
+    Raises:
+        EncodeError: They would not come back equal.
+    """
+    value = encode(generations)
+    reasons = {reason for generation in generations if (reason := _finish(generation)) is not None}
+    usage = _usage(generations)
+    return Answer(
+        value=value,
+        codec=CODEC,
+        usage=usage,
+        cost_usd=None if usage is None or model is None else _cost(usage, model),
+        finish=next((reason for reason in _WORST_FIRST if reason in reasons), None),
+        empty=not any(map(_says_something, generations)),
+        response=_readable(generations),
+    )
+
+
+def _message(generation: Generation) -> BaseMessage | None:
+    return generation.message if isinstance(generation, ChatGeneration) else None
+
+
+def _says_something(generation: Generation) -> bool:
+    message = _message(generation)
+    if message is None:
+        return bool(generation.text)
+    # a list holds blocks: an image, audio or reasoning says something too, an empty text block does not
+    content = message.content
+    says = bool(content) if isinstance(content, str) else any(_block_says_something(block) for block in cast("list[object]", content))
+    calls = isinstance(message, AIMessage) and bool(message.tool_calls or message.invalid_tool_calls)
+    legacy = any(message.additional_kwargs.get(name) for name in ("function_call", "tool_calls", "audio"))
+    return says or calls or legacy
+
+
+def _block_says_something(block: object) -> bool:
+    if not isinstance(block, dict):
+        return bool(block)
+    fields = cast("dict[str, object]", block)
+    return bool(fields.get("text")) if fields.get("type") == "text" else True
+
+
+def _finish(generation: Generation) -> Finish | None:
+    message = _message(generation)
+    for place in (generation.generation_info or {}, message.response_metadata if message is not None else {}):
+        for name in _REASON_NAMES:
+            reason: Any = place.get(name)
+            if isinstance(reason, str) and (finish := _FINISHES.get(reason.lower())) is not None:
+                return finish
+    return None
+
+
+def _usage(generations: Sequence[Generation]) -> Usage | None:
+    """Return the tokens of the call. Providers report them for the whole call with each of its generations."""
+    found = [
+        (usage["input_tokens"], usage["output_tokens"])
+        for generation in generations
+        if isinstance(message := _message(generation), AIMessage)
+        and (usage := message.usage_metadata) is not None
+        and "input_tokens" in usage
+        and "output_tokens" in usage
+    ]
+    return Usage(*max(found)) if found else None
+
+
+def _cost(usage: Usage, model: str) -> float | None:
+    """Return what *usage* of *model* costs in US dollars by the price list of genai-prices; None if it is not known there."""
+    try:
+        import genai_prices  # noqa: PLC0415 - 90 ms, after the first answer of a model and not before
+    except ImportError:
+        return None
+    try:
+        tokens = genai_prices.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+        return float(genai_prices.calc_price(tokens, model_ref=model).total_price)
+    except (LookupError, ValueError, ArithmeticError):
+        return None
+
+
+def _readable(generations: Sequence[Generation]) -> str:
+    """Return what a person reads: the text; where that is not all, the message as JSON."""
+    shown: list[object] = []
+    for generation in generations:
+        message = _message(generation)
+        calls = message.tool_calls if isinstance(message, AIMessage) else []
+        if message is None or (isinstance(message.content, str) and not calls):
+            shown.append(generation.text)
+        else:
+            shown.append({"content": cast("object", message.content), **({"tool_calls": calls} if calls else {})})
+    if len(shown) == 1 and isinstance(shown[0], str):
+        return shown[0]
+    return orjson.dumps(shown[0] if len(shown) == 1 else shown, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

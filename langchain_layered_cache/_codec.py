@@ -1,0 +1,309 @@
+"""Generations to bytes and back: a fixed list of classes, no reviver, no pickle.
+
+What is read builds only the classes below, whatever the bytes say. Objects are rebuilt without validation (three times as fast) if
+a test of the class, once per process, shows that this gives what validation gives; else with it. Every decoding gives new objects,
+so that no two callers share one.
+
+Values stand in the order of the tables below, which is for ever. A field that a table does not name (of another release of
+LangChain) travels by name; a reader whose class has no such field refuses.
+
+What does not come back equal is refused by `EncodeError`, with three intended differences: a message that had an id gets a new one
+(else LangGraph's `add_messages` would take a hit for the same message and overwrite the history), a `parsed` pydantic object becomes
+the plain data it is made of (the parsers of providers take either), and `total_cost: 0`, which LangChain adds to hits, is dropped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from collections.abc import Sequence
+from typing import Any, NoReturn, cast
+
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, ChatMessageChunk, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
+from layered_cache import EncodeError
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from langchain_layered_cache._values import dumps, loads
+
+CODEC = "lc-generations-1"
+
+_new, _put = object.__new__, object.__setattr__
+
+_MESSAGE = ("content", "additional_kwargs", "response_metadata", "name", "id")
+_AI = (*_MESSAGE, "tool_calls", "invalid_tool_calls", "usage_metadata")
+_ID = 4  # its place
+_AI_IN_ORDER = (
+    "content", "additional_kwargs", "response_metadata", "type", "name", "id", "tool_calls", "invalid_tool_calls", "usage_metadata",
+)  # fmt: skip
+_TEXT_INFO = ("text", "generation_info")
+_IN_ORDER = (*_TEXT_INFO, "type")
+_Text = type(ChatGeneration(message=AIMessage("a")).text)  # a text that can be called, in some releases
+
+
+class _Layout:
+    """How objects of one class are written and built.
+
+    Args:
+        number: Stands for the class, for ever.
+        cls: The class.
+        names: The order of its fields, for ever; those of them that this release of the class lacks must be None.
+        order: The order in which `built` is given them, `type` among them; what differs from the class's is put in order.
+        sample: Arguments to make one of it.
+    """
+
+    def __init__(self, number: int, cls: type[BaseModel], names: tuple[str, ...], *, order: tuple[str, ...] = (), **sample: object) -> None:
+        self.number = number
+        self.cls = cls
+        self.names = names
+        self.type: object = cls.model_fields["type"].get_default()
+        self.others = tuple(name for name in cls.model_fields if name not in names and name != "type")
+        self.missing = tuple(name for name in names if name not in cls.model_fields)
+        self.uneven = bool(self.others or self.missing)
+        self.extra_allowed = cls.model_config.get("extra") == "allow"
+        self._bits = {name: 1 << place for place, name in enumerate((*names, "type"))}
+        self._masks: dict[frozenset[str], int] = {}
+        self._given: dict[int, set[str]] = {}
+        self.in_order = order == tuple(cls.model_fields)
+        self.raw = True
+        self.raw = self._rebuilds(cls.model_validate(sample))
+
+    def _rebuilds(self, validated: BaseModel) -> bool:
+        """Whether an object built without validation is what validation makes."""
+        values = {name: validated.__dict__.get(name) for name in (*validated.__dict__, *self.missing)}
+        rebuilt = self.built(values, self.mask(validated), None)
+        return (
+            rebuilt == validated
+            and list(rebuilt.__dict__.items()) == list(validated.__dict__.items())
+            and rebuilt.__pydantic_extra__ == validated.__pydantic_extra__
+            and validated.__pydantic_private__ is None
+        )
+
+    def mask(self, thing: BaseModel) -> int:
+        """Return which fields of *thing* were set, as a number."""
+        given = frozenset(thing.__pydantic_fields_set__)
+        try:
+            return self._masks[given]
+        except KeyError:
+            mask = self._masks[given] = sum(self._bits.get(name, 0) for name in given)
+            return mask
+
+    def _remember(self, mask: int) -> None:
+        if len(self._given) > 1024:  # noqa: PLR2004 - whoever writes nonsense shall not fill the memory
+            self._given.clear()
+        self._given[mask] = {name for name, bit in self._bits.items() if mask & bit}
+
+    def more(self, thing: BaseModel) -> dict[str, object] | None:
+        """Return the fields of *thing* that the table does not name and that say something."""
+        values, fields = thing.__dict__, self.cls.model_fields
+        more = {name: values[name] for name in self.others if values[name] != _default(fields[name])}
+        return {**more, **(thing.__pydantic_extra__ or {})} or None
+
+    def built(self, values: dict[str, Any], mask: int, more: dict[str, Any] | None) -> BaseModel:
+        """Return an object of the class with *values*, of which *mask* says which were set."""
+        if mask not in self._given:
+            self._remember(mask)
+        given = self._given[mask].copy()
+        extra: dict[str, Any] | None = {} if self.extra_allowed else None
+        if more is not None or self.uneven:
+            extra = self._complete(values, more or {})
+            given |= (extra or {}).keys()
+        if not self.raw:
+            return self.cls.model_validate({**{name: value for name, value in values.items() if name in given}, **(extra or {})})
+        thing = _new(self.cls)
+        _put(thing, "__dict__", values if self.in_order else {name: values[name] for name in self.cls.model_fields})
+        _put(thing, "__pydantic_fields_set__", given)
+        _put(thing, "__pydantic_extra__", extra)
+        _put(thing, "__pydantic_private__", None)
+        return thing
+
+    def _complete(self, values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any] | None:
+        """Put into *values* what the table does not name; return what belongs to no field."""
+        for name in self.missing:
+            if values.pop(name) is not None:
+                raise KeyError(name)
+        for name in self.others:
+            values[name] = more.pop(name) if name in more else _default(self.cls.model_fields[name])
+        if more and not self.extra_allowed:
+            raise KeyError(*more)
+        return more if self.extra_allowed else None
+
+
+def _default(field: FieldInfo) -> object:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+_MESSAGES = (
+    _Layout(1, AIMessage, _AI, order=_AI_IN_ORDER, content="a"),
+    _Layout(2, AIMessageChunk, (*_AI, "tool_call_chunks", "chunk_position"), content="a"),
+    _Layout(3, ChatMessage, (*_MESSAGE, "role"), content="a", role="b"),
+    _Layout(4, ChatMessageChunk, (*_MESSAGE, "role"), content="a", role="b"),
+    _Layout(5, HumanMessage, _MESSAGE, content="a"),
+)
+_GENERATIONS = (
+    _Layout(1, Generation, _TEXT_INFO, order=_IN_ORDER, text="a"),
+    _Layout(2, GenerationChunk, _TEXT_INFO, order=_IN_ORDER, text="a"),
+    _Layout(3, ChatGeneration, (*_TEXT_INFO, "message"), order=(*_IN_ORDER, "message"), message=AIMessage("a")),
+    _Layout(4, ChatGenerationChunk, (*_TEXT_INFO, "message"), order=(*_IN_ORDER, "message"), message=AIMessageChunk(content="a")),
+)
+_LAYOUTS = {cast("type", layout.cls): layout for layout in (*_MESSAGES, *_GENERATIONS)}
+_MESSAGE_OF = {layout.number: layout for layout in _MESSAGES}
+_GENERATION_OF = {layout.number: layout for layout in _GENERATIONS}
+
+
+def encode(generations: Sequence[Generation]) -> bytes:
+    """Return *generations* as bytes.
+
+    Raises:
+        EncodeError: They would not come back equal; the message names a class, never a content.
+    """
+    return dumps(to_parts(generations))
+
+
+def decode(data: bytes) -> list[Generation]:
+    """Return what `encode` was given, in new objects.
+
+    Raises:
+        ValueError: These bytes were not written by `encode`, or by one that knows more classes or fields.
+    """
+    parts = loads(data)
+    try:
+        return [_generation(*part) for part in cast("list[list[Any]]", parts)] if type(parts) is list else _no_generations(None)
+    except (TypeError, KeyError, AttributeError) as error:
+        return _no_generations(error)
+
+
+def _no_generations(cause: Exception | None) -> NoReturn:
+    msg = "these bytes are no generations that this release knows"
+    raise ValueError(msg) from cause
+
+
+# --- to parts
+
+
+def to_parts(generations: Sequence[Generation]) -> list[list[object]]:
+    """Return *generations* as plain data, as far as they are.
+
+    Raises:
+        EncodeError: One is of a class that is not known here.
+    """
+    return [_generation_parts(generation) for generation in generations]
+
+
+def _generation_parts(generation: Generation) -> list[object]:
+    layout = _layout_of(generation)
+    values = generation.__dict__
+    text: str | None = values["text"]
+    message: BaseMessage | None = values.get("message")
+    more = layout.more(generation) if layout.uneven else None
+    if message is None:
+        return [layout.number, layout.mask(generation), more, text, values["generation_info"]]
+    # most of an answer: once is enough
+    text = None if text == message.content else str.__str__(values["text"])
+    return [layout.number, layout.mask(generation), more, text, values["generation_info"], _message_parts(message)]
+
+
+def _message_parts(message: BaseMessage) -> list[object]:
+    layout = _layout_of(message)
+    values = message.__dict__
+    parts: list[object] = [layout.number, layout.mask(message), None, *map(values.get, layout.names)]
+    if layout.uneven or message.__pydantic_extra__:
+        parts[2] = layout.more(message)
+    if parts[3 + _ID] is not None:
+        parts[3 + _ID] = True  # it had one
+    if (usage := values.get("usage_metadata")) and "total_cost" in usage:
+        parts[3 + layout.names.index("usage_metadata")] = {name: usage[name] for name in usage if name != "total_cost"} or None
+    if isinstance(parsed := message.additional_kwargs.get("parsed"), BaseModel):
+        parts[4] = {**message.additional_kwargs, "parsed": parsed.model_dump(mode="json")}
+    return parts
+
+
+def _layout_of(thing: object) -> _Layout:
+    try:
+        return _LAYOUTS[type(thing)]
+    except KeyError:
+        kind = type(thing)
+        msg = f"an object of {kind.__module__}.{kind.__qualname__} would not come back as one, so its answer is not kept"
+        raise EncodeError(msg) from None
+
+
+# --- from parts
+
+
+def _generation(
+    number: int,
+    mask: int,
+    more: dict[str, Any] | None,
+    text: str | None,
+    info: dict[str, Any] | None,
+    message_parts: list[Any] | None = None,
+) -> Generation:
+    layout = _GENERATION_OF[number]
+    if (message_parts is None) is ("message" in layout.names):
+        raise KeyError(number)
+    if message_parts is None:
+        values = {"text": text, "generation_info": info, "type": layout.type}
+        if type(text) is not str:
+            raise TypeError(number)
+    else:
+        message = _message(*message_parts)
+        text = _Text(message.content if text is None else text)
+        values = {"text": text, "generation_info": info, "type": layout.type, "message": message}
+    return cast("Generation", layout.built(values, mask, more))
+
+
+def _message(number: int, mask: int, more: dict[str, Any] | None, *values: Any) -> BaseMessage:  # noqa: ANN401 - plain data
+    layout = _MESSAGE_OF[number]
+    fields = _ai_fields(*values) if number == 1 else dict(zip(layout.names, values, strict=True), type=layout.type)
+    if fields["id"] is not None:
+        fields["id"] = new_id()
+    kind = cast("object", type(fields["content"]))
+    if kind is not str and kind is not list:
+        raise TypeError(number)
+    return cast("BaseMessage", layout.built(fields, mask, more))
+
+
+def _ai_fields(  # nearly all messages: three times as fast as by the table
+    content: object,
+    additional_kwargs: object,
+    response_metadata: object,
+    name: object,
+    id: object,  # noqa: A002
+    tool_calls: object,
+    invalid_tool_calls: object,
+    usage_metadata: object,
+) -> dict[str, Any]:
+    return {
+        "content": content,
+        "additional_kwargs": additional_kwargs,
+        "response_metadata": response_metadata,
+        "type": "ai",
+        "name": name,
+        "id": id,
+        "tool_calls": tool_calls,
+        "invalid_tool_calls": invalid_tool_calls,
+        "usage_metadata": usage_metadata,
+    }
+
+
+# --- ids
+
+
+_numbers = itertools.count()
+_process = uuid.uuid4().hex
+
+
+def _after_fork() -> None:
+    global _process  # noqa: PLW0603 - one per process
+    _process = uuid.uuid4().hex
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def new_id() -> str:
+    """Return an id that no other message has, of the form that LangChain gives to those of a run."""
+    return f"lc_run--{_process}-{next(_numbers)}"

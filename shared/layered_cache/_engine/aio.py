@@ -1,0 +1,113 @@
+"""Effects for event loops. Each call to a tier is bounded by the tier's budget, whatever the tier does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar, cast
+
+from layered_cache._engine.callers import this_task
+from layered_cache.entry import Entry, Refused, Ticket
+from layered_cache.errors import TierTimeoutError
+from layered_cache.invalidation import LogState, Scope
+from layered_cache.tiers._tier import Authority, Queryable, Tier
+
+T = TypeVar("T")
+
+_MOST_JOBS = 64  # background refreshes on one engine's loops
+_GRACE = 1.5  # a tier keeps its own budget; this is for one that does not
+_SEARCH = 5.0  # seconds: queries and the log are asked for by someone who wants to know how it ended
+
+
+class Asyncio:
+    """One for each engine. Its jobs are tasks of the caller's loop, and end with it."""
+
+    def __init__(self) -> None:
+        self._jobs: set[asyncio.Task[None]] = set()
+
+    def owner(self) -> object:
+        """Return the running task."""
+        return this_task()
+
+    def may_wait(self) -> bool:
+        """Return True: a waiting task lets the others run."""
+        return True
+
+    def stranded(self) -> Callable[[], bool]:
+        """Return what tells whether the running loop was closed."""
+        return asyncio.get_running_loop().is_closed
+
+    async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """See Effects."""
+        return await _within(tier, "read", tier.aget_many(keys))
+
+    async def write(self, tier: Tier, entries: Sequence[Entry]) -> None:
+        """See Effects."""
+        await _within(tier, "write", tier.aset_many(entries))
+
+    async def erase(self, tier: Tier, keys: Sequence[str]) -> int:
+        """See Effects."""
+        return await _within(tier, "delete", tier.adelete_many(keys))
+
+    async def erase_where(self, tier: Queryable, namespace: str, scope: Scope, born_before: int) -> int:
+        """See Effects."""
+        return await _within(tier, "search", tier.aerase_where(namespace, scope, born_before), _SEARCH)
+
+    async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
+        """See Effects."""
+        return await _within(tier, "search", tier.acount_where(namespace, scope), _SEARCH)
+
+    async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """See Effects."""
+        return await _within(authority, "read the log", authority.aread_log(seen))
+
+    async def open_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """See Effects."""
+        return await _within(authority, "open the log", authority.aopen_log(seen))
+
+    async def append_log(self, authority: Authority, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+        """See Effects."""
+        return await _within(authority, "write the log", authority.aappend_log(namespace, scope, seen, before), _SEARCH)
+
+    async def restart_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """See Effects."""
+        return await _within(authority, "restart the log", authority.arestart_log(seen))
+
+    async def join(self, future: Future[T], seconds: float) -> bool:
+        """See Effects."""
+        waiter = asyncio.wrap_future(future)  # cancelling it leaves the future alone: it is marked as running
+        try:
+            done, _ = await asyncio.wait([waiter], timeout=seconds)
+        finally:
+            if not waiter.done():
+                waiter.cancel()
+            elif not waiter.cancelled():
+                waiter.exception()  # looked at, so that asyncio does not report it as lost
+        return bool(done)
+
+    def spawn(self, job: Coroutine[Any, Any, None]) -> bool:
+        """See Effects."""
+        if len(self._jobs) >= _MOST_JOBS:
+            job.close()
+            return False
+        task = asyncio.get_running_loop().create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+        return True
+
+
+async def _within(tier: object, operation: str, call: Awaitable[T], budget: float | None = None) -> T:
+    """Return the outcome of *call*, which gets its tier's budget and some grace."""
+    named = cast("Tier", tier)
+    budget = named.timeout * _GRACE if budget is None else budget
+    if not budget:  # a tier in memory never waits
+        return await call
+    deadline = asyncio.timeout(budget)
+    try:
+        async with deadline:
+            return await call
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise TierTimeoutError(named.name, operation, f"took longer than {budget * 1000:.0f} ms") from error

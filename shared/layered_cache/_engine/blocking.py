@@ -1,0 +1,107 @@
+"""Effects for threads: these coroutines block, and never suspend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+
+from layered_cache import _forks
+from layered_cache._engine.callers import running_loop, this_thread
+from layered_cache._engine.effects import run
+from layered_cache.entry import Entry, Refused, Ticket
+from layered_cache.invalidation import LogState, Scope
+from layered_cache.tiers._tier import Authority, Queryable, Tier
+
+T = TypeVar("T")
+
+_MOST_JOBS = 4  # computations beside their callers; each may take as long as a model does
+
+
+def _never() -> bool:
+    return False
+
+
+class Blocking:
+    """One for each engine. Its jobs run in daemon threads."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        _forks.restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Begin without jobs."""
+        self._places = threading.Semaphore(_MOST_JOBS)
+
+    def owner(self) -> object:
+        """Return the thread."""
+        return this_thread()
+
+    def may_wait(self) -> bool:
+        """Whether no event loop runs in this thread: its tasks, which may be the ones to wait for, stand still meanwhile."""
+        return running_loop() is None
+
+    def stranded(self) -> Callable[[], bool]:
+        """Return what says no: a thread comes to its end."""
+        return _never
+
+    async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """See Effects."""
+        return tier.get_many(keys)
+
+    async def write(self, tier: Tier, entries: Sequence[Entry]) -> None:
+        """See Effects."""
+        tier.set_many(entries)
+
+    async def erase(self, tier: Tier, keys: Sequence[str]) -> int:
+        """See Effects."""
+        return tier.delete_many(keys)
+
+    async def erase_where(self, tier: Queryable, namespace: str, scope: Scope, born_before: int) -> int:
+        """See Effects."""
+        return tier.erase_where(namespace, scope, born_before)
+
+    async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
+        """See Effects."""
+        return tier.count_where(namespace, scope)
+
+    async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """See Effects."""
+        return authority.read_log(seen)
+
+    async def open_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """See Effects."""
+        return authority.open_log(seen)
+
+    async def append_log(self, authority: Authority, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+        """See Effects."""
+        return authority.append_log(namespace, scope, seen, before)
+
+    async def restart_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """See Effects."""
+        return authority.restart_log(seen)
+
+    async def join(self, future: Future[T], seconds: float) -> bool:
+        """See Effects."""
+        return bool(wait([future], seconds).done)
+
+    def spawn(self, job: Coroutine[Any, Any, None]) -> bool:
+        """See Effects."""
+        if not self._places.acquire(blocking=False):
+            job.close()
+            return False
+        try:
+            threading.Thread(target=self._run, args=(job, self._places), name="layered-cache refresh", daemon=True).start()
+        except RuntimeError:  # the interpreter is on its way out
+            self._places.release()
+            job.close()
+            return False
+        return True
+
+    @staticmethod
+    def _run(job: Coroutine[Any, Any, None], places: threading.Semaphore) -> None:
+        try:
+            run(job)
+        finally:
+            places.release()

@@ -1,0 +1,26 @@
+"""Who is calling, as far as two calls of one caller have to be told from those of another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread, or None."""
+    return asyncio._get_running_loop()  # noqa: SLF001 - get_running_loop, without the cost of an exception
+
+
+def this_thread() -> object:
+    """Return what stands for this thread."""
+    return threading.get_ident()
+
+
+def this_task() -> object:
+    """Return what stands for the running task. Nothing is kept alive by it."""
+    return ("task", id(asyncio.current_task()))
+
+
+def caller() -> object:
+    """Return what stands for the running task, or for this thread where there is none."""
+    return this_thread() if running_loop() is None else this_task()

@@ -1,0 +1,93 @@
+"""All that the engine may do to the world, and how a coroutine is driven where there is no event loop.
+
+The engine is written once, as coroutines that do not know who drives them. `await` marks every place where it touches the world,
+through one `Effects` object. Under asyncio these places suspend; under threads they block and never suspend, so that the whole
+coroutine runs in one step of `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar, cast
+
+from layered_cache.entry import Entry, Refused, Ticket
+from layered_cache.invalidation import LogState, Scope
+from layered_cache.tiers._tier import Authority, Queryable, Tier
+
+T = TypeVar("T")
+
+
+class Effects(Protocol):
+    """One world's way to touch the outside. Calls to tiers raise `TierError` and nothing else."""
+
+    def owner(self) -> object:
+        """Return who is calling: the running task, else the thread."""
+        ...
+
+    def may_wait(self) -> bool:
+        """Whether this caller may wait for another one: not if that would stop the loop which the other needs."""
+        ...
+
+    def stranded(self) -> Callable[[], bool]:
+        """Return what will tell whether the caller can never go on, because its loop was closed around it."""
+        ...
+
+    async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """Return what *tier* holds for *keys*."""
+        ...
+
+    async def write(self, tier: Tier, entries: Sequence[Entry]) -> None:
+        """Have *tier* hold *entries*."""
+        ...
+
+    async def erase(self, tier: Tier, keys: Sequence[str]) -> int:
+        """Have *tier* hold nothing for *keys*."""
+        ...
+
+    async def erase_where(self, tier: Queryable, namespace: str, scope: Scope, born_before: int) -> int:
+        """Have *tier* erase what *scope* matches."""
+        ...
+
+    async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
+        """Have *tier* count what *scope* matches."""
+        ...
+
+    async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """Read the log."""
+        ...
+
+    async def open_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """Read the log, made if there is none."""
+        ...
+
+    async def append_log(self, authority: Authority, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+        """Add a rule."""
+        ...
+
+    async def restart_log(self, authority: Authority, seen: Ticket) -> LogState:
+        """Give the log a new epoch if it is older than *seen*."""
+        ...
+
+    async def join(self, future: Future[T], seconds: float) -> bool:
+        """Wait until *future* is done, *seconds* at most; return whether it is. Its outcome is the caller's to look at."""
+        ...
+
+    def spawn(self, job: Coroutine[Any, Any, None]) -> bool:
+        """Run *job* beside the caller, who does not wait; False (and it is closed) if too many run already."""
+        ...
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Drive *coroutine* to its end in this thread: what `await` is to a task.
+
+    Raises:
+        RuntimeError: It suspended, hence awaited something other than blocking effects.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    coroutine.close()
+    msg = f"{coroutine.__qualname__} suspended outside of an event loop"
+    raise RuntimeError(msg)

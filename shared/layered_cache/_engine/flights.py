@@ -1,0 +1,90 @@
+"""Who is computing what, across all threads and event loops of the process.
+
+A flight is one computation that many callers wait for: one leads, the others follow. A leader that is cancelled or dies hands
+over: it lands without an outcome, and each follower starts again, one of them as the leader.
+
+Nobody waits for himself: a caller that holds any flight (it is inside a computation, or is a task that one started) computes
+alone. That rules out every circle, at the price of a computation that might have been shared.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import ContextVar
+from typing import Generic, TypeVar
+
+from layered_cache import _forks
+
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """One computation under way. `future` holds its outcome; None: it has none, start again.
+
+    `stranded` tells whether its leader can never land it: the leader's event loop was closed around it.
+    """
+
+    __slots__ = ("future", "key", "owner", "stranded")
+
+    def __init__(self, key: str, owner: object, stranded: Callable[[], bool]) -> None:
+        self.key = key
+        self.owner = owner
+        self.stranded = stranded
+        self.future: Future[T | None] = Future()
+        self.future.set_running_or_notify_cancel()  # a follower's cancellation stays its own
+
+
+_held: ContextVar[tuple[Flight[object], ...]] = ContextVar("layered_cache_held_flights", default=())
+
+
+def holds_any() -> bool:
+    """Whether the caller is inside a computation that others may be waiting for."""
+    return any(not flight.future.done() for flight in _held.get())
+
+
+class Flights(Generic[T]):
+    """The flights of one engine."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        _forks.restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Begin with none: who led them is not in this process."""
+        self._lock = threading.Lock()
+        self._aloft: dict[str, Flight[T]] = {}
+
+    def board(self, key: str, owner: object, stranded: Callable[[], bool]) -> tuple[Flight[T], bool]:
+        """Return the flight of *key*, and whether the caller leads it; a leader must land it."""
+        with self._lock:
+            if (flight := self._aloft.get(key)) is not None:
+                return flight, False
+            flight = self._aloft[key] = Flight(key, owner, stranded)
+            return flight, True
+
+    def land(self, flight: Flight[T], outcome: T | None = None, error: BaseException | None = None) -> None:
+        """End *flight*: with an outcome, an error for all, or neither, so that a follower takes over. Later calls do nothing."""
+        with self._lock:
+            if flight.future.done():
+                return
+            if self._aloft.get(flight.key) is flight:
+                del self._aloft[flight.key]
+            # inside the lock: whoever boards next must not find this one without its outcome
+            if error is not None:
+                flight.future.set_exception(error)
+            else:
+                flight.future.set_result(outcome)
+
+    @staticmethod
+    def hold(flight: Flight[T]) -> tuple[Flight[object], ...]:
+        """Note that the caller holds *flight*; return what it held before, for `let_go`."""
+        before = _held.get()
+        _held.set((*before, flight))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        return before
+
+    @staticmethod
+    def let_go(before: tuple[Flight[object], ...]) -> None:
+        """Note that the caller holds what it held *before*."""
+        _held.set(before)

@@ -1,0 +1,429 @@
+"""`TieredCache`: one object, both faces. Thin: what is decided is decided in the engine.
+
+Every method that touches a tier has an asynchronous twin of the same signature, its name with an `a` before it. All of them may be
+called from any thread and any event loop, and after a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Self
+
+from layered_cache._engine.aio import Asyncio
+from layered_cache._engine.backlog import EXIT
+from layered_cache._engine.blocking import Blocking
+from layered_cache._engine.callers import caller
+from layered_cache._engine.effects import run
+from layered_cache._engine.engine import Ask, Engine, Hit
+from layered_cache.clocks import SYSTEM_CLOCK, Clock
+from layered_cache.config import load_settings
+from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
+from layered_cache.errors import ConfigurationError
+from layered_cache.events import Event, Observer, Observers
+from layered_cache.invalidation import Scope, below
+from layered_cache.keys import check_namespace, child_namespace, make_key, prompt_digest
+from layered_cache.policy import Policy
+from layered_cache.receipt import Receipt
+from layered_cache.stats import Stats
+from layered_cache.tiers._registry import open_tier
+from layered_cache.tiers._tier import SLOT_VALUE, LocalTier, Tier, slot_entry
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+class TieredCache:
+    """Answers in tiers, fastest first.
+
+        cache = TieredCache("memory://", "sqlite:///answers.db", namespace="faq")
+        entry = cache.get_or_compute(request, lambda: ask_the_model())
+
+    Args:
+        tiers: URLs or `Tier` objects, the fastest first. Those made from URLs are closed with the cache, others are not.
+        namespace: Separates applications; part of every key.
+        policy: How long, how often, how much.
+        observers: Told of every event, inline.
+        clock: Of tests.
+
+    Raises:
+        ConfigurationError: Before any I/O, if anything is wrong with the arguments.
+    """
+
+    def __init__(
+        self,
+        *tiers: str | Tier,
+        namespace: str = "default",
+        policy: Policy | None = None,
+        observers: Iterable[Observer] = (),
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if not tiers:
+            msg = 'a cache needs tiers, the fastest first: TieredCache("memory://", "sqlite:///answers.db")'
+            raise ConfigurationError(msg)
+        opened = [open_tier(tier, clock=clock) for tier in tiers]
+        if any(isinstance(tier, LocalTier) for tier in opened[1:]):
+            msg = "memory:// must be the first tier: tiers stand fastest first, and no other is faster"
+            raise ConfigurationError(msg)
+        names = [tier.name for tier in opened]
+        if len(set(names)) < len(names):
+            msg = f"tiers must have different names, not {names}; name one by #name=..."
+            raise ConfigurationError(msg)
+        self._namespace = check_namespace(namespace)
+        self._engine = Engine(opened, policy or Policy(), clock, Observers(observers))
+        self._blocking = Blocking()
+        self._asyncio = Asyncio()
+        self._owned = [tier for tier, given in zip(opened, tiers, strict=True) if isinstance(given, str)]
+
+    @classmethod
+    def from_env(cls, file: str | PathLike[str] | None = None, *, observers: Iterable[Observer] = ()) -> TieredCache:
+        """Make one from `LAYERED_CACHE_*` variables and a TOML file (see `layered_cache.config`).
+
+        Raises:
+            ConfigurationError: A name or value is not allowed, or no tiers are named.
+        """
+        settings = load_settings(file)
+        return cls(*settings.open_tiers(), namespace=settings.namespace or "default", policy=settings.policy, observers=observers)
+
+    def namespace(self, name: str) -> TieredCache:
+        """Return the cache of the namespace *name* below this one's (a tenant, say), over the same tiers and engine."""
+        child = object.__new__(TieredCache)
+        child.__dict__.update(self.__dict__)
+        child._namespace = child_namespace(self._namespace, name)
+        return child
+
+    @property
+    def name(self) -> str:
+        """The namespace."""
+        return self._namespace
+
+    @property
+    def policy(self) -> Policy:
+        """As given."""
+        return self._engine.policy
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The tiers, the fastest first."""
+        return self._engine.tiers
+
+    def key(self, request: Request) -> str:
+        """Return the key of *request* in this namespace."""
+        return make_key(request, self._namespace)
+
+    # --- get
+
+    def peek(self, key: str) -> bytes | None:
+        """Return the value of *key* if memory has it and it may be served as it is; else None. It never waits.
+
+        The short cut of adapters; after None, `get` asks all tiers.
+        """
+        slot = self._engine.peek(key)
+        return None if slot is None else slot[SLOT_VALUE]
+
+    def reject(self, key: str, reason: str) -> None:
+        """Note that what `peek` or `get` returned for *key* cannot be read: for its caller that was a miss."""
+        self._engine.rejected(key, caller(), reason)
+
+    def report(self, event: Event) -> None:
+        """Count *event* and tell the observers of it: for adapters, of what the engine cannot see."""
+        self._engine.tell(event)
+
+    def get(self, request: Request | str, *, stale: bool = False) -> Entry | None:
+        """Return the entry of *request* (or of a key), or None.
+
+        An entry found in a slower tier is promoted to the faster ones. A tier that fails counts as one that holds nothing.
+
+        Args:
+            request: What was asked, or its key.
+            stale: Whether an entry that is no longer fresh will do.
+        """
+        key = self._key_of(request)
+        if (entry := self._peek(key)) is not None:
+            return entry
+        return _entry(run(self._engine.read(self._blocking, [key], stale=stale)), key)
+
+    async def aget(self, request: Request | str, *, stale: bool = False) -> Entry | None:
+        """See get."""
+        key = self._key_of(request)
+        if (entry := self._peek(key)) is not None:
+            return entry
+        return _entry(await self._engine.read(self._asyncio, [key], stale=stale), key)
+
+    def get_many(self, requests: Iterable[Request], *, stale: bool = False) -> dict[Request, Entry]:
+        """Return the entries of *requests*, in one round trip per tier; absent ones are absent."""
+        keys = self._keys(requests)
+        return _by_request(keys, run(self._engine.read(self._blocking, keys.values(), stale=stale)))
+
+    async def aget_many(self, requests: Iterable[Request], *, stale: bool = False) -> dict[Request, Entry]:
+        """See get_many."""
+        keys = self._keys(requests)
+        return _by_request(keys, await self._engine.read(self._asyncio, keys.values(), stale=stale))
+
+    # --- set
+
+    def set(self, request: Request, answer: Answer | bytes, *, tags: Iterable[str] = (), born: Ticket | None = None) -> Entry | None:
+        """Hold *answer* in every tier; return the entry, or None if the policy does not admit it or it is void already.
+
+        If this thread or task has looked *request* up before, the answer counts as computed since then: an invalidation in
+        between makes it void.
+
+        Args:
+            request: What was asked.
+            answer: The encoded answer, with what is known of it if it is an `Answer`.
+            tags: More labels.
+            born: What was known of the invalidation log when the answer was computed (see `ticket`).
+        """
+        answers = self._answers({request: answer}, tags)
+        return next(iter(run(self._engine.store(self._blocking, answers, born)).values()), None)
+
+    async def aset(self, request: Request, answer: Answer | bytes, *, tags: Iterable[str] = (), born: Ticket | None = None) -> Entry | None:
+        """See set."""
+        answers = self._answers({request: answer}, tags)
+        return next(iter((await self._engine.store(self._asyncio, answers, born)).values()), None)
+
+    def set_many(
+        self, answers: Mapping[Request, Answer | bytes], *, tags: Iterable[str] = (), born: Ticket | None = None
+    ) -> dict[Request, Entry]:
+        """Hold *answers*, in one round trip per tier; return what is held."""
+        asked = self._answers(answers, tags)
+        return _held(asked, run(self._engine.store(self._blocking, asked, born)))
+
+    async def aset_many(
+        self, answers: Mapping[Request, Answer | bytes], *, tags: Iterable[str] = (), born: Ticket | None = None
+    ) -> dict[Request, Entry]:
+        """See set_many."""
+        asked = self._answers(answers, tags)
+        return _held(asked, await self._engine.store(self._asyncio, asked, born))
+
+    def ticket(self) -> Ticket:
+        """Return what is known of the invalidation log now, for the `born` of answers whose computation begins now."""
+        return run(self._engine.watch.current(self._blocking))[0].ticket
+
+    async def aticket(self) -> Ticket:
+        """See ticket."""
+        return (await self._engine.watch.current(self._asyncio))[0].ticket
+
+    # --- compute
+
+    def get_or_compute(self, request: Request, compute: Callable[[], bytes | Answer], *, tags: Iterable[str] = ()) -> Entry:
+        """Return the entry of *request*; if there is none, the answer of *compute*, called once however many callers ask.
+
+        A stale entry is returned at once and refreshed once in the background, in a thread. What *compute* raises reaches
+        everyone who waits for it, unchanged. A caller waits for another one's computation for `Policy.max_wait` at most, and
+        never from inside a computation of its own or from a thread whose event loop is running.
+        """
+        ask = self._ask(request)
+        if (entry := self._peek(ask.key)) is not None:
+            return entry
+        labels = checked_tags(tags)
+
+        async def computed() -> Answer:
+            return _labelled(compute(), labels)
+
+        return run(self._engine.get_or_compute(self._blocking, ask, computed))
+
+    async def aget_or_compute(
+        self, request: Request, compute: Callable[[], Awaitable[bytes | Answer]], *, tags: Iterable[str] = ()
+    ) -> Entry:
+        """See get_or_compute. A stale entry is refreshed in a task of this loop, and not if the loop ends before."""
+        ask = self._ask(request)
+        if (entry := self._peek(ask.key)) is not None:
+            return entry
+        labels = checked_tags(tags)
+
+        async def computed() -> Answer:
+            return _labelled(await compute(), labels)
+
+        return await self._engine.get_or_compute(self._asyncio, ask, computed)
+
+    # --- remove
+
+    def delete(self, *requests: Request | str) -> Receipt:
+        """Make the entries of *requests* (or keys) void, everywhere, and erase them.
+
+        Raises:
+            DeletionError: It could not be recorded; they may still be served.
+        """
+        return run(self._engine.delete(self._blocking, self._namespace, [self._key_of(request) for request in requests]))
+
+    async def adelete(self, *requests: Request | str) -> Receipt:
+        """See delete."""
+        return await self._engine.delete(self._asyncio, self._namespace, [self._key_of(request) for request in requests])
+
+    def invalidate(
+        self,
+        *,
+        key: str | Iterable[str] | None = None,
+        tag: str | Iterable[str] | None = None,
+        model: str | None = None,
+        prompt: str | None = None,
+        created_before: float | None = None,
+        created_after: float | None = None,
+        namespace: str | None = None,
+        dry_run: bool = False,
+    ) -> Receipt:
+        """Make void every entry of this namespace that meets all criteria given; also those computed before and stored later.
+
+        This process obeys at once, others within `Policy.max_staleness`.
+
+        Args:
+            key: A key, or several: any of them.
+            tag: A tag, or several: any of them.
+            model: A model's name; may be a glob (`gpt-4*`).
+            prompt: The last user message, exactly.
+            created_before: Unix seconds: whose computation began before.
+            created_after: Unix seconds: whose computation began then or later.
+            namespace: The name of a child namespace, to look there instead; on its own: everything there.
+            dry_run: Only count, in the tiers that can be queried.
+
+        Raises:
+            ValueError: No criterion is given; `clear` removes everything.
+            DeletionError: It could not be recorded; what it names may still be served.
+        """
+        where, scope = self._scope(key, tag, model, prompt, created_before, created_after, namespace)
+        if dry_run:
+            return run(self._engine.matching(self._blocking, where, scope))
+        return run(self._engine.invalidate(self._blocking, where, scope))
+
+    async def ainvalidate(
+        self,
+        *,
+        key: str | Iterable[str] | None = None,
+        tag: str | Iterable[str] | None = None,
+        model: str | None = None,
+        prompt: str | None = None,
+        created_before: float | None = None,
+        created_after: float | None = None,
+        namespace: str | None = None,
+        dry_run: bool = False,
+    ) -> Receipt:
+        """See invalidate."""
+        where, scope = self._scope(key, tag, model, prompt, created_before, created_after, namespace)
+        if dry_run:
+            return await self._engine.matching(self._asyncio, where, scope)
+        return await self._engine.invalidate(self._asyncio, where, scope)
+
+    def clear(self, *, children: bool = False) -> Receipt:
+        """Make everything in this namespace void, with *children* also in those below it; nothing else.
+
+        Raises:
+            DeletionError: It could not be recorded.
+        """
+        where = below(self._namespace) if children else self._namespace
+        return run(self._engine.invalidate(self._blocking, where, Scope()))
+
+    async def aclear(self, *, children: bool = False) -> Receipt:
+        """See clear."""
+        where = below(self._namespace) if children else self._namespace
+        return await self._engine.invalidate(self._asyncio, where, Scope())
+
+    # --- the rest
+
+    def stats(self) -> Stats:
+        """Return what was counted so far, over all namespaces of this engine."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """Write what is queued, for two seconds at most, and let go of the tiers that were made from URLs.
+
+        More than once is no error. What is queued is also written at the end of the process.
+        """
+        self._engine.backlog.close(EXIT)
+        self._engine.watch.close()
+        for tier in self._owned:
+            tier.close()
+
+    async def aclose(self) -> None:
+        """See close. The queue is written in a thread; the loop goes on meanwhile."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"TieredCache({', '.join(tier.name for tier in self.tiers)}, namespace={self._namespace!r})"
+
+    # --- what arguments mean
+
+    def _key_of(self, request: Request | str) -> str:
+        if isinstance(request, str):
+            return request
+        if isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+            return make_key(request, self._namespace)
+        msg = f"a request is a layered_cache.Request or a key, not {type(request).__qualname__}"
+        raise ConfigurationError(msg)
+
+    def _keys(self, requests: Iterable[Request]) -> dict[Request, str]:
+        return {request: self._key_of(request) for request in requests}
+
+    def _ask(self, request: Request) -> Ask:
+        return Ask(request, self._key_of(request), self._namespace)
+
+    def _answers(self, answers: Mapping[Request, Answer | bytes], tags: Iterable[str]) -> dict[str, tuple[Ask, Answer]]:
+        labels = checked_tags(tags)
+        asks = ((self._ask(request), answer) for request, answer in answers.items())
+        return {ask.key: (ask, _labelled(answer, labels)) for ask, answer in asks}
+
+    def _scope(
+        self,
+        key: str | Iterable[str] | None,
+        tag: str | Iterable[str] | None,
+        model: str | None,
+        prompt: str | None,
+        created_before: float | None,
+        created_after: float | None,
+        namespace: str | None,
+    ) -> tuple[str, Scope]:
+        scope = Scope(
+            keys=_texts(key),
+            tags=checked_tags(_texts(tag)),
+            model=model,
+            prompt=None if prompt is None else prompt_digest(prompt).hex(),
+            created_before=created_before,
+            created_after=created_after,
+        )
+        if not scope and namespace is None:
+            msg = "invalidate needs a criterion: key, tag, model, prompt, created_before, created_after; clear() removes everything"
+            raise ValueError(msg)
+        return self._namespace if namespace is None else child_namespace(self._namespace, namespace), scope
+
+    def _peek(self, key: str) -> Entry | None:
+        slot = self._engine.peek(key)
+        return None if slot is None else slot_entry(key, slot)
+
+
+def _entry(found: Mapping[str, Hit], key: str) -> Entry | None:
+    hit = found.get(key)
+    return None if hit is None else hit.entry
+
+
+def _by_request(keys: Mapping[Request, str], found: Mapping[str, Hit]) -> dict[Request, Entry]:
+    return {request: found[key].entry for request, key in keys.items() if key in found}
+
+
+def _held(asked: Mapping[str, tuple[Ask, Answer]], entries: Mapping[str, Entry]) -> dict[Request, Entry]:
+    return {ask.request: entries[key] for key, (ask, _) in asked.items() if key in entries}
+
+
+def _labelled(answer: Answer | bytes, tags: tuple[str, ...]) -> Answer:
+    """Return *answer* as an `Answer` with *tags* added."""
+    if not isinstance(answer, Answer):
+        return Answer(value=answer, tags=tags)
+    if not tags:
+        return answer
+    return dataclasses.replace(answer, tags=(*answer.tags, *tags))
+
+
+def _texts(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    return () if given is None else (given,) if isinstance(given, str) else tuple(given)

@@ -1,0 +1,23 @@
+"""What a removal did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from layered_cache.errors import TierError
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Of `delete`, `invalidate` and `clear`: from here on, nothing that was named is served by this process.
+
+    `seq` is the rule's place in the invalidation log (None for a dry run), `durable` whether the log outlives a crash. `removed`
+    says how many entries were erased from which tier (in a dry run: would be); erasing only frees space, and a tier that failed
+    to is in `failures`.
+    """
+
+    seq: int | None
+    durable: bool
+    removed: Mapping[str, int]
+    failures: tuple[TierError, ...] = ()

@@ -1,0 +1,80 @@
+"""What must not be readable in a store: secrets are taken out before anything is written.
+
+Redaction touches only what is stored for people to read. Keys are derived from the request as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from layered_cache.entry import Entry
+
+REDACTED = "[redacted]"
+
+# a name is secret if, in lower case with - as _, it is one of these or ends like one of those; `max_tokens` is not
+_SECRET_NAMES = frozenset({
+    "authorization", "proxy_authorization", "x_api_key", "api_key", "apikey", "key", "token", "secret", "password", "passwd", "pwd",
+    "passphrase", "cookie", "set_cookie", "credentials", "credential", "private_key", "auth", "bearer", "dsn", "connection_string",
+})  # fmt: skip
+_SECRET_ENDINGS = (
+    "_api_key", "_apikey", "_token", "_secret", "_password", "_passwd", "_cookie", "_credentials", "_private_key", "_access_key",
+    "_access_key_id", "_subscription_key", "_auth", "_authorization", "_signature", "_key",
+)  # fmt: skip
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# values that give themselves away wherever they stand
+_SECRET_VALUE = re.compile(r"\b(?:(?:Bearer|Basic)\s+[\w.~+/=-]{8,}|(?:sk|pk|rk|xox[abp]|gh[pousr]|glpat|AKIA|AIza)[-_]?[\w-]{16,})")
+_USER_INFO = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^/\s@]+@")
+_QUERY_SECRET = re.compile(r"(?i)(?P<name>[?&](?:[\w-]*(?:key|token|secret|password|sig|signature|code))=)[^&\s#]+")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under *name* must not be stored."""
+    flat = _CAMEL.sub("_", name).lower().replace("-", "_")
+    return flat in _SECRET_NAMES or flat.endswith(_SECRET_ENDINGS)
+
+
+def redacted_text(text: str) -> str:
+    """Return *text* without user-info in URLs, secrets in their queries, and tokens of well-known shapes."""
+    text = _USER_INFO.sub(rf"\g<scheme>{REDACTED}@", text)
+    text = _QUERY_SECRET.sub(rf"\g<name>{REDACTED}", text)
+    return _SECRET_VALUE.sub(REDACTED, text)
+
+
+def redacted(value: object) -> object:
+    """Return plain data *value* with its secrets replaced by `[redacted]`. Headers lose every value."""
+    if isinstance(value, str):
+        return redacted_text(value)
+    if isinstance(value, Mapping):
+        return {name: _redacted_item(name, item) for name, item in cast("Mapping[str, object]", value).items()}
+    if isinstance(value, list):
+        return [redacted(item) for item in cast("list[object]", value)]
+    return value
+
+
+def _redacted_item(name: str, item: object) -> object:
+    if item is None or isinstance(item, bool):
+        return item
+    if is_secret_name(name):
+        return REDACTED
+    if "header" in name.lower():
+        headers = cast("Mapping[str, object]", item) if isinstance(item, Mapping) else None
+        return dict.fromkeys(headers, REDACTED) if headers is not None else REDACTED
+    return redacted(item)
+
+
+def redacted_request(entry: Entry) -> dict[str, object]:
+    """Return what a person may read of the request that *entry* answers."""
+    request = entry.request
+    if request is None:
+        return {}
+    return {
+        "framework": request.framework,
+        "model": request.model,
+        "sample": request.sample,
+        "prompt": request.prompt,
+        "params": redacted(request.params),
+        "response": entry.response,
+    }

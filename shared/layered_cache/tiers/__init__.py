@@ -1,0 +1,1 @@
+"""One file per store. A tier imports its client in its constructor, and neither the engine nor another tier."""

@@ -1,0 +1,77 @@
+"""The options of a tier: what stands behind `#` in its URL, or beside `url` in a file.
+
+Each is asked for by name and kind; what nobody asks for is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+from layered_cache.clocks import SYSTEM_CLOCK, Clock
+from layered_cache.errors import ConfigurationError
+from layered_cache.redaction import redacted_text
+from layered_cache.units import parse_duration, parse_size, seconds
+
+T = TypeVar("T")
+
+
+class TierOptions:
+    """What the user says of one tier.
+
+    Args:
+        url: Left of `#` belongs to the client and is not looked at; right of it stands `name=value&...`.
+        more: The same by other means; these win.
+    """
+
+    def __init__(self, url: str, more: Mapping[str, object] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.url, _, fragment = url.partition("#")
+        self.clock = clock
+        try:
+            pairs = parse_qsl(fragment, keep_blank_values=True, strict_parsing=bool(fragment))
+        except ValueError:
+            msg = f"behind # stand options as name=value&name=value, not {redacted_text('?' + fragment)[1:]!r}"
+            raise ConfigurationError(msg) from None
+        self._given: dict[str, object] = {**dict(pairs), **(more or {})}
+        self._asked: set[str] = set()
+
+    def _take(self, name: str) -> object:
+        self._asked.add(name)
+        return self._given.get(name)
+
+    def text(self, name: str, default: str) -> str:
+        """Return a text."""
+        value = self._take(name)
+        return default if value is None else str(value)
+
+    def choice(self, name: str, default: T, allowed: Mapping[str, T]) -> T:
+        """Return what the text that is given stands for in *allowed*."""
+        value = self._take(name)
+        if value is None:
+            return default
+        if str(value) not in allowed:
+            raise ConfigurationError.unknown(what=f"value of {name}", name=str(value), allowed=allowed)
+        return allowed[str(value)]
+
+    def size(self, name: str, default: int) -> int:
+        """Return bytes."""
+        value = self._take(name)
+        return default if value is None else parse_size(str(value), name)
+
+    def duration(self, name: str, default: T) -> float | T:
+        """Return seconds."""
+        value = self._take(name)
+        if value is None:
+            return default
+        return parse_duration(value, name) if isinstance(value, str) else seconds(value, name)  # pyright: ignore[reportArgumentType] - seconds checks
+
+    def finish(self) -> None:
+        """Check that everything that was given was asked for.
+
+        Raises:
+            ConfigurationError: Something was not.
+        """
+        for name in self._given:
+            if name not in self._asked:
+                raise ConfigurationError.unknown(what=f"option of {self.url.partition(':')[0]}://", name=name, allowed=self._asked)

@@ -1,0 +1,67 @@
+"""From a URL to a tier. Ours are known by name; a third party's scheme is an entry point in the group `layered_cache.tiers`.
+
+Entry points are looked up only for a scheme that is not ours: reading them takes longer than to open a tier.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from layered_cache.clocks import SYSTEM_CLOCK, Clock
+from layered_cache.errors import ConfigurationError
+from layered_cache.redaction import redacted_text
+from layered_cache.tiers._options import TierOptions
+from layered_cache.tiers._tier import Tier
+
+GROUP = "layered_cache.tiers"
+_OURS = {
+    "memory": "layered_cache.tiers.memory:MemoryTier.from_url",
+    "null": "layered_cache.tiers.null:NullTier.from_url",
+    "sqlite": "layered_cache.tiers.sqlite:SQLiteTier.from_url",
+}
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://.*", re.DOTALL)
+
+Factory = Callable[[str, TierOptions], Tier]
+
+
+def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Tier:
+    """Return *tier* itself, or the tier that a URL names. No I/O.
+
+    Raises:
+        ConfigurationError: It is neither, its scheme or an option is unknown, or an option has a value that is not allowed.
+        MissingClientError: A library is not installed; the message says the command that installs it.
+    """
+    if not isinstance(tier, str):
+        if isinstance(tier, Tier):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+            return tier
+        msg = f"a tier is a URL such as 'memory://' or an object with the methods of layered_cache.Tier, not {type(tier).__qualname__}"
+        raise ConfigurationError(msg)
+    match = _SCHEME.fullmatch(tier)
+    if match is None:
+        msg = f"{redacted_text(tier)!r} is no URL of a tier; one looks like memory:// or sqlite:///answers.db"
+        raise ConfigurationError(msg)
+    options = TierOptions(tier, more, clock=clock)
+    opened = _factory(match[1])(options.url, options)
+    options.finish()
+    return opened
+
+
+def _factory(scheme: str) -> Factory:
+    if path := _OURS.get(scheme):
+        module, _, name = path.partition(":")
+        found: object = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        return cast("Factory", found)
+    foreign = importlib.metadata.entry_points(group=GROUP)
+    claims = [point for point in foreign if point.name == scheme]
+    if len(claims) > 1:
+        msg = f"{scheme}:// is claimed by more than one package: {', '.join(sorted(point.value for point in claims))}"
+        raise ConfigurationError(msg)
+    if not claims:
+        raise ConfigurationError.unknown(what="URL scheme", name=scheme, allowed={*_OURS, *(point.name for point in foreign)})
+    return cast("Factory", claims[0].load())

@@ -1,0 +1,255 @@
+"""One SQLite file, opened by many threads and processes: connections, schema, and the edge where its errors are translated.
+
+WAL, so that readers never wait for the writer; one connection for each thread; `synchronous=NORMAL`, so that a crash of the
+machine may cost the last answers but no more. What must outlive a crash (the invalidation log) is committed with `FULL`.
+
+The file is created readable for its owner alone: it holds prompts. A file that belongs to another application, or to a newer
+release, is not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+from layered_cache import _forks
+from layered_cache.errors import TierError, TierTimeoutError, TierUnavailableError
+
+APPLICATION_ID = 0x4C436163  # "LCac"
+SCHEMA_VERSION = 1
+
+# the envelope stands before the long texts: to read it, SQLite need not walk through them
+_SCHEMA = """
+CREATE TABLE entries (
+    key TEXT PRIMARY KEY NOT NULL,
+    envelope BLOB NOT NULL,
+    namespace TEXT NOT NULL,
+    model TEXT,
+    tags TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    fresh_until TEXT NOT NULL,
+    keep_until TEXT NOT NULL,
+    finish TEXT,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    cost_usd REAL,
+    compute_seconds REAL,
+    born_epoch INTEGER NOT NULL,
+    born_seq INTEGER NOT NULL,
+    prompt_digest TEXT NOT NULL,
+    framework TEXT,
+    prompt TEXT,
+    params TEXT,
+    response TEXT
+);
+CREATE INDEX entries_by_model ON entries (namespace, model);
+CREATE INDEX entries_by_end ON entries (keep_until);
+CREATE TABLE tags (tag TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (tag, key)) WITHOUT ROWID;
+CREATE INDEX tags_by_key ON tags (key);
+CREATE TABLE log (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE log_rules (seq INTEGER PRIMARY KEY, namespace TEXT NOT NULL, scope TEXT NOT NULL);
+CREATE TABLE log_floors (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+_SAME_FILE_CHECK = 1.0  # seconds: a file that was deleted or replaced is noticed after as much
+_TIMEOUTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_PERMANENT = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+# connections of a parent process: to close them in a child could hurt the parent, so they stay
+_parents_connections: list[object] = []
+
+
+class _Connection:
+    """A connection of one thread, closed when the thread ends. To be used as a context, which translates errors.
+
+    Whoever closes it from another thread has to wait: to close one that is in use crashes the interpreter.
+    """
+
+    def __init__(self, file: SQLiteFile, db: sqlite3.Connection, identity: tuple[int, int] | None) -> None:
+        self.file = file
+        self.identity = identity
+        self.check_at = time.monotonic() + _SAME_FILE_CHECK
+        self.operation = ""
+        self._db = db
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._lock.acquire()
+        if self._closed:
+            self._lock.release()
+            raise TierUnavailableError(self.file.tier, self.operation, "it was closed", retryable=False)
+        return self._db
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._lock.release()
+        if error is not None and isinstance(error, sqlite3.Error):
+            raise self.file.failed(error, self.operation) from error
+
+    def close(self) -> None:
+        """Close it, when who uses it is done."""
+        with self._lock, suppress(sqlite3.Error):
+            self._closed = True
+            self._db.close()
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.Error):
+            self._db.close()
+
+
+class SQLiteFile:
+    """Gives each thread its connection.
+
+    Args:
+        path: Of the file; folders that are missing are made.
+        timeout: How long to wait for a lock, in seconds.
+        tier: The name to report errors under.
+    """
+
+    def __init__(self, path: Path, timeout: float, tier: str) -> None:
+        self.path = path
+        self.tier = tier
+        self._timeout = timeout
+        self._closed = False
+        self._local = threading.local()
+        self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        _forks.restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections alone and open new ones."""
+        _parents_connections.extend((*self._open, self._local))
+        self._local = threading.local()
+        self._open = weakref.WeakSet()
+
+    def close(self) -> None:
+        """Close all connections, each when who uses it is done."""
+        self._closed = True
+        for connection in list(self._open):
+            connection.close()
+
+    def using(self, operation: str) -> AbstractContextManager[sqlite3.Connection]:
+        """Return this thread's connection as a context, in which errors of SQLite become those of a tier.
+
+        Raises:
+            TierError: The file cannot be opened, is not ours, or was closed.
+        """
+        held: _Connection | None = getattr(self._local, "held", None)
+        if held is not None and (now := time.monotonic()) >= held.check_at:
+            if held.identity == self._identity():
+                held.check_at = now + _SAME_FILE_CHECK
+            else:  # it was deleted or replaced
+                held = None
+        if held is None:
+            held = self._opened()
+        held.operation = operation
+        return held
+
+    def failed(self, error: sqlite3.Error, operation: str) -> TierError:
+        """Return what *error* means. A connection on which it may have left a mark is given up."""
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = code & 0xFF if code is not None else None
+        if primary in _TIMEOUTS:
+            return TierTimeoutError(self.tier, operation, f"locked for longer than {self._timeout * 1000:.0f} ms")
+        self._local.held = None
+        return TierUnavailableError(self.tier, operation, str(error), retryable=primary not in _PERMANENT)
+
+    @contextmanager
+    def transaction(self, operation: str, *, durable: bool = False) -> Generator[sqlite3.Connection]:
+        """Have everything inside happen at once or not at all; *durable*: also if the machine crashes right after."""
+        with self.using(operation) as db:
+            if durable:
+                db.execute("PRAGMA synchronous=FULL")
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
+                    raise
+            finally:
+                if durable:
+                    with suppress(sqlite3.Error):
+                        db.execute("PRAGMA synchronous=NORMAL")
+
+    # --- opening
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 - three times as fast, and on the way to a hit
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino)
+
+    def _opened(self) -> _Connection:
+        self._local.held = None
+        if self._closed:
+            raise TierUnavailableError(self.tier, "open", "it was closed", retryable=False)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise TierUnavailableError(self.tier, "open", f"{error.strerror}: {self.path}") from error
+        try:
+            db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(db)
+            except BaseException:
+                db.close()
+                raise
+        except sqlite3.Error as error:
+            raise self.failed(error, "open") from error
+        held = _Connection(self, db, self._identity())
+        self._open.add(held)
+        self._local.held = held
+        return held
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        deadline = time.monotonic() + self._timeout
+        while self._is_new(db):
+            try:
+                # changing the journal does not wait for other connections as all else does: try again
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("BEGIN IMMEDIATE")
+                if self._is_new(db):
+                    for statement in _SCHEMA.split(";\n"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                db.execute("COMMIT")
+            except sqlite3.OperationalError:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+        db.execute("PRAGMA synchronous=NORMAL")
+
+    def _is_new(self, db: sqlite3.Connection) -> bool:
+        """Whether the file is empty.
+
+        Raises:
+            TierUnavailableError: It is not, and not ours.
+        """
+        snapshot = not db.in_transaction  # another process may be making it: all three must be of one moment
+        if snapshot:
+            db.execute("BEGIN")
+        application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if snapshot:
+            db.execute("COMMIT")
+        if application == APPLICATION_ID and version == SCHEMA_VERSION:
+            return False
+        if application == APPLICATION_ID:
+            reason = f"{self.path} was made by another release (version {version}, this one knows {SCHEMA_VERSION})"
+            raise TierUnavailableError(self.tier, "open", reason, retryable=False)
+        if application or version or tables:
+            reason = f"{self.path} belongs to another application; name a file of its own"
+            raise TierUnavailableError(self.tier, "open", reason, retryable=False)
+        return True

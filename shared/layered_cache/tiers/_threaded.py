@@ -1,0 +1,153 @@
+"""The asynchronous half of a tier whose client can only block.
+
+The blocking methods run in threads of the tier's own: the default executor belongs to the application, which may fill it with
+callers that wait for this very cache. The threads are daemons, so that a store that hangs does not keep a process alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, TypeAlias, TypeVar
+
+from layered_cache import _forks
+from layered_cache.entry import Entry, Refused
+
+T = TypeVar("T")
+
+_Job: TypeAlias = "tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]"
+
+
+class Workers:
+    """A few threads, started as they are needed, that run functions for event loops."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self.after_fork()
+        _forks.restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Begin without threads."""
+        self._lock = threading.Lock()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads = 0
+        self._idle = 0
+        self._end = weakref.finalize(self, _stop, self._jobs, self._most)
+        self._end.atexit = False  # daemons need no goodbye
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Return what *function* returns. To be cancelled here does not stop it there."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        with self._lock:
+            self._jobs.put((loop, future, function, args))
+            if self._idle < self._jobs.qsize() and self._threads < self._most:
+                self._threads += 1
+                threading.Thread(target=_work, args=(weakref.ref(self), self._jobs), name=self._name, daemon=True).start()
+        return await future
+
+    def stop(self) -> None:
+        """End the threads when they have done what is waiting; a later `run` starts new ones."""
+        with self._lock:
+            _stop(self._jobs, self._threads)
+            self._jobs = SimpleQueue()
+            self._threads = self._idle = 0
+
+    def count_idle(self, change: int, jobs: SimpleQueue[_Job | None]) -> None:
+        """Note that a thread begins or ends waiting; one that was told to stop does not count."""
+        with self._lock:
+            if jobs is self._jobs:
+                self._idle += change
+
+
+def _stop(jobs: SimpleQueue[_Job | None], threads: int) -> None:
+    for _ in range(threads):
+        jobs.put(None)
+
+
+def _work(workers: weakref.ref[Workers], jobs: SimpleQueue[_Job | None]) -> None:
+    while True:
+        if owner := workers():
+            owner.count_idle(1, jobs)
+        del owner
+        job = jobs.get()
+        if owner := workers():
+            owner.count_idle(-1, jobs)
+        del owner
+        if job is None:
+            return
+        loop, future, function, args = job
+        result = error = None
+        try:
+            result = function(*args)
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, it belongs to the caller
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(_settle, future, result, error)
+        del job, loop, future, function, args, result, error
+
+
+def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.done():  # cancelled meanwhile
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+class ThreadedTier(ABC):
+    """Gives a tier with `get_many`, `set_many`, `delete_many` and `close` their asynchronous twins.
+
+    `threads` is how many calls may run at once.
+    """
+
+    name = "threaded"
+    timeout = 0.15
+    ttl: float | None = None
+    threads = 8
+
+    def __init__(self) -> None:
+        self._workers = Workers(f"layered-cache {self.name}", self.threads)
+
+    @abstractmethod
+    def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """See Tier."""
+
+    @abstractmethod
+    def set_many(self, entries: Sequence[Entry]) -> None:
+        """See Tier."""
+
+    @abstractmethod
+    def delete_many(self, keys: Sequence[str]) -> int:
+        """See Tier."""
+
+    def close(self) -> None:
+        """See Tier. A subclass closes its client and calls this."""
+        self._workers.stop()
+
+    async def in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Return what the blocking *function* returns, without blocking the loop."""
+        return await self._workers.run(function, *args)
+
+    async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """See get_many."""
+        return await self.in_thread(self.get_many, keys)
+
+    async def aset_many(self, entries: Sequence[Entry]) -> None:
+        """See set_many."""
+        await self.in_thread(self.set_many, entries)
+
+    async def adelete_many(self, keys: Sequence[str]) -> int:
+        """See delete_many."""
+        return await self.in_thread(self.delete_many, keys)
+
+    async def aclose(self) -> None:
+        """See close."""
+        await self.in_thread(self.close)

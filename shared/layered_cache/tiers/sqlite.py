@@ -1,0 +1,321 @@
+"""`sqlite:///answers.db`: one file that outlives the process, safe from many threads, loops and processes.
+
+Three slashes and a relative path, four and an absolute one. Each entry is an envelope, which is what is read back, beside columns
+that a person can query: namespace, model, prompt, params, response, tags, usage, dates. Secrets are redacted there.
+
+Expired rows are not given back, and are removed in the background. When the file is full, the oldest rows leave. The file also
+keeps the invalidation log.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layered_cache.clocks import SYSTEM_CLOCK, Clock
+from layered_cache.entry import Entry, Refused, Ticket
+from layered_cache.errors import ConfigurationError
+from layered_cache.invalidation import LogState, Scope
+from layered_cache.keys import write_json
+from layered_cache.redaction import redacted_request
+from layered_cache.tiers._sqlite_file import SQLiteFile
+from layered_cache.tiers._sqlite_log import SQLiteLog
+from layered_cache.tiers._threaded import ThreadedTier
+from layered_cache.wire import decode, encode
+
+if TYPE_CHECKING:
+    from layered_cache.tiers._options import TierOptions
+
+DEFAULT_MAX_BYTES = 1024 * 1024 * 1024
+DEFAULT_TIMEOUT = 0.15
+
+_ONE = "SELECT envelope FROM entries WHERE key = ?"
+_MANY = "SELECT key, envelope FROM entries WHERE key IN ({})"
+_BATCH = 500
+_COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
+_LAST_DATE = "9999-12-31T23:59:59.999999+00:00"
+_COLUMNS = 20
+_INSERT = f"INSERT OR REPLACE INTO entries VALUES ({','.join('?' * _COLUMNS)})"  # noqa: S608 - question marks
+
+
+class SQLiteTier(ThreadedTier):
+    """A tier in a file.
+
+    Args:
+        path: Of the file; `~` is the home folder; folders that are missing are made.
+        max_bytes: The room for entries; the oldest leave when it is full.
+        timeout: How long a call may wait for another process's write, in seconds.
+        ttl: The longest it keeps an entry, in seconds.
+        name: For events and statistics.
+        clock: Of tests.
+    """
+
+    threads = 1  # SQLite reads in microseconds and writes one at a time: a second thread would only wait
+    log_is_durable = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        timeout: float = DEFAULT_TIMEOUT,
+        ttl: float | None = None,
+        name: str = "sqlite",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if str(path) in {"", ":memory:"}:
+            msg = "sqlite:// needs the path of a file: sqlite:///answers.db (for answers in memory there is memory://)"
+            raise ConfigurationError(msg)
+        if type(max_bytes) is not int or max_bytes < 1024 * 1024:
+            msg = f"max_bytes of sqlite:// must be at least 1MiB, not {max_bytes!r}"
+            raise ConfigurationError(msg)
+        self.name = name
+        self.timeout = timeout
+        self.ttl = ttl
+        self.max_bytes = max_bytes
+        self._clock = clock
+        self._file = SQLiteFile(Path(path).expanduser().absolute(), timeout, name)
+        self._log = SQLiteLog(self._file, clock, name)
+        super().__init__()
+
+    @classmethod
+    def from_url(cls, url: str, options: TierOptions) -> SQLiteTier:
+        """Make it from `sqlite:///relative.db` or `sqlite:////absolute/path.db`, `#max_bytes=1GiB&timeout=150ms&ttl=30d`."""
+        host, slash, path = url.partition("://")[2].partition("/")
+        if host or not slash:
+            msg = "sqlite:// takes three slashes and a path: sqlite:///answers.db, or four for an absolute one"
+            raise ConfigurationError(msg)
+        return cls(
+            path,
+            max_bytes=options.size("max_bytes", DEFAULT_MAX_BYTES),
+            timeout=options.duration("timeout", DEFAULT_TIMEOUT),
+            ttl=options.duration("ttl", None),
+            name=options.text("name", "sqlite"),
+            clock=options.clock,
+        )
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self._file.path
+
+    # --- entries
+
+    def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """Return what is held for *keys* and has not expired."""
+        rows: list[tuple[str, bytes]] = []
+        with self._file.using("read") as db:
+            if len(keys) == 1:
+                row = db.execute(_ONE, keys).fetchone()
+                if row is None:
+                    return {}
+                rows.append((keys[0], row[0]))
+            else:
+                for start in range(0, len(keys), _BATCH):
+                    batch = keys[start : start + _BATCH]
+                    rows += db.execute(_MANY.format(",".join("?" * len(batch))), batch)
+        now = self._clock.time()
+        found = ((key, decode(envelope, key)) for key, envelope in rows)
+        return {key: entry for key, entry in found if isinstance(entry, Refused) or entry.keep_until > now}
+
+    def set_many(self, entries: Sequence[Entry]) -> None:
+        """Hold *entries*, all of them or none."""
+        rows = [_row(entry) for entry in entries]  # encoding takes longer than writing: not while others wait
+        if not rows:
+            return
+        with self._file.transaction("write") as db:
+            for entry, row in zip(entries, rows, strict=True):
+                db.execute("DELETE FROM tags WHERE key = ?", (entry.key,))
+                db.execute(_INSERT, row)
+                if entry.tags:
+                    db.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(_safe(tag), entry.key) for tag in entry.tags])
+            self._make_room(db, sum(len(entry.value) for entry in entries))
+
+    def delete_many(self, keys: Sequence[str]) -> int:
+        """Hold nothing for *keys*; return how many were there."""
+        if not keys:
+            return 0
+        with self._file.transaction("delete") as db:
+            return _delete(db, keys)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+    def purge(self) -> int:
+        """Remove expired rows, a batch at a time."""
+        now = _date(self._clock.time())
+        with self._file.transaction("purge") as db:
+            expired = db.execute("SELECT key FROM entries WHERE keep_until <= ? LIMIT ?", (now, _BATCH)).fetchall()
+            return _delete(db, [key for (key,) in expired])
+
+    def _make_room(self, db: sqlite3.Connection, written: int) -> None:
+        """Remove the oldest rows if the file is full: twice what was written, so that it stays below its limit."""
+        page_size, pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count"))
+        excess = (pages - free) * page_size - self.max_bytes
+        if excess <= 0:
+            return
+        enough = min(excess, 2 * written + 1024 * 1024)
+        oldest: list[str] = []
+        for key, size in db.execute("SELECT key, length(envelope) + coalesce(length(prompt), 0) FROM entries ORDER BY rowid"):
+            oldest.append(key)
+            enough -= size
+            if enough <= 0:
+                break
+        _delete(db, oldest)
+
+    # --- what can be found by more than its key
+
+    def erase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
+        """Erase what *scope* matches; it stops after a second, for all of it is void already."""
+        deadline, erased = time.monotonic() + _COURTESY, 0
+        while True:
+            keys = self._keys_where(namespace, scope, born_before, _BATCH)
+            erased += self.delete_many(keys)
+            if len(keys) < _BATCH or time.monotonic() > deadline:
+                return erased
+
+    def count_where(self, namespace: str, scope: Scope) -> int:
+        """Return how many entries *scope* matches."""
+        return len(self._keys_where(namespace, scope, 2**63 - 1, -1))
+
+    def _keys_where(self, namespace: str, scope: Scope, born_before: int, limit: int) -> list[str]:
+        clauses = ["born_seq < ?"]
+        values: list[object] = [born_before]
+        if namespace.endswith("/"):
+            clauses.append("(namespace = ? OR substr(namespace, 1, ?) = ?)")
+            values += (namespace[:-1], len(namespace), namespace)
+        else:
+            clauses.append("namespace = ?")
+            values.append(namespace)
+        if scope.keys:
+            clauses.append(f"key IN ({','.join('?' * len(scope.keys))})")
+            values += scope.keys
+        if scope.tags:
+            clauses.append(f"key IN (SELECT key FROM tags WHERE tag IN ({','.join('?' * len(scope.tags))}))")  # noqa: S608
+            values += (_safe(tag) for tag in scope.tags)
+        if scope.model is not None:
+            clauses.append("like_glob(model, ?)")
+            values.append(scope.model)
+        for value, clause in (
+            (scope.prompt, "prompt_digest = ?"),
+            (None if scope.created_before is None else _date(scope.created_before), "created_at < ?"),
+            (None if scope.created_after is None else _date(scope.created_after), "created_at >= ?"),
+        ):
+            if value is not None:
+                clauses.append(clause)
+                values.append(value)
+        query = f"SELECT key FROM entries WHERE {' AND '.join(clauses)} LIMIT ?"  # noqa: S608 - the clauses are those above
+        with self._file.using("search") as db:
+            db.create_function("like_glob", 2, _like_glob, deterministic=True)
+            return [key for (key,) in db.execute(query, (*values, limit))]
+
+    async def aerase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
+        """See erase_where."""
+        return await self.in_thread(self.erase_where, namespace, scope, born_before)
+
+    async def acount_where(self, namespace: str, scope: Scope) -> int:
+        """See count_where."""
+        return await self.in_thread(self.count_where, namespace, scope)
+
+    # --- the invalidation log
+
+    def read_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._log.read(seen)
+
+    def open_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._log.open(seen)
+
+    def append_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+        """See Authority."""
+        return self._log.append(namespace, scope, seen, before)
+
+    def restart_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._log.restart(seen)
+
+    async def aread_log(self, seen: Ticket) -> LogState:
+        """See read_log."""
+        return await self.in_thread(self._log.read, seen)
+
+    async def aopen_log(self, seen: Ticket) -> LogState:
+        """See open_log."""
+        return await self.in_thread(self._log.open, seen)
+
+    async def aappend_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+        """See append_log."""
+        return await self.in_thread(self._log.append, namespace, scope, seen, before)
+
+    async def arestart_log(self, seen: Ticket) -> LogState:
+        """See restart_log."""
+        return await self.in_thread(self._log.restart, seen)
+
+    def __repr__(self) -> str:
+        return f"SQLiteTier({str(self.path)!r})"
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    readable = redacted_request(entry)
+    prompt, usage = readable.get("prompt"), entry.usage
+    return (
+        entry.key,
+        encode(entry),
+        _safe(entry.namespace),
+        _safe(entry.model),
+        _safe(json.dumps(entry.tags, ensure_ascii=False)),
+        _date(entry.created_at),
+        _date(entry.fresh_until),
+        _date(entry.keep_until),
+        entry.finish,
+        usage.input_tokens if usage else None,
+        usage.output_tokens if usage else None,
+        entry.cost_usd,
+        entry.compute_seconds,
+        entry.born.epoch,
+        entry.born.seq,
+        entry.prompt_digest.hex(),
+        readable.get("framework"),
+        _safe(prompt) if isinstance(prompt, str) else _json(prompt),
+        _json(readable.get("params")),
+        _safe(entry.response),
+    )
+
+
+def _delete(db: sqlite3.Connection, keys: Sequence[str]) -> int:
+    deleted = 0
+    for start in range(0, len(keys), _BATCH):
+        batch = keys[start : start + _BATCH]
+        marks = ",".join("?" * len(batch))
+        db.execute(f"DELETE FROM tags WHERE key IN ({marks})", batch)  # noqa: S608 - marks are question marks
+        deleted += db.execute(f"DELETE FROM entries WHERE key IN ({marks})", batch).rowcount  # noqa: S608
+    return deleted
+
+
+def _like_glob(model: str | None, pattern: str) -> bool:
+    return model is not None and fnmatchcase(model, pattern)
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else _safe(write_json(value).decode("utf-8", "surrogatepass"))
+
+
+def _safe(text: str | None) -> str | None:
+    """Return *text* as SQLite takes it: lone surrogates become question marks. Only what people read passes through here."""
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _date(clock: float) -> str:
+    """Return Unix seconds as a date that sorts as text."""
+    try:
+        return datetime.fromtimestamp(clock, UTC).isoformat(timespec="microseconds")
+    except (ValueError, OverflowError, OSError):
+        return _LAST_DATE

@@ -1,0 +1,50 @@
+"""Durations and sizes: numbers in code, text (`1h30m`, `64MiB`) only in URLs, files and the environment."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from layered_cache.errors import ConfigurationError
+
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+
+def seconds(value: float | timedelta, option: str = "duration") -> float:
+    """Return *value* in seconds.
+
+    Raises:
+        ConfigurationError: It is negative or not a number; text is for `parse_duration`.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+        msg = f"{option} must be a number of seconds >= 0 or a timedelta, not {value!r}"
+        raise ConfigurationError(msg)
+    return float(value)
+
+
+def parse_duration(text: str, option: str = "duration") -> float:
+    """Return the seconds that *text* names: `250ms`, `90s`, `1h30m`, `7d`, or a bare number of seconds."""
+    stripped = text.strip()
+    parts = _DURATION_PART.findall(stripped)
+    if parts and "".join(number + unit for number, unit in parts) == stripped:
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    try:
+        return seconds(float(stripped), option)
+    except ValueError:
+        msg = f"{option} must be a duration such as 250ms, 90s, 1h30m or 7d, not {text!r}"
+        raise ConfigurationError(msg) from None
+
+
+def parse_size(text: str, option: str = "size") -> int:
+    """Return the bytes that *text* names: `512KiB`, `64MiB`, `1GiB`, `10MB`, or a bare number of bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    factor = _BYTES.get(match[2].upper()) if match else None
+    if match is None or factor is None:
+        msg = f"{option} must be a size such as 512KiB, 64MiB or 1GiB, not {text!r}"
+        raise ConfigurationError(msg)
+    return round(float(match[1]) * factor)

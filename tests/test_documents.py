@@ -1,0 +1,143 @@
+"""What is written for people runs: README, notebooks, the demo, the package itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from layered_cache.config import load_settings
+from layered_cache.testing import OpenAIServer
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+QUESTIONS = ROOT.parent / "shared" / "data" / "banking77_test.csv"
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's blocks in *language*."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
+def test_the_readmes_programs_run(block: str, server: OpenAIServer, tmp_path: Path) -> None:
+    """Word for word, each by itself, warnings being errors; where they ask a model it is a local one."""
+    environment = {**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none", "LAYERED_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-W", "error::UserWarning:__main__", "-c", block]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    if "set_llm_cache" in block:
+        assert server.calls == 1
+        assert "1 of 2 from the cache" in done.stdout
+
+
+def test_the_readmes_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there."""
+    (block,) = blocks("toml")
+    (tmp_path / "layered-cache.toml").write_text(block)
+    monkeypatch.chdir(tmp_path)
+
+    settings = load_settings()
+
+    assert (settings.namespace, settings.policy.write) == ("shop", "behind")
+    assert [tier.name for tier in settings.open_tiers()] == ["memory", "sqlite"]
+
+
+def test_the_readme_names_what_is_there() -> None:
+    """Files, targets, and no more tests than there are."""
+    for path in re.findall(r"`((?:tests|examples|notebooks|shared)/[\w./]+)`", README) + re.findall(r"\]\((\w+\.md)\)", README):
+        assert (ROOT / path).exists(), path
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make ([a-z]+)", README):
+        if target not in {"and", "it"}:
+            assert f"\n{target}:" in makefile, target
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_notebooks_run_and_keep_their_outputs(path: Path, tmp_path: Path) -> None:
+    """The outputs are those of a run from top to bottom."""
+    notebook: Any = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs for cell in code)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    kept = [[output.output_type for output in cell.outputs] for cell in code]
+
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    assert [[output.output_type for output in cell.outputs] for cell in code] == kept
+
+
+def demo(*arguments: str) -> dict[str, Any]:
+    """Run the demo and return its last line."""
+    command = [sys.executable, str(ROOT / "examples" / "faq_bot.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().split("\n")[-1])
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    """One call for each distinct question, none in the second process; any file of questions will do."""
+    file = tmp_path / "questions.csv"
+    file.write_text('number,text\n1,"a, or b?"\n2,what?\n3,what?\n4,"more\nlines"\n5,\n')
+
+    outcome = demo("--questions", str(file), "--column", "text", "--draws", "20", "--latency", "0")
+
+    assert outcome["questions"] == 20
+    assert outcome["model_calls"] == {"no_cache": 20, "first_process": 3, "second_process": 0}
+    assert outcome["seconds"].keys() == outcome["model_calls"].keys() == {"no_cache", "first_process", "second_process"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not QUESTIONS.exists(), reason="the questions of real customers are not here")
+def test_the_demo_on_real_questions() -> None:
+    """10,000 draws: the first process makes one call for each distinct question, the second none."""
+    import csv
+
+    with QUESTIONS.open(encoding="utf-8", newline="") as lines:
+        distinct = {row["text"] for row in csv.DictReader(lines)}
+
+    outcome = demo("--questions", str(QUESTIONS), "--column", "text", "--draws", "10000", "--latency", "0")
+
+    assert outcome["model_calls"] == {"no_cache": 10_000, "first_process": len(distinct), "second_process": 0}
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_it_shall(tmp_path: Path) -> None:
+    """The packages with their marks for type checkers, and nothing else; installed alone, it works."""
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"langchain_layered_cache", "layered_cache"}
+    assert {"layered_cache/py.typed", "langchain_layered_cache/py.typed"} <= set(names)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+    program = "from layered_cache import *; print(TieredCache('memory://').get_or_compute(Request('q'), lambda: b'x').value)"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "b'x'\n"
+
+
+def test_nothing_names_this_machine() -> None:
+    """No path of a home, no address of a package index, no lock file in what is kept."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no checkout")
+    for name in listed.stdout.split("\n"):
+        path = ROOT / name
+        assert path.name != "uv.lock"
+        if path.suffix in {".py", ".toml", ".md", ".ipynb", ".txt", ""} and path.is_file():
+            text = path.read_text("utf-8")
+            assert not re.search(r"/(root|work|home/(?!somebody))/|index-url|/simple\b", text) or path == Path(__file__), name

@@ -1,0 +1,659 @@
+"""What is void, who knows it, and since when."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import pytest
+from layered_cache import Answer, DeletionError, Event, Policy, Request, TieredCache
+from layered_cache.entry import Entry, Ticket
+from layered_cache.invalidation import MAX_FLOORS, MAX_RULES, LogState, MemoryLog, Rule, Rules, Scope, View, folded_floors, leaving
+from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
+from layered_cache.testing._contract import an_entry
+from worlds import World, ask, kinds, settled
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def shared(clock: FakeClock) -> FakeAuthority:
+    return FakeAuthority(clock=clock)
+
+
+@pytest.fixture
+def cache(shared: FakeAuthority, clock: FakeClock, events: list[Event]) -> TieredCache:
+    return TieredCache("memory://", FakeTier("redis"), shared, clock=clock, observers=[events.append])
+
+
+def other_process(shared: FakeAuthority, clock: FakeClock, **options: Any) -> TieredCache:
+    return TieredCache("memory://", FakeTier("redis"), shared, clock=clock, **options)
+
+
+# --- what a rule voids
+
+
+CRITERIA: list[dict[str, Any]] = [
+    {"tag": "red"},
+    {"tag": ["blue", "red"]},
+    {"model": "gpt-4o"},
+    {"model": "gpt-*"},
+    {"prompt": "the question"},
+    {"created_after": 1_700_000_000.0},
+    {"created_before": 1_800_000_000.0},
+    {"created_after": 1_600_000_000.0, "created_before": 1_800_000_000.0, "tag": "red", "model": "gpt-4?"},
+]
+MISSES: list[dict[str, Any]] = [
+    {"tag": "reds"},
+    {"model": "gpt-4"},
+    {"model": "GPT-4o"},
+    {"prompt": "the question "},
+    {"created_after": 1_800_000_000.0},
+    {"created_before": 1_700_000_000.0},
+    {"tag": "red", "model": "gpt-5"},
+]
+
+
+def filled(world: World, cache: TieredCache) -> Entry:
+    request = Request([{"role": "system", "content": "be brief"}, {"role": "user", "content": "the question"}], model="gpt-4o")
+    held = world.call(cache, "set", request, Answer(value=b"x", tags=("red", "green")))
+    assert world.call(cache, "get", request) == held
+    return held
+
+
+@pytest.mark.parametrize("criteria", CRITERIA, ids=str)
+def test_what_meets_all_criteria_is_void(world: World, cache: TieredCache, criteria: dict[str, Any]) -> None:
+    """At once, in memory and below."""
+    held = filled(world, cache)
+
+    receipt = world.call(cache, "invalidate", **criteria)
+
+    assert receipt.seq > held.born.seq
+    assert receipt.durable
+    assert world.call(cache, "get", held.key) is None
+
+
+@pytest.mark.parametrize("criteria", MISSES, ids=str)
+def test_what_misses_one_criterion_stays(world: World, cache: TieredCache, criteria: dict[str, Any]) -> None:
+    """Though it may meet others."""
+    held = filled(world, cache)
+
+    world.call(cache, "invalidate", **criteria)
+
+    assert world.call(cache, "get", held.key) == held
+
+
+def test_by_key(world: World, cache: TieredCache) -> None:
+    """One or several; with or without erasing."""
+    a, b, c = (world.call(cache, "set", ask(text), b"x") for text in "abc")
+
+    world.call(cache, "invalidate", key=[a.key, b.key])
+
+    assert [world.call(cache, "get", held.key) for held in (a, b, c)] == [None, None, c]
+
+
+def test_delete_makes_void_and_erases(world: World, cache: TieredCache, shared: FakeAuthority) -> None:
+    """From every tier; the receipt says from which."""
+    _, b = (world.call(cache, "set", ask(text), b"x") for text in "ab")
+
+    receipt = world.call(cache, "delete", ask("a"), b.key, "absent")
+
+    assert receipt.removed == {"authority": 2, "redis": 2, "memory": 2}
+    assert shared.held == {}
+    assert world.call(cache, "get_many", [ask("a"), ask("b")]) == {}
+
+
+def test_clear_is_exact(world: World, cache: TieredCache) -> None:
+    """One namespace, or it and all below; never a neighbour."""
+    child, sibling = cache.namespace("a"), cache.namespace("ab")
+    nested = child.namespace("b")
+    everyone = [cache, child, sibling, nested]
+
+    def alive() -> list[bool]:
+        return [world.call(one, "get", ask()) is not None for one in everyone]
+
+    for one in everyone:
+        world.call(one, "set", ask(), b"x")
+    world.call(child, "clear")
+    assert alive() == [True, False, True, True]
+    world.call(child, "set", ask(), b"y")
+    assert alive() == [True, True, True, True]
+    world.call(child, "clear", children=True)
+    assert alive() == [True, False, True, False]
+    world.call(cache, "clear", children=True)
+    assert alive() == [False] * 4
+
+
+def test_a_child_namespace_can_be_named(world: World, cache: TieredCache) -> None:
+    """By its name, with criteria or whole; nobody reaches beside or above himself."""
+    child = cache.namespace("tenant-7")
+    mine, theirs = world.call(cache, "set", ask(), b"x"), world.call(child, "set", ask(), Answer(value=b"y", tags=("a",)))
+
+    world.call(cache, "invalidate", tag="a", namespace="tenant-8")
+    assert world.call(child, "get", ask()) == theirs
+    world.call(cache, "invalidate", tag="a", namespace="tenant-7")
+    assert world.call(child, "get", ask()) is None
+    world.call(child, "set", ask(), b"z")
+    world.call(cache, "invalidate", namespace="tenant-7")
+    assert world.call(child, "get", ask()) is None
+    assert world.call(cache, "get", ask()) == mine
+
+
+def test_no_criterion_is_an_error(world: World, cache: TieredCache) -> None:
+    """To remove everything there is `clear`."""
+    with pytest.raises(ValueError, match="clear"):
+        world.call(cache, "invalidate")
+
+
+def test_a_dry_run_removes_nothing(world: World, db: str) -> None:
+    """It counts, where that is possible."""
+    cache = TieredCache("memory://", db)
+    held = filled(world, cache)
+
+    receipt = world.call(cache, "invalidate", tag="red", dry_run=True)
+
+    assert (receipt.seq, receipt.removed) == (None, {"sqlite": 1})
+    assert world.call(cache, "get", held.key) == held
+    assert world.call(cache, "invalidate", tag="red").removed == {"sqlite": 1}
+    world.call(cache, "close")
+
+
+# --- born before, stored after
+
+
+def test_an_answer_computed_before_and_stored_after_is_void(world: World, cache: TieredCache, shared: FakeAuthority) -> None:
+    """The look-up's miss is remembered, whoever invalidates; the next answer is kept at once."""
+    assert world.call(cache, "get", ask()) is None
+    thread = threading.Thread(target=lambda: cache.clear())
+    thread.start()
+    thread.join()
+
+    assert world.call(cache, "set", ask(), b"old") is None
+    assert world.call(cache, "get", ask()) is None
+    assert shared.held == {}
+
+    assert world.call(cache, "set", ask(), b"new")
+    assert world.call(cache, "get", ask()).value == b"new"
+
+
+def test_the_second_of_two_callers_that_looked_before_is_void_too(cache: TieredCache) -> None:
+    """In threads and tasks, in any order of storing; and what is looked up after is kept at once."""
+    stored: list[Any] = []
+    looked, invalidated = threading.Barrier(3), threading.Event()
+
+    def caller() -> None:
+        assert cache.get(ask()) is None
+        looked.wait()
+        invalidated.wait()
+        stored.append(cache.set(ask(), b"old"))
+
+    threads = [threading.Thread(target=caller) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    looked.wait()
+    cache.invalidate(model="model-1")
+
+    def next_caller() -> None:
+        assert cache.get(ask()) is None
+        stored.append(cache.set(ask(), b"new"))
+
+    after = threading.Thread(target=next_caller)
+    after.start()
+    after.join()
+    invalidated.set()
+    for thread in threads:
+        thread.join()
+
+    assert stored[0].value == b"new"
+    assert stored[1:] == [None, None]
+    assert cache.get(ask()).value == b"new"
+
+
+def test_the_second_of_two_tasks_is_void_too(cache: TieredCache) -> None:
+    """As above, in one loop."""
+
+    async def caller(wait: asyncio.Event) -> Any:
+        assert await cache.aget(ask()) is None
+        await wait.wait()
+        return await cache.aset(ask(), b"old")
+
+    async def next_caller() -> Any:
+        assert await cache.aget(ask()) is None
+        return await cache.aset(ask(), b"new")
+
+    async def main() -> list[Any]:
+        wait = asyncio.Event()
+        callers = [asyncio.create_task(caller(wait)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        await cache.ainvalidate(model="model-1")
+        new = await asyncio.create_task(next_caller())
+        wait.set()
+        return [new, *await asyncio.gather(*callers)]
+
+    new, *old = asyncio.run(main())
+
+    assert new.value == b"new"
+    assert old == [None, None]
+
+
+def test_a_batch_of_equal_questions(world: World, cache: TieredCache) -> None:
+    """Each of them looked, each of them is void; none takes the present for its birth."""
+    for _ in range(3):
+        world.call(cache, "get_many", [ask("a"), ask("b")])
+    world.call(cache, "invalidate", model="model-1")
+
+    assert [world.call(cache, "set_many", {ask("a"): b"x", ask("b"): b"x"}) for _ in range(3)] == [{}, {}, {}]
+    assert set(world.call(cache, "set_many", {ask("a"): b"x", ask("b"): b"x"})) == {ask("a"), ask("b")}
+
+
+def test_a_computation_that_an_invalidation_overtakes(world: World, cache: TieredCache) -> None:
+    """Its caller gets the answer, for he asked before; nobody else does."""
+
+    def overtake() -> None:
+        time.sleep(0.1)
+        cache.invalidate(model="model-1")
+
+    thread = threading.Thread(target=overtake)
+    thread.start()
+    entry = world.call(cache, "get_or_compute", ask(), world.compute(b"old", 0.3))
+    thread.join()
+
+    assert entry.value == b"old"
+    assert world.call(cache, "get", ask()) is None
+
+
+def test_who_asks_after_an_invalidation_does_not_follow_a_flight_from_before(cache: TieredCache) -> None:
+    """He waits for it, sees that it is too old, and computes."""
+    results: dict[str, bytes] = {}
+    log: list[bytes] = []
+
+    def caller(name: str, seconds: float) -> None:
+        def compute() -> bytes:
+            time.sleep(seconds)
+            log.append(name.encode())
+            return name.encode()
+
+        results[name] = cache.get_or_compute(ask(), compute).value
+
+    before = threading.Thread(target=caller, args=("before", 0.4))
+    before.start()
+    time.sleep(0.1)
+    cache.invalidate(model="model-1")
+    after = [threading.Thread(target=caller, args=(f"after {number}", 0.1)) for number in range(3)]
+    for thread in after:
+        thread.start()
+    for thread in (before, *after):
+        thread.join()
+
+    assert results.pop("before") == b"before"
+    assert len(set(results.values())) == 1
+    assert len(log) == 2
+    assert cache.get(ask()).value in results.values()
+
+
+def test_a_birth_can_be_given(world: World, cache: TieredCache) -> None:
+    """For answers that were computed elsewhere, or long ago."""
+    ticket = world.call(cache, "ticket")
+    world.call(cache, "invalidate", model="model-1")
+
+    assert world.call(cache, "set", ask(), b"old", born=ticket) is None
+    assert world.call(cache, "set", ask(), b"new", born=world.call(cache, "ticket"))
+
+
+def test_a_promotion_that_lands_late_brings_nothing_back(world: World, cache: TieredCache, shared: FakeAuthority) -> None:
+    """It keeps its birth."""
+    held = world.call(cache, "set", ask(), b"x")
+    world.call(cache, "invalidate", key=held.key)
+
+    cache.tiers[0].set_many([held])
+    cache.tiers[1].set_many([held])
+    shared.set_many([held])
+
+    assert world.call(cache, "get", held.key) is None
+    assert cache.stats().void == 3
+
+
+def test_what_waits_to_be_written_when_it_becomes_void_is_not_written(world: World, cache: TieredCache) -> None:
+    """It would only take room."""
+    redis = cache.tiers[1]
+    redis.broken = True
+    held = world.call(cache, "set", ask(), b"x")
+    world.call(cache, "invalidate", model="model-1")
+    redis.broken = False
+    settled(cache)
+
+    assert held.key not in redis.held
+
+
+# --- other processes
+
+
+def test_another_process_obeys_within_max_staleness(world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock) -> None:
+    """This one at once."""
+    other = other_process(shared, clock)
+    held = world.call(cache, "set", ask(), b"x")
+    assert world.call(other, "get", held.key) == held
+
+    world.call(cache, "invalidate", model="model-1")
+    assert world.call(cache, "get", held.key) is None
+    clock.advance(1.9)
+    world.call(other, "get", held.key)  # it may still be served, or not
+    clock.advance(0.2)
+
+    assert world.call(other, "get", held.key) is None
+
+
+def test_a_sleeper_looks_before_it_serves(world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock) -> None:
+    """However long it slept."""
+    other = other_process(shared, clock)
+    held = world.call(cache, "set", ask(), b"x")
+    assert world.call(other, "get", held.key) == held
+    world.call(cache, "clear")
+    clock.advance(5 * HOUR)
+
+    assert other.peek(held.key) is None
+    assert world.call(other, "get", held.key) is None
+
+
+def test_while_the_log_cannot_be_read_the_last_view_serves_for_a_while(
+    world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock, events: list[Event]
+) -> None:
+    """Every hit is counted and told of; then nothing is served; then everything is again."""
+    held = world.call(cache, "set", ask(), b"x")
+    shared.log_is_broken = True
+    clock.advance(3)
+
+    assert world.call(cache, "get", held.key) == held
+    assert kinds(events)[-3:] == ["log_failed", "served_unverified", "hit"]
+    clock.advance(590)
+    assert world.call(cache, "get", held.key) == held
+    assert cache.stats().served_unverified == 2
+    clock.advance(10)
+    assert world.call(cache, "get", held.key) is None
+    shared.log_is_broken = False
+    clock.advance(1.1)
+    assert world.call(cache, "get", held.key) == held
+
+
+def test_a_log_that_cannot_be_read_is_not_tried_at_every_call(
+    world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock, events: list[Event]
+) -> None:
+    """Once a second is enough."""
+    held = world.call(cache, "set", ask(), b"x")
+    shared.log_is_broken = True
+    clock.advance(3)
+    events.clear()
+    for _ in range(10):
+        world.call(cache, "get", held.key)
+    assert kinds(events).count("log_failed") == 1
+    clock.advance(1.1)
+    world.call(cache, "get", held.key)
+    assert kinds(events).count("log_failed") == 2
+
+
+def test_strictly_nothing_is_served_while_the_log_cannot_be_read(world: World, shared: FakeAuthority, clock: FakeClock) -> None:
+    """For who must not."""
+    cache = other_process(shared, clock, policy=Policy(strict_invalidation=True))
+    held = world.call(cache, "set", ask(), b"x")
+    shared.log_is_broken = True
+    clock.advance(3)
+
+    assert world.call(cache, "get", held.key) is None
+    assert world.call(cache, "get_or_compute", ask(), world.compute(b"y")).value == b"y"
+
+
+def test_a_process_that_never_read_the_log_serves_its_own_from_memory(
+    world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock
+) -> None:
+    """What it computed itself, from memory only; at the first look it drops that."""
+    theirs = world.call(cache, "set", ask("theirs"), b"x")
+    other = other_process(shared, clock)
+    shared.log_is_broken = True
+
+    assert world.call(other, "get", theirs.key) is None
+    mine = world.call(other, "get_or_compute", ask("mine"), world.compute(b"y"))
+    assert world.call(other, "get", mine.key) == mine
+    assert mine.key not in shared.held
+    assert mine.key not in other.tiers[1].held
+    assert other.stats().served_unverified == 1
+
+    shared.log_is_broken = False
+    clock.advance(1.1)
+    assert world.call(other, "get", mine.key) is None
+    assert world.call(other, "get", theirs.key) == theirs
+
+
+def test_an_invalidation_that_cannot_be_written_is_an_error(world: World, cache: TieredCache, shared: FakeAuthority) -> None:
+    """Who asked for removal must know."""
+    held = world.call(cache, "set", ask(), b"x")
+    shared.log_is_broken = True
+
+    for method, arguments, criteria in (("invalidate", (), {"model": "*"}), ("clear", (), {}), ("delete", (held.key,), {})):
+        with pytest.raises(DeletionError, match="may still be served") as raised:
+            world.call(cache, method, *arguments, **criteria)
+        assert raised.value.failures
+
+
+def test_a_tier_that_cannot_erase_is_in_the_receipt(world: World, cache: TieredCache) -> None:
+    """The entry is void all the same."""
+    held = world.call(cache, "set", ask(), b"x")
+    cache.tiers[1].broken = True
+
+    receipt = world.call(cache, "delete", held.key)
+
+    assert [error.tier for error in receipt.failures] == ["redis"]
+    cache.tiers[1].broken = False
+    assert world.call(cache, "get", held.key) is None
+
+
+def test_a_lost_log_makes_everything_cold_once(
+    world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock, events: list[Event]
+) -> None:
+    """Nobody knows what it said."""
+    held = world.call(cache, "set", ask(), b"x")
+    shared.log = None
+    clock.advance(3)
+
+    assert world.call(cache, "get", held.key) is None
+    assert "log_restarted" in kinds(events)
+    again = world.call(cache, "set", ask(), b"y")
+    assert again.born.epoch not in (held.born.epoch, 0)
+    clock.advance(3)
+    assert world.call(cache, "get", held.key) == again
+
+
+def test_a_log_that_comes_back_older_gets_a_new_epoch(
+    world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock, events: list[Event]
+) -> None:
+    """By the first process that knew better."""
+    before = world.call(cache, "set", ask(), b"x")
+    log = shared.log
+    assert log is not None
+    old_seq = log.seq
+    world.call(cache, "invalidate", model="model-1")
+    log.seq, log._rules = old_seq, deque()  # the snapshot is back
+    shared.set_many([before])
+    clock.advance(3)
+
+    assert world.call(cache, "get", before.key) is None
+    assert "log_restarted" in kinds(events)
+    assert world.call(other_process(shared, clock), "get", before.key) is None
+
+
+def test_a_log_that_comes_back_older_is_noticed_by_who_invalidates(world: World, cache: TieredCache, shared: FakeAuthority) -> None:
+    """Though a new rule would hide how old it is."""
+    world.call(cache, "set", ask(), b"x")
+    log = shared.log
+    assert log is not None
+    world.call(cache, "invalidate", model="model-1")
+    epoch, log.seq, log._rules = log.epoch, 0, deque()
+
+    world.call(cache, "invalidate", model="something else")
+
+    assert shared.log is not None
+    assert shared.log.epoch != epoch
+
+
+def test_an_answer_from_before_there_was_a_log(world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock) -> None:
+    """It belongs to the log that came next, and to no later one."""
+    assert world.call(cache, "get", ask("a")) is None
+    assert world.call(cache, "get", ask("b")) is None
+    assert shared.log is None
+    assert world.call(cache, "set", ask("a"), b"x")
+
+    shared.log = None
+    clock.advance(3)
+    world.call(cache, "get", ask("c"))
+
+    assert world.call(cache, "set", ask("b"), b"x") is None
+
+
+_OTHER = """
+import sys, time
+from layered_cache import Request, TieredCache
+cache = TieredCache("memory://", sys.argv[1])
+while True:
+    print(" ".join(str(cache.get(key) is not None) for key in sys.argv[2:]), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(
+    "criteria", [{"tag": "red"}, {"model": "gpt-4*"}, {"key": True}, {"prompt": "the question"}, {"created_before": 2e9}], ids=str
+)
+def test_two_processes_over_one_file(db: str, criteria: dict[str, Any]) -> None:
+    """By tag, by model, by key, by prompt, by time: obeyed by itself at once, by the other within two seconds."""
+    with TieredCache("memory://", db) as cache:
+        request = Request("the question", model="gpt-4o")
+        held = cache.set(request, Answer(value=b"x", tags=("red",)))
+        other = cache.set(Request("another", model="llama"), b"y", born=cache.ticket())
+        assert held is not None
+        assert other is not None
+        with subprocess.Popen(
+            [sys.executable, "-c", _OTHER, db, held.key, other.key], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True True\n"
+
+            cache.invalidate(**{name: held.key if value is True else value for name, value in criteria.items()})
+            invalidated = time.monotonic()
+            assert cache.get(request) is None
+            both = "created_before" in criteria
+            while True:
+                process.stdin.write("\n")
+                process.stdin.flush()
+                seen = process.stdout.readline()
+                if seen == ("False False\n" if both else "False True\n"):
+                    break
+                assert time.monotonic() - invalidated < 2.0, seen
+                time.sleep(0.02)
+            process.kill()
+
+
+# --- the log itself
+
+
+def test_rules_that_leave_raise_the_floor() -> None:
+    """So the log is bounded, and what they voided stays void."""
+    log, rules = MemoryLog(), Rules()
+    voided = an_entry("first", namespace="app", born=Ticket(1, 0))
+    log.append("app", Scope(keys=("first",)), clock=1.0)
+    for number in range(MAX_RULES):
+        log.append("other", Scope(keys=(str(number),)), clock=1.0)
+    rules.add(log.state(Ticket(0, 0)))
+
+    assert len(log.state(Ticket(0, 0)).rules) == MAX_RULES
+    assert log.floors == {"app": 1_000_000}
+    assert rules.void(voided)
+    assert rules.void(an_entry("other of app", namespace="app", born=Ticket(1, 5)))
+    assert not rules.void(an_entry("of app, later", namespace="app", born=Ticket(1, 1_000_000)))
+    assert not rules.void(an_entry("elsewhere", namespace="third", born=Ticket(1, 0)))
+
+
+def test_a_seq_is_never_used_twice() -> None:
+    """Though the clock goes back."""
+    log = MemoryLog()
+    log.append("app", Scope(keys=("a",)), clock=100.0)
+    log.append("app", Scope(keys=("b",)), clock=50.0)
+
+    assert [rule.seq for rule in log.state(Ticket(0, 0)).rules] == [100_000_000, 100_000_001]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "before", "newest"),
+    [
+        ([], 0, 0),
+        ([(1, 10), (2, 10)], 0, 0),
+        ([(1, 10), (2, 10)], 2, 1),
+        ([(1, 10), (2, 10)], 9, 2),
+        ([(1, 2**20), (2, 10)], 0, 1),
+        ([(1, 10), (2, 2**20)], 0, 1),
+        ([(1, 10), (2, 2**20 + 1)], 0, 2),
+        ([(number, 1) for number in range(1, MAX_RULES + 4)], 0, 3),
+    ],
+)
+def test_what_has_to_leave(sizes: list[tuple[int, int]], before: int, newest: int) -> None:
+    """By number, by bytes, by age."""
+    assert leaving(sizes, count=len(sizes), size=sum(size for _, size in sizes), before=before) == newest
+
+
+def test_too_many_floors_fold_into_everyones() -> None:
+    """The oldest: they can only void more."""
+    floors = {f"tenant {number}": number for number in range(MAX_FLOORS + 1)}
+    folded = folded_floors(floors)
+
+    assert len(folded) <= MAX_FLOORS
+    assert all(max(folded.get(name, 0), folded[""]) >= seq for name, seq in floors.items())
+    assert folded_floors({"a": 1}) == {"a": 1}
+
+
+def test_everyones_floor_is_everyones() -> None:
+    """Whatever the namespace."""
+    rules = Rules()
+    rules.add(LogState(1, 9, {"": 5}))
+
+    assert rules.void(an_entry(namespace="any", born=Ticket(1, 4)))
+    assert not rules.void(an_entry(namespace="any", born=Ticket(1, 5)))
+
+
+def test_rules_may_be_added_twice_and_in_any_order() -> None:
+    """Looks overlap."""
+    conditions = [Rule(seq, "app", Scope(model=f"model-{seq}")) for seq in (3, 1, 2)]
+    rules = Rules()
+    for _ in range(2):
+        for rule in conditions:
+            rules.add(LogState(1, 3, {}, (rule,)))
+
+    for seq in (1, 2, 3):
+        assert rules.void(an_entry(model=f"model-{seq}", born=Ticket(1, seq - 1)))
+        assert not rules.void(an_entry(model=f"model-{seq}", born=Ticket(1, seq)))
+
+
+def test_what_was_checked_before_is_not_checked_again() -> None:
+    """Only newer conditions are."""
+    view = View(Ticket(1, 9), Rules())
+    view.rules.add(LogState(1, 9, {}, (Rule(5, "app", Scope(model="m")), Rule(7, "app", Scope(model="n")))))
+    entry = an_entry(model="m", born=Ticket(1, 0))
+
+    assert view.void(entry)
+    assert not view.void(entry, checked=(1, 6))
+    assert view.void(entry, checked=(2, 6))
+    assert view.void(dataclasses.replace(entry, model="n"), checked=(1, 6))
+    assert view.void(dataclasses.replace(entry, born=Ticket(2, 100)))
+
+
+def test_scopes_survive_their_text() -> None:
+    """And a criterion of a newer release is not ignored."""
+    scope = Scope(keys=("a",), tags=("b", "c"), model="m*", prompt="00", created_before=1.5, created_after=0.25)
+
+    assert Scope.from_json(scope.to_json()) == scope
+    assert Scope.from_json("{}") == Scope()
+    with pytest.raises(ValueError, match="colour"):
+        Scope.from_json('{"colour": "red"}')

@@ -1,0 +1,278 @@
+"""What is equal has one key; what differs has another; and a key changes only with its version."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import decimal
+import enum
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+import uuid
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layered_cache import ConfigurationError, Request, UncacheableRequestError
+from layered_cache import keys as keys_module
+from layered_cache.keys import canonical, child_namespace, digest_of, feed, make_key, namespace_of, prompt_digest, write_json
+
+GOLDEN = Path(__file__).parent / "golden" / "keys.json"
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Size(str, enum.Enum):  # noqa: UP042 - as people write it
+    BIG = "big"
+
+
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 2**63, 2**200, 0.0, -0.0, 1.0, 1.5, 1e-5, 1e300, math.inf, -math.inf, math.nan, "", "0", "1", "null",
+    "true", "é", "e\u0301", "🙂", "\ud800", "\x00", "\x00tuple", [], {}, [None], [[]], [{}], ["a", "b"], ["ab"], [1, 2], [12], ["1", 2],
+    {"a": 1}, {"a": None}, {"a": []}, {"a": {}}, {"a": 1, "b": 2}, {"b": 1, "a": 2}, {"\x00tuple": [1]}, {1: "a"}, {"1": "a"}, {None: 1},
+    (), (1,), (1, 2), set(), {1}, {1, 2}, frozenset(), b"", b"a", "61", dt.date(2026, 1, 31), dt.datetime(2026, 1, 31),
+    dt.datetime(2026, 1, 31, tzinfo=dt.UTC), dt.datetime(2026, 1, 31, fold=1), dt.time(1, 2),
+    dt.timedelta(1), "2026-01-31", decimal.Decimal("1.0"), decimal.Decimal("1.00"), uuid.UUID(int=1), Colour.RED, "red", Size.BIG, "big",
+]  # fmt: skip
+
+
+def test_what_differs_has_different_canonical_texts() -> None:
+    """Whatever its kind: no value can be spelled as another."""
+    texts = [canonical(value) for value in VALUES]
+
+    same = [(VALUES[i], VALUES[j]) for i in range(len(texts)) for j in range(i) if texts[i] == texts[j]]
+    # a frozen set is a set; a Decimal and a date say all they are
+    assert same == [(frozenset(), set())]
+
+
+def test_the_order_of_dictionary_keys_never_counts() -> None:
+    """At any depth, in any mapping."""
+    one = {"a": {"x": 1, "y": {2: 3, "4": 5}}, "b": [1, {"c": 2, "d": 3}]}
+    other = OrderedDict([("b", [1, {"d": 3, "c": 2}]), ("a", {"y": {"4": 5, 2: 3}, "x": 1})])
+
+    assert canonical(one) == canonical(other)
+
+
+def test_subclasses_count_as_what_they_are() -> None:
+    """A text of LangChain's or numpy's own class is a text."""
+
+    class Text(str):
+        __slots__ = ()
+
+    class Number(int):
+        pass
+
+    assert canonical([Text("a"), Number(1)]) == canonical(["a", 1])
+
+
+class Thing:
+    def __repr__(self) -> str:
+        return "my secret"
+
+
+def test_what_has_no_lasting_text_is_refused() -> None:
+    """The message says where it is and what, and not what is in it."""
+    with pytest.raises(UncacheableRequestError, match=r"request\.tools\[1\]\.handler holds a Thing") as raised:
+        canonical({"tools": [1, {"handler": Thing()}]})
+    assert "secret" not in str(raised.value)
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UncacheableRequestError, match="too deeply"):
+        canonical(deep)
+
+
+def test_every_part_of_a_request_counts() -> None:
+    """And nothing slips from one part into the next."""
+    requests = [
+        Request("a"),
+        Request("b"),
+        Request(["a"]),
+        Request("a", model="m"),
+        Request("a", model=""),
+        Request("a", framework="f"),
+        Request("a", model="f"),
+        Request("a", sample=1),
+        Request("a", params={"x": 1}),
+        Request("a", params={"x": 2}),
+        Request("a", params={"x": "1"}),
+        Request("a", params={"y": 1}),
+        Request("a", params={"x": [1.0]}),
+        Request("a", params={"x": [1]}),
+        Request("a", params={"x": {"y": None}}),
+        Request("a", params={"x": {}}),
+        Request('a","b'),
+    ]
+    keys = [make_key(request, namespace) for request in requests for namespace in ("app", "app/x", "x")]
+
+    assert len(set(keys)) == len(keys)
+    assert len(set(requests)) == len(requests)
+
+
+def test_what_is_folded_at_the_top_of_parameters() -> None:
+    """Nulls are dropped and 1.0 is 1: there, and nowhere else."""
+    assert Request("a", params={"temperature": 1.0, "stop": None}) == Request("a", params={"temperature": 1})
+    assert Request("a", params={"x": {"stop": None}}) != Request("a", params={"x": {}})
+    assert Request("a", params={"x": True}) != Request("a", params={"x": 1})
+    assert Request("a", params={"x": 1e300}).params == {"x": {"\x00float": "1e+300"}}
+
+
+def test_a_request_is_a_value() -> None:
+    """Equal, hashable, frozen, picklable; the caller's objects are copied."""
+    prompt: list[Any] = [{"role": "user", "content": "hi"}]
+    request = Request(prompt, model="m", params={"b": 1, "a": [1]}, framework="f", sample=2)
+    prompt[0]["content"] = "changed"
+
+    assert request.prompt == [{"role": "user", "content": "hi"}]
+    assert request.params == {"a": [1], "b": 1}
+    assert {request: 1}[Request([{"content": "hi", "role": "user"}], model="m", params={"a": [1], "b": 1.0}, framework="f", sample=2)] == 1
+    for copied in (pickle.loads(pickle.dumps(request)), copy.deepcopy(request), copy.copy(request)):
+        assert copied == request
+        assert make_key(copied, "app") == make_key(request, "app")
+    with pytest.raises(AttributeError):
+        request.model = "other"
+    with pytest.raises(AttributeError):
+        del request.model
+    assert request != "request"
+
+
+def test_the_question_of_a_request() -> None:
+    """The last user message, in the words of either framework; of a text, the text."""
+    question = prompt_digest("the question")
+    assert len(question) == 16
+
+    assert Request("the question").prompt_digest == question
+    for role in ({"role": "user"}, {"type": "human"}, {"role": "human"}):
+        messages = [{**role, "content": "first"}, {**role, "content": "the question"}, {"role": "assistant", "content": "thinking"}]
+        assert Request(messages).prompt_digest == question
+    blocks = [{"type": "text", "text": "the question"}]
+    assert Request([{"role": "user", "content": blocks}]).prompt_digest == prompt_digest(blocks)
+    assert Request([{"role": "system", "content": "x"}]).prompt_digest == bytes(16)
+    assert Request({"no": "messages"}).prompt_digest == bytes(16)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def typed(value: Any) -> Any:
+    """Return *value* with its types made part of it, so that `==` tells 1 from 1.0 and True."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    return (type(value).__name__, repr(value) if isinstance(value, float) else value)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(plain, plain)
+def test_equal_texts_iff_equal_values(one: Any, other: Any) -> None:
+    """For any two values."""
+    assert (canonical(one) == canonical(other)) is (typed(one) == typed(other))
+
+
+@settings(max_examples=2000, deadline=None)
+@given(plain)
+def test_both_writers_write_the_same(value: Any) -> None:
+    """The standard library's and orjson's: a cache with one reads what one with the other wrote."""
+    assert keys_module._writer() is not write_json
+    prepared = value if keys_module._is_plain(value) else keys_module._tagged(value, "")
+
+    assert keys_module._writer()(prepared) == write_json(prepared)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_both_writers_write_floats_the_same(value: float) -> None:
+    """Those that are not tagged."""
+    if keys_module._plain_float(value):
+        assert keys_module._writer()(value) == write_json(value)
+        assert float(write_json(value)) == value
+
+
+def test_without_orjson_keys_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is faster, and that is all."""
+    expected = [canonical(value) for value in VALUES]
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    keys_module._writer.cache_clear()
+    try:
+        assert keys_module._writer() is write_json
+        assert [canonical(value) for value in VALUES] == expected
+    finally:
+        monkeypatch.undo()
+        keys_module._writer.cache_clear()
+
+
+def golden_requests() -> list[Request]:
+    """Return the requests whose keys are written down."""
+    return [
+        Request("hello"),
+        Request("hello", model="gpt-4o-mini", params={"temperature": 0.0, "stop": None, "top_p": 1}),
+        Request([{"role": "user", "content": "größe 🙂"}], model="m", framework="langchain", params={"b": [1, 2.5], "a": {"x": None}}),
+        Request("hello", sample=3),
+        Request({"t": (1, 2), "s": {3, 1, 2}, 7: b"\x00\xff", "f": 1e-7, "n": math.nan, "big": 2**80}, params={"d": dt.date(2026, 1, 31)}),
+    ]
+
+
+def golden_keys() -> list[str]:
+    return [make_key(request, namespace) for request in golden_requests() for namespace in ("default", "app/tenant 7:x")]
+
+
+def test_keys_are_what_they_were() -> None:
+    """A key that changes makes every cache cold: it may only do so with its version."""
+    assert golden_keys() == json.loads(GOLDEN.read_text())
+
+
+def test_keys_do_not_depend_on_the_hash_seed() -> None:
+    """Nor on anything else of a process."""
+    program = "import test_keys, json; print(json.dumps(test_keys.golden_keys()))"
+    for seed in ("0", "1", "12345"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
+        assert json.loads(done.stdout) == golden_keys()
+
+
+def test_what_a_key_says() -> None:
+    """Its version, its namespace, its digest, in characters that every store takes."""
+    key = make_key(Request("a"), "app/tenant 7:é")
+
+    assert key.startswith("lc1:app/tenant%207%3A%C3%A9:")
+    assert namespace_of(key) == "app/tenant 7:é"
+    assert len(digest_of(key)) == 32
+    assert digest_of(key) == digest_of(make_key(Request("a"), "app/tenant 7:é"))
+    assert len({digest_of(other) for other in (key, key[:-1] + "!", "foreign", "lc1:x", "lc1:a:" + "!" * 43)}) == 5
+    assert namespace_of("foreign") == ""
+
+
+def test_children_cannot_pass_for_others() -> None:
+    """Whatever a tenant is called."""
+    assert child_namespace("app", "a/b") == "app/a%2Fb"
+    assert child_namespace("app", "a%2Fb") == "app/a%252Fb"
+    assert child_namespace("app", "..") == "app/.."
+    for name in ("", None, 7, "\n", "x" * 300):
+        with pytest.raises(ConfigurationError):
+            child_namespace("app", name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 5000, 16_384, 16_385, 100_000])
+def test_hashing_in_slices_changes_nothing(size: int) -> None:
+    """Whatever the size."""
+    import hashlib
+
+    data = os.urandom(size)
+    digest = hashlib.sha256()
+    feed(digest, data)
+
+    assert digest.digest() == hashlib.sha256(data).digest()

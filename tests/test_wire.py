@@ -1,0 +1,279 @@
+"""Never an exception, never another key's answer; and what was written once can be read for ever."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layered_cache import Entry, Refused, Request, Ticket, Usage, wire
+from layered_cache.testing._contract import an_entry
+from layered_cache.wire import decode, decode_request, encode
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden_entries() -> dict[str, Entry]:
+    """Return the entries whose envelopes are written down."""
+    request = Request([{"role": "user", "content": "größe"}], model="m", params={"api_key": "x", "temperature": 0}, framework="f")
+    full = Entry(
+        key="lc1:app:" + "A" * 43,
+        value=b"value \x00\xff",
+        codec="codec-1",
+        namespace="app",
+        model="gpt-4o-mini",
+        tags=("a", "тег"),
+        prompt_digest=bytes(range(16)),
+        created_at=1_700_000_000.123456,
+        fresh_until=1_700_000_001.5,
+        keep_until=1_800_000_000.000001,
+        born=Ticket(2**62 + 1, 1_700_000_000_000_000),
+        finish="length",
+        usage=Usage(7, 2**31 - 1),
+        cost_usd=0.000123,
+        compute_seconds=1.25,
+        request=request,
+        response="answer",
+    )
+    bare = Entry(key="any key", value=b"", created_at=0.0, fresh_until=0.0, keep_until=1.0, born=Ticket(1, 0))
+    long = dataclasses.replace(full, value=b"the same again " * 1000, finish="tool", model=None, tags=())
+    return {"full": full, "bare": bare, "long": long}
+
+
+@pytest.mark.parametrize("name", golden_entries())
+def test_golden_envelopes_can_be_read(name: str) -> None:
+    """Of every version ever released; and this release writes what it wrote (compressed payloads may differ in their bytes)."""
+    entry = golden_entries()[name]
+    data = (GOLDEN / f"envelope-1-{name}.bin").read_bytes()
+
+    assert decode(data, entry.key) == entry
+    request = decode_request(data)
+    if entry.request is None:
+        assert request is None
+    else:
+        assert request == {
+            "framework": "f",
+            "model": "m",
+            "sample": 0,
+            "prompt": [{"role": "user", "content": "größe"}],
+            "params": {"api_key": "[redacted]", "temperature": 0},
+            "response": "answer",
+        }
+    if name != "long":
+        assert encode(entry, with_request=True) == data
+
+
+def test_long_values_are_compressed_when_that_helps() -> None:
+    """And only then."""
+    zeros, noise = an_entry(value=bytes(100_000)), an_entry(value=os.urandom(100_000))
+
+    assert len(encode(zeros)) < 1_000
+    assert 100_000 < len(encode(noise)) < 100_500
+    assert len(encode(zeros, compress=False)) > 100_000
+    for entry in (zeros, noise):
+        assert decode(encode(entry), "k") == entry
+
+
+texts = st.text(max_size=20)
+clocks = st.integers(0, 2**52).map(lambda number: number / 1e6)
+entries = st.builds(
+    Entry,
+    key=texts,
+    value=st.binary(max_size=100) | st.binary(min_size=1, max_size=3).map(lambda part: part * 3000),
+    codec=texts,
+    namespace=texts,
+    model=st.none() | texts,
+    tags=st.lists(texts, max_size=3).map(tuple),
+    prompt_digest=st.binary(min_size=16, max_size=16),
+    created_at=clocks,
+    fresh_until=clocks,
+    keep_until=clocks,
+    born=st.builds(Ticket, st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**63 - 1)),
+    finish=st.sampled_from([None, "stop", "length", "filter", "tool"]),
+    usage=st.none() | st.builds(Usage, st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1)),
+    cost_usd=st.none() | st.floats(0, 1e6),
+    compute_seconds=st.none() | st.floats(0, 1e6),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(entries)
+def test_any_entry_comes_back(entry: Entry) -> None:
+    """Every field, to the microsecond."""
+    assert decode(encode(entry), entry.key) == entry
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.binary(max_size=400) | st.binary(max_size=300).map(lambda rest: b"\xc1lc\x01" + rest))
+def test_any_bytes_are_refused(data: bytes) -> None:
+    """Without an exception."""
+    assert isinstance(decode(data, "k"), Refused)
+    assert decode_request(data) is None
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.binary(max_size=300), st.integers(0, 2**16 - 1), st.lists(st.integers(0, 2**32 - 1), min_size=4, max_size=4))
+def test_any_parts_under_a_good_checksum_are_refused_or_read(rest: bytes, flags: int, sizes: list[int]) -> None:
+    """Whoever can compute a checksum can still break nothing."""
+    data = wire._HEAD.pack(wire.MAGIC, 1, flags, wire.digest_of("k")) + bytes(wire.FACTS_BYTES) + struct.pack("<IIII", *sizes) + rest
+    data += struct.pack("<I", zlib.crc32(data))
+
+    assert isinstance(decode(data, "k"), Entry | Refused)
+    decode_request(data)
+
+
+@pytest.mark.parametrize("value", [b"short", b"the same again " * 1000])
+def test_every_byte_flipped_is_a_miss(value: bytes) -> None:
+    """Each in turn, by one bit and by all; never an exception, never an answer. What is certainly worthless may be erased."""
+    entry = an_entry(value=value, request=Request("q"))
+    data = encode(entry, with_request=True)
+
+    for at in range(len(data)):
+        for mask in (0x01, 0x80, 0xFF):
+            flipped = bytearray(data)
+            flipped[at] ^= mask
+            refused = decode(bytes(flipped), "k")
+            assert isinstance(refused, Refused), at
+            assert refused.erase is (at > 3)
+            assert decode_request(bytes(flipped)) is None
+    assert decode(data, "k") == entry
+
+
+def test_every_truncation_is_a_miss() -> None:
+    """And everything that is too long."""
+    data = encode(an_entry())
+
+    for size in range(len(data)):
+        assert isinstance(decode(data[:size], "k"), Refused)
+    assert isinstance(decode(data + b"\x00", "k"), Refused)
+
+
+def test_an_entry_that_was_moved_to_another_key_is_refused() -> None:
+    """It says for which key it was written."""
+    data = encode(an_entry("k"))
+
+    assert isinstance(decode(data, "k"), Entry)
+    assert decode(data, "l") == Refused("it was written for another key", erase=True)
+
+
+def resealed(data: bytearray) -> bytes:
+    """Return *data* with a checksum that fits."""
+    data[-4:] = struct.pack("<I", zlib.crc32(data[:-4]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("at", "value"), [(3, 2), (3, 0), (3, 255), (5, 0x01), (5, 0x02), (4, 0x80)])
+def test_an_unknown_version_or_flag_is_a_miss_and_left_alone(at: int, value: int) -> None:
+    """It may be a newer release's."""
+    data = bytearray(encode(an_entry()))
+    data[at] = value
+
+    refused = decode(resealed(data), "k")
+
+    assert isinstance(refused, Refused)
+    assert not refused.erase
+    assert "unknown" in refused.reason
+
+
+def test_a_bomb_is_refused_without_the_memory() -> None:
+    """6 KB that say they are 200 MB, 6 KB that do not say it, and 6 KB that lie."""
+    program = f"""
+import resource, struct, sys, zlib
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import zstandard
+from layered_cache import Refused, wire
+from layered_cache.testing._contract import an_entry
+
+def envelope(payload, size):
+    entry = an_entry(value=b"")
+    texts = wire._pack_texts((entry.namespace, entry.codec, entry.model))
+    body = wire._HEAD.pack(wire.MAGIC, 1, wire.FLAG_ZSTD | wire.FLAG_MODEL, wire.digest_of("k")) + wire.pack_facts(entry)
+    body += struct.pack("<IIII", len(texts), 0, len(payload), size) + texts + payload
+    return body + struct.pack("<I", zlib.crc32(body))
+
+big = bytes(200_000_000)
+honest = zstandard.ZstdCompressor(level=19).compress(big)
+unsized = zstandard.ZstdCompressor(level=19, write_content_size=False).compress(big)
+del big
+assert len(honest) < 20_000, len(honest)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+resource.setrlimit(resource.RLIMIT_AS, (sys.maxsize, sys.maxsize))
+for payload, size in ((honest, 200_000_000), (honest, 1000), (unsized, 1000), (unsized, 200_000_000), (honest, 60_000_000)):
+    refused = wire.decode(envelope(payload, size), "k")
+    assert isinstance(refused, Refused), size
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert int(done.stdout) < 5_000
+
+
+def test_a_value_beyond_the_cap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored or expanded."""
+    monkeypatch.setattr(wire, "MAX_VALUE", 50_000)
+    assert isinstance(decode(encode(an_entry(value=bytes(50_001))), "k"), Refused)
+    assert isinstance(decode(encode(an_entry(value=bytes(50_000))), "k"), Entry)
+    monkeypatch.setattr(wire, "MAX_STORED", 100)
+    assert isinstance(decode(encode(an_entry()), "k"), Refused)
+
+
+def test_without_zstandard_nothing_is_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others compressed is a miss, and left alone."""
+    compressed = encode(an_entry(value=bytes(10_000)))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    wire._zstd.cache_clear()
+    try:
+        plain = encode(an_entry(value=bytes(10_000)))
+        assert len(plain) > 10_000
+        assert isinstance(decode(plain, "k"), Entry)
+        refused = decode(compressed, "k")
+        assert isinstance(refused, Refused)
+        assert not refused.erase
+        assert decode_request(encode(an_entry(request=Request("q")), with_request=True)) is not None
+    finally:
+        monkeypatch.undo()
+        wire._zstd.cache_clear()
+
+
+def test_tokens_and_costs_at_their_ends() -> None:
+    """What does not fit is capped; what is not known stays so."""
+    entry = an_entry(usage=Usage(2**40, 0), cost_usd=None, compute_seconds=None)
+    got: Any = decode(encode(entry), "k")
+
+    assert got.usage == Usage(2**31 - 1, 0)
+    assert (got.cost_usd, got.compute_seconds) == (None, None)
+    assert got.savings.cost_usd == 0.0
+    assert wire.savings(wire.pack_facts(entry)) == (2**31 - 1, 0.0, 0.0)
+    known = an_entry()
+    assert wire.savings(wire.pack_facts(known)) == known.savings == (7, 0.25, 1.5)
+    assert wire.savings(wire.pack_facts(an_entry(usage=None))) == (0, 0.25, 1.5)
+
+
+def test_the_request_is_readable_and_redacted() -> None:
+    """For tiers that nobody can query."""
+    request = Request(
+        "a long question " * 1000, params={"headers": {"Authorization": "Bearer abcdefgh"}, "base_url": "https://u:p@host/v1"}
+    )
+    data = encode(an_entry(request=request, response="text"), with_request=True)
+
+    read = decode_request(data)
+    assert read is not None
+    assert read["prompt"] == request.prompt
+    assert "abcdefgh" not in json.dumps(read)
+    assert "u:p" not in json.dumps(read)
+    assert decode_request(encode(an_entry(request=request))) is None
+
+
+def test_zstd_declares_its_size() -> None:
+    """Or this release could not read what it wrote."""
+    assert zstandard.frame_content_size(wire._squeezed(bytes(5000), compress=True)[0]) == 5000
