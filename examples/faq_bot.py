@@ -138,7 +138,9 @@ def show(outcomes: dict[str, Outcome], asked: int, distinct: int) -> None:
     for phase, outcome in outcomes.items():
         lookups = sum(outcome.stats["hits"].values()) + outcome.stats["misses"]
         hits = ", ".join(f"{tier} {count / lookups:.1%}" for tier, count in outcome.stats["hits"].items()) or "-"
-        table.add_row(PHASES[phase], f"{outcome.model_calls:,}", f"{outcome.seconds:.2f}", f"{outcome.tokens:,}", f"{outcome.dollars:.4f}", hits)
+        table.add_row(
+            PHASES[phase], f"{outcome.model_calls:,}", f"{outcome.seconds:.2f}", f"{outcome.tokens:,}", f"{outcome.dollars:.4f}", hits
+        )
     Console().print(table)
     summary = {
         "questions": asked,

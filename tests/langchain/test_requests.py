@@ -31,6 +31,11 @@ def of(called: BaseChatModel, /, **kwargs: Any) -> str:
     return called._get_llm_string(stop=stop, **kwargs)
 
 
+def as_dict(llm: Any) -> dict[str, Any]:
+    """Return what a plain LLM says of itself to a cache."""
+    return llm._dict_for_compat() if hasattr(llm, "_dict_for_compat") else llm.dict()
+
+
 def request(prompt: str | list[BaseMessage] = "q", llm_string: str | BaseChatModel = "[]", **kwargs: Any) -> Request:
     text = prompt if isinstance(prompt, str) else dumps(prompt)
     return to_request(text, parse_model(llm_string if isinstance(llm_string, str) else of(llm_string, **kwargs)))
@@ -264,7 +269,7 @@ def test_where_requests_go_counts(model: Callable[[], Any], monkeypatch: pytest.
     """`OPENAI_BASE_URL` is not in what LangChain says."""
 
     def text(made: Any) -> str:
-        return of(made) if isinstance(made, ChatOpenAI) else str(sorted({**made._dict_for_compat(), "stop": None}.items()))
+        return of(made) if isinstance(made, ChatOpenAI) else str(sorted({**as_dict(made), "stop": None}.items()))
 
     cache, seen = LayeredCache("memory://"), set()
     for url in (None, "https://one/v1", "https://two/v1"):
