@@ -29,13 +29,13 @@ import httpx
 from langchain_core.globals import set_llm_cache
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
+from layered_cache import Stats
+from layered_cache.testing import OpenAIServer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from langchain_layered_cache import LayeredCache
-from layered_cache import Stats
-from layered_cache.testing import OpenAIServer
 
 MODEL = "gpt-4o-mini"
 LATENCY = 0.02  # seconds, of the local model: a real one takes a hundred times as long

@@ -13,10 +13,9 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
-
 from layered_cache.config import load_settings
 from layered_cache.testing import OpenAIServer
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import assert_type
 
 from langchain_core.caches import BaseCache
 from langchain_core.outputs import Generation
-from typing_extensions import assert_type
+from layered_cache import Answer, Entry, Event, MemoryTier, Policy, Receipt, Request, Stats, Ticket, Tier, TieredCache, Usage
 
 from langchain_layered_cache import LayeredCache
-from layered_cache import Answer, Entry, Event, MemoryTier, Policy, Receipt, Request, Stats, Ticket, Tier, TieredCache, Usage
 
 
 def observe(event: Event) -> None:
