@@ -9,12 +9,14 @@ LangChain) travels by name; a reader whose class has no such field refuses.
 
 What does not come back equal is refused by `EncodeError`, with three intended differences: a message that had an id gets a new one
 (else LangGraph's `add_messages` would take a hit for the same message and overwrite the history), a `parsed` pydantic object becomes
-the plain data it is made of (the parsers of providers take either), and `total_cost: 0`, which LangChain adds to hits, is dropped.
+plain data of which it can be made again (the parsers of providers take either), and `total_cost: 0`, which LangChain adds to hits,
+is dropped.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import uuid
 from collections.abc import Sequence
@@ -216,8 +218,35 @@ def _message_parts(message: BaseMessage) -> list[object]:
     if (usage := values.get("usage_metadata")) and "total_cost" in usage:
         parts[3 + layout.names.index("usage_metadata")] = {name: usage[name] for name in usage if name != "total_cost"} or None
     if isinstance(parsed := message.additional_kwargs.get("parsed"), BaseModel):
-        parts[4] = {**message.additional_kwargs, "parsed": parsed.model_dump(mode="json")}
+        parts[4] = {**message.additional_kwargs, "parsed": _plain_parsed(parsed, message.content)}
     return parts
+
+
+def _plain_parsed(parsed: BaseModel, content: object) -> object:
+    """Return plain data from which a provider's parser makes *parsed* again: what the model said, or what the object shows."""
+    cls = type(parsed)
+    for plain in (_said(content), _dumped(parsed, by_alias=True), _dumped(parsed, by_alias=False)):
+        try:
+            if isinstance(plain, dict) and cls(**cast("dict[str, Any]", plain)) == parsed:
+                return cast("object", plain)
+        except Exception:  # noqa: BLE001, S112 - a validator may raise anything: then it is not this one
+            continue
+    msg = f"an object of {cls.__module__}.{cls.__qualname__} cannot be made again of what it shows, so its answer is not kept"
+    raise EncodeError(msg)
+
+
+def _said(content: object) -> object:
+    try:
+        return json.loads(content) if isinstance(content, str) else None
+    except ValueError:
+        return None
+
+
+def _dumped(parsed: BaseModel, *, by_alias: bool) -> object:
+    try:
+        return parsed.model_dump(mode="json", by_alias=by_alias)
+    except Exception:  # noqa: BLE001 - a serializer may raise anything
+        return None
 
 
 def _layout_of(thing: object) -> _Layout:

@@ -44,7 +44,8 @@ from layered_cache.config import load_settings
 from langchain_layered_cache._answers import to_answer
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._memo import Memo
-from langchain_layered_cache._requests import Model, parse_model, to_request
+from langchain_layered_cache._models import Model, parse_model
+from langchain_layered_cache._requests import to_request
 
 _log = logging.getLogger("layered_cache")
 
@@ -91,7 +92,9 @@ class LayeredCache(BaseCache):
         cache: TieredCache | None = None,
     ) -> None:
         if cache is None:
-            cache = TieredCache(*(tiers or default_tiers()), namespace=namespace or "default", policy=policy, observers=observers)
+            cache = TieredCache(
+                *(tiers or default_tiers()), namespace="default" if namespace is None else namespace, policy=policy, observers=observers
+            )
         elif tiers or policy is not None or observers or namespace is not None:
             msg = "cache= brings its own tiers, namespace, policy and observers: give either them or cache"
             raise ConfigurationError(msg)
@@ -212,13 +215,16 @@ class LayeredCache(BaseCache):
         """Return the key of *prompt* under *llm_string*, for `invalidate(key=...)`; None if it has none."""
         return self._key(prompt, llm_string)
 
+    def __deepcopy__(self, memo: object) -> LayeredCache:
+        return self  # it is a handle: who copies a model goes on with the same cache
+
     def __repr__(self) -> str:
         return f"LayeredCache({self._cache!r})"
 
     # --- keys and values
 
     def _model(self, llm_string: str) -> Model:
-        if (model := self._models.get(llm_string)) is None:
+        if (model := self._models.get(llm_string)) is None or not model.is_current:
             model = parse_model(llm_string)
             self._models.put(llm_string, model)
         return model

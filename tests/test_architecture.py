@@ -20,7 +20,22 @@ ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "shared" / "layered_cache"
 ADAPTERS = [path.parent for path in ROOT.glob("*_layered_cache/__init__.py")]
 
-PURE = {"_forks", "clocks", "entry", "errors", "events", "invalidation", "keys", "policy", "receipt", "redaction", "stats", "units", "wire"}
+PURE = {
+    "_arguments",
+    "_forks",
+    "clocks",
+    "entry",
+    "errors",
+    "events",
+    "invalidation",
+    "keys",
+    "policy",
+    "receipt",
+    "redaction",
+    "stats",
+    "units",
+    "wire",
+}
 PROTOCOLS = {"tiers._tier"}
 # what a part may import of layered_cache
 ALLOWED = {

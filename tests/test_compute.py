@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from layered_cache import Answer, Event, Policy, Request, TieredCache
+from layered_cache._engine.flights import holds_any
 from layered_cache.testing import FakeAuthority, FakeClock
 from worlds import Tasks, Threads, World, ask, kinds, settled
 
@@ -190,6 +194,54 @@ def test_a_leader_whose_loop_was_closed_around_it_hands_over(cache: TieredCache)
     leader._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
+def test_leaders_that_are_collected_stop_nobody(cache: TieredCache) -> None:
+    """The collector closes them in the middle of anything: no lock may be taken then, nobody else's context be changed."""
+
+    def strand(number: int) -> None:
+        loop = asyncio.new_event_loop()
+        leader = loop.create_task(cache.aget_or_compute(ask(str(number)), lambda: later(b"lost", 9)))
+        leader._log_destroy_pending = False  # type: ignore[attr-defined]
+        cycle: list[Any] = [leader]
+        cycle.append(cycle)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    def rounds() -> bool:
+        threshold = gc.get_threshold()
+        gc.set_threshold(5, 2, 2)
+        try:
+            for number in range(150):
+                strand(number)
+                for _ in range(10):
+                    cache.get_or_compute(ask(f"other {number}"), lambda: b"x")
+                cache.delete(ask(f"other {number}"))
+        finally:
+            gc.set_threshold(*threshold)
+        gc.collect()
+        return all(cache.get_or_compute(ask(str(number)), lambda: b"x").value == b"x" for number in range(150))
+
+    assert quickly(rounds, 30.0)
+
+
+def test_inside_a_computation_the_collector_changes_nothing(cache: TieredCache) -> None:
+    """Who holds a flight still does."""
+
+    def strand() -> None:
+        loop = asyncio.new_event_loop()
+        leader = loop.create_task(cache.aget_or_compute(ask("stranded"), lambda: later(b"lost", 9)))
+        leader._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    def compute() -> bytes:
+        before = holds_any()
+        strand()
+        gc.collect()
+        return f"{before} {holds_any()}".encode()
+
+    assert cache.get_or_compute(ask(), compute).value == b"True True"
+
+
 def test_a_raising_leader_in_a_thread_and_following_tasks(cache: TieredCache) -> None:
     """The error crosses over."""
     error = ValueError("no")
@@ -357,6 +409,32 @@ def test_a_failed_refresh_leaves_the_stale_entry(world: World, clock: FakeClock,
     _until(world, lambda: cache.peek(cache.key(ask())) == b"new")
 
 
+def test_a_refresh_whose_loop_was_closed_around_it_is_not_the_last(clock: FakeClock) -> None:
+    """The next one begins some minutes later, however many were lost."""
+    cache = TieredCache("memory://", clock=clock, policy=Policy(keep_for=HOUR, fresh_for=60))
+    cache.set(ask(), b"old")
+    clock.advance(61)
+    for number in range(70):
+        loop = asyncio.new_event_loop()
+        cache.set(ask(str(number)), b"old", born=cache.ticket())
+        clock.advance(0.0)
+        loop.run_until_complete(cache.aget_or_compute(ask(), lambda: later(b"lost", 9)))
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.close()
+        clock.advance(301 if number < 3 else 0)
+    clock.advance(301)
+
+    log: list[Any] = []
+    cache.get_or_compute(ask(), Threads().compute(b"new", log=log))
+    for _ in range(200):
+        if log:
+            break
+        time.sleep(0.01)
+
+    assert log == [b"new"]
+
+
 def _until(world: World, condition: Callable[[], object]) -> None:
     for _ in range(300):
         if condition():
@@ -429,6 +507,47 @@ def plain():
 
 asyncio.run(main()) if sys.argv[3] == "tasks" else plain()
 """
+
+
+_WORKERS = """
+import multiprocessing, sys
+from layered_cache import Policy, Request, TieredCache
+
+cache = None
+
+def work(worker, url):
+    mine = cache or TieredCache("memory://", url, policy=Policy(write="behind"))
+    for number in range(100):
+        mine.set(Request(f"{worker} {number}"), b"x")
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[2])
+    if sys.argv[3] == "before":
+        cache = TieredCache("memory://", sys.argv[1], policy=Policy(write="behind"))
+        cache.set(Request("parent"), b"x")
+    workers = [context.Process(target=work, args=(worker, sys.argv[1])) for worker in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    sys.exit(sum(worker.exitcode for worker in workers))
+"""
+
+
+@pytest.mark.parametrize("made", ["before", "after"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_nothing_is_lost_at_the_end_of_a_worker(db: str, method: str, made: str, tmp_path: Path) -> None:
+    """Of multiprocessing, which ends without the usual goodbyes."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this platform cannot {method}")
+    program = tmp_path / "workers.py"
+    program.write_text(_WORKERS)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(program), db, method, made]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+
+    with TieredCache(db) as cache:
+        found = cache.get_many(Request(f"{worker} {number}") for worker in range(3) for number in range(100))
+    assert len(found) == 300
 
 
 @pytest.mark.parametrize("write", ["through", "behind"])

@@ -152,15 +152,14 @@ def test_a_password_in_a_url_is_not_shown(tmp_path: Path, monkeypatch: pytest.Mo
     """Whatever is wrong with it."""
     for tier in (
         "rediss://user:canary@host/0",
-        "nonsense user:canary",
         "memory://user:canary@host",
         "sqlite://u:canary@h",
         "memory://#password=canary&x",
+        "redis//u:canary@h",
     ):
         with pytest.raises(ConfigurationError) as raised:
             TieredCache(tier)
-        if "@" in tier:
-            assert "canary" not in str(raised.value)
+        assert "canary" not in str(raised.value)
     (tmp_path / "layered-cache.toml").write_text('[[tiers]]\nurl = "sqlite://u:canary@h/${NOT_SET}"')
     with pytest.raises(ConfigurationError) as raised:
         TieredCache.from_env()
@@ -223,13 +222,11 @@ def test_options_are_asked_for_by_kind() -> None:
     """What is not asked for is an error; so is what is no pair."""
     options = TierOptions("x://#a=1m&b=on&c=2KiB", {"d": 5})
     assert options.duration("a", 0.0) == 60.0
-    assert options.choice("b", default=False, allowed={"on": True, "off": False}) is True
+    assert options.text("b", "off") == "on"
     assert options.size("c", 0) == 2048
     assert options.duration("d", 0.0) == 5.0
     assert options.duration("e", None) is None
     options.finish()
-    with pytest.raises(ConfigurationError, match="Allowed: off, on"):
-        TierOptions("x://#b=maybe").choice("b", default=False, allowed={"on": True, "off": False})
     with pytest.raises(ConfigurationError, match="name=value"):
         TierOptions("x://#nonsense")
     with pytest.raises(ConfigurationError, match=r"option of x://"):

@@ -382,6 +382,9 @@ def test_wrong_requests_and_answers_are_told_of(world: World, cache: TieredCache
         world.call(cache, "get", 42)
     with pytest.raises(ConfigurationError, match="must be bytes"):
         world.call(cache, "set", ask(), "text")
+    for key in ("foreign", cache.namespace("tenant").key(ask()), cache.key(ask()).replace("default", "defaul")):
+        with pytest.raises(ConfigurationError, match="is no key of the namespace"):
+            world.call(cache, "get", key)
     with pytest.raises(ConfigurationError, match="tags must be texts"):
         world.call(cache, "set", ask(), b"x", tags="red")
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from layered_cache import Answer, DeletionError, Event, Policy, Request, TieredCache
+from layered_cache import Answer, ConfigurationError, DeletionError, Event, Policy, Request, TieredCache
 from layered_cache.entry import Entry, Ticket
 from layered_cache.invalidation import MAX_FLOORS, MAX_RULES, LogState, MemoryLog, Rule, Rules, Scope, View, folded_floors, leaving
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
@@ -102,7 +104,7 @@ def test_delete_makes_void_and_erases(world: World, cache: TieredCache, shared: 
     """From every tier; the receipt says from which."""
     _, b = (world.call(cache, "set", ask(text), b"x") for text in "ab")
 
-    receipt = world.call(cache, "delete", ask("a"), b.key, "absent")
+    receipt = world.call(cache, "delete", ask("a"), b.key, ask("absent"))
 
     assert receipt.removed == {"authority": 2, "redis": 2, "memory": 2}
     assert shared.held == {}
@@ -149,6 +151,74 @@ def test_no_criterion_is_an_error(world: World, cache: TieredCache) -> None:
     """To remove everything there is `clear`."""
     with pytest.raises(ValueError, match="clear"):
         world.call(cache, "invalidate")
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        {"tag": []},
+        {"key": []},
+        {"tag": [], "model": "*"},
+        {"tag": [5]},
+        {"model": ["gpt-4"]},
+        {"prompt": 5},
+        {"created_before": "2024-01-01"},
+        {"created_after": datetime(2026, 1, 1)},
+        {"created_after": float("nan")},
+        {"key": "foreign"},
+        {"model": "*", "namespace": ""},
+    ],
+    ids=str,
+)
+def test_wrong_criteria_are_told_of_before_anything_happens(
+    world: World, cache: TieredCache, shared: FakeAuthority, criteria: dict[str, Any]
+) -> None:
+    """Nothing is written: a rule of a wrong type would fail in every process for as long as it lives, an empty one void everything."""
+    held = world.call(cache, "set", ask(), b"x")
+    assert shared.log is not None
+    before = shared.log.seq
+
+    with pytest.raises(ConfigurationError):
+        world.call(cache, "invalidate", **criteria)
+
+    assert shared.log.seq == before
+    assert world.call(cache, "get", held.key) == held
+
+
+def test_deleting_nothing_deletes_nothing(world: World, cache: TieredCache) -> None:
+    """An empty list is no namespace."""
+    held = world.call(cache, "set", ask(), b"x")
+
+    assert world.call(cache, "delete").removed == {}
+    assert world.call(cache, "get", held.key) == held
+
+
+def test_moments_may_be_datetimes(world: World, cache: TieredCache) -> None:
+    """That say their zone."""
+    held = filled(world, cache)
+    world.call(cache, "invalidate", created_before=datetime(2020, 1, 1, tzinfo=UTC))
+    assert world.call(cache, "get", held.key) == held
+    world.call(cache, "invalidate", created_before=datetime(2040, 1, 1, tzinfo=UTC))
+    assert world.call(cache, "get", held.key) is None
+
+
+def test_a_rule_that_nobody_here_understands(world: World, db: str) -> None:
+    """Of a newer release, or nonsense: what it may void is not served for longer than the log may be unread."""
+    cache = TieredCache("memory://", db, policy=Policy(strict_invalidation=True, max_staleness=0.05))
+    held = world.call(cache, "set", ask(), b"x")
+    cache.invalidate(tag="other")
+    path = db.removeprefix("sqlite:///")
+    for scope in ('{"colour": "red"}', '{"created_before": "2024"}', "[1]", "nonsense"):
+        file = sqlite3.connect(path)
+        file.execute("UPDATE log_rules SET scope = ?", (scope,))
+        file.execute("UPDATE log SET seq = seq + 1")
+        file.execute("UPDATE log_rules SET seq = (SELECT seq FROM log)")
+        file.commit()
+        file.close()
+        time.sleep(0.06)
+        assert world.call(cache, "get", held.key) is None
+    assert cache.stats().log_failures >= 1
+    world.call(cache, "close")
 
 
 def test_a_dry_run_removes_nothing(world: World, db: str) -> None:
@@ -297,6 +367,22 @@ def test_who_asks_after_an_invalidation_does_not_follow_a_flight_from_before(cac
     assert cache.get(ask()).value in results.values()
 
 
+def test_a_warm_up_takes_no_ticket_away(cache: TieredCache) -> None:
+    """Who looked before still knows that he did."""
+
+    def warm_up() -> None:
+        cache.set(ask(), b"warm")
+
+    assert cache.get(ask()) is None
+    thread = threading.Thread(target=warm_up)
+    thread.start()
+    thread.join()
+    cache.delete(ask())
+
+    assert cache.set(ask(), b"old, computed before the deletion") is None
+    assert cache.get(ask()) is None
+
+
 def test_a_birth_can_be_given(world: World, cache: TieredCache) -> None:
     """For answers that were computed elsewhere, or long ago."""
     ticket = world.call(cache, "ticket")
@@ -379,6 +465,78 @@ def test_while_the_log_cannot_be_read_the_last_view_serves_for_a_while(
     shared.log_is_broken = False
     clock.advance(1.1)
     assert world.call(cache, "get", held.key) == held
+
+
+def test_a_looker_that_is_cancelled_has_not_looked(shared: FakeAuthority, clock: FakeClock) -> None:
+    """Who followed it looks himself, and is not told that nothing has changed."""
+    cache, other = other_process(shared, clock), other_process(shared, clock)
+    held = cache.set(ask(), b"x")
+    assert held is not None
+    clock.advance(300)
+    other.invalidate(model="model-1")
+    clock.advance(100)
+    at_once = shared.aread_log
+
+    async def read_slowly(seen: Ticket) -> LogState:
+        await asyncio.sleep(0.05)
+        return await at_once(seen)
+
+    async def main() -> Any:
+        shared.aread_log = read_slowly
+        looker = asyncio.create_task(cache.aget(held.key))
+        await asyncio.sleep(0.01)
+        follower = asyncio.create_task(cache.aget(held.key))
+        await asyncio.sleep(0.01)
+        looker.cancel()
+        return await follower
+
+    assert asyncio.run(main()) is None
+    assert cache.stats().served_unverified == 0
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_no_staleness_at_all(world: World, shared: FakeAuthority, clock: FakeClock, strict: bool) -> None:
+    """Then every call looks, and what it finds is verified."""
+    cache = other_process(shared, clock, policy=Policy(max_staleness=0, strict_invalidation=strict))
+    held = world.call(cache, "set", ask(), b"x")
+
+    assert world.call(cache, "get", held.key) == held
+    assert cache.stats().served_unverified == 0
+    other_process(shared, clock).invalidate(model="model-1")
+    assert world.call(cache, "get", held.key) is None
+
+
+def test_without_an_authority_what_is_shared_ends_with_the_process(world: World, clock: FakeClock) -> None:
+    """Nobody could tell another process what is not true any more."""
+    shared = FakeTier("redis")
+    cache, other = (TieredCache("memory://", shared, clock=clock) for _ in range(2))
+    held = world.call(cache, "set", ask(), b"x")
+
+    assert held.key in shared.held
+    assert world.call(cache, "get", held.key) == held
+    assert world.call(other, "get", held.key) is None
+
+
+def test_what_is_void_is_erased_when_it_is_met(world: World, db: str) -> None:
+    """In the background, by its birth: the answer that replaces it stays."""
+    cache = TieredCache("memory://", db)
+    held = world.call(cache, "set", ask(), b"old")
+    sqlite = cache.tiers[1]
+    world.call(cache, "invalidate", model="model-1")
+    sqlite.set_many([held])  # a write that landed late
+
+    assert world.call(cache, "get", held.key) is None
+    for _ in range(200):
+        if not sqlite.get_many([held.key]):
+            break
+        time.sleep(0.01)
+    assert sqlite.get_many([held.key]) == {}
+    sqlite.set_many([held])
+    assert world.call(cache, "get", held.key) is None
+    new = world.call(cache, "set", ask(), b"new")
+    time.sleep(0.1)
+    assert sqlite.get_many([held.key]) == {held.key: new}
+    world.call(cache, "close")
 
 
 def test_a_log_that_cannot_be_read_is_not_tried_at_every_call(

@@ -81,9 +81,15 @@ class Thing:
 
 def test_what_has_no_lasting_text_is_refused() -> None:
     """The message says where it is and what, and not what is in it."""
-    with pytest.raises(UncacheableRequestError, match=r"request\.tools\[1\]\.handler holds a Thing") as raised:
-        canonical({"tools": [1, {"handler": Thing()}]})
-    assert "secret" not in str(raised.value)
+    for make in (
+        lambda: canonical({"my secret": [1, {"handler": Thing()}]}),
+        lambda: Request([{"my secret": Thing()}]),
+        lambda: Request("q", params={"tools": [1, {"my secret": Thing()}]}),
+    ):
+        with pytest.raises(UncacheableRequestError, match="holds a Thing") as raised:
+            make()
+        assert "secret" not in str(raised.value)
+    assert "the parameter 'tools'" in str(raised.value)
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]
@@ -145,6 +151,13 @@ def test_a_request_is_a_value() -> None:
     assert request != "request"
 
 
+@pytest.mark.parametrize("options", [{"model": 5}, {"framework": None}, {"sample": "1"}, {"sample": True}])
+def test_wrong_requests(options: dict[str, Any]) -> None:
+    """They are told of before a store is."""
+    with pytest.raises(ConfigurationError, match="must be"):
+        Request("q", **options)
+
+
 def test_the_question_of_a_request() -> None:
     """The last user message, in the words of either framework; of a text, the text."""
     question = prompt_digest("the question")
@@ -188,7 +201,7 @@ def test_equal_texts_iff_equal_values(one: Any, other: Any) -> None:
 def test_both_writers_write_the_same(value: Any) -> None:
     """The standard library's and orjson's: a cache with one reads what one with the other wrote."""
     assert keys_module._writer() is not write_json
-    prepared = value if keys_module._is_plain(value) else keys_module._tagged(value, "")
+    prepared = value if keys_module._is_plain(value) else keys_module._tagged(value)
 
     assert keys_module._writer()(prepared) == write_json(prepared)
 

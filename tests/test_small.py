@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from layered_cache import Answer, ConfigurationError, Policy, Request, Ticket, Usage
+from layered_cache import Answer, ConfigurationError, Policy, Request, Ticket, Usage, wire
 from layered_cache._engine import tickets as tickets_module
 from layered_cache._engine.refreshes import Refreshes
 from layered_cache._engine.tickets import GOOD_FOR, Tickets
+from layered_cache.policy import FOR_EVER
 from layered_cache.redaction import REDACTED, is_secret_name, redacted
 from layered_cache.testing import FakeClock
 from layered_cache.testing._contract import an_entry
@@ -104,6 +107,10 @@ def test_redaction() -> None:
         "model_kwargs": {"nested": [{"api_key": "canary-3"}], "user": "me"},
         "base_url": "https://user:canary-4@host:8/v1?api-version=3&sig=canary-5",
         "note": "use Bearer canary-6-canary and sk-canary7canary7canary7",
+        "slash": "redis://user:pa/canary-8@host/0",
+        "shown": ["text", "Connection(host='h', password='canary-9', api_key = \"canary-10\", token: canary-11)"],
+        "pairs": [["api_key", "canary-12"], ["x", 1]],
+        "cookies": {"session": "canary-13"},
         "max_tokens": 5,
         "password": None,
         "n": [1, 2.5, True],
@@ -116,6 +123,10 @@ def test_redaction() -> None:
         "model_kwargs": {"nested": [{"api_key": REDACTED}], "user": "me"},
         "base_url": f"https://{REDACTED}@host:8/v1?api-version=3&sig={REDACTED}",
         "note": f"use {REDACTED} and {REDACTED}",
+        "slash": f"redis://{REDACTED}@host/0",
+        "shown": ["text", f"Connection(host='h', password={REDACTED}, api_key = {REDACTED}, token: {REDACTED})"],
+        "pairs": [["api_key", REDACTED], ["x", 1]],
+        "cookies": REDACTED,
         "max_tokens": 5,
         "password": None,
         "n": [1, 2.5, True],
@@ -137,6 +148,7 @@ def test_redaction() -> None:
         ({"max_entry_bytes": 0}, "max_entry_bytes must be"),
         ({"queue_bytes": 1.5}, "queue_bytes must be"),
         ({"single_flight": "yes"}, "single_flight must be True or False"),
+        ({"max_entry_bytes": 2**27}, "max_entry_bytes must not be more than"),
     ],
 )
 def test_wrong_policies(options: dict[str, Any], message: str) -> None:
@@ -180,6 +192,9 @@ def test_requests_may_be_kept_out_of_stores() -> None:
         ({"value": b"x", "finish": "stopp"}, "Did you mean 'stop'"),
         ({"value": b"x", "tags": "red"}, "tags must be"),
         ({"value": b"x", "keep_for": -1}, "keep_for"),
+        ({"value": b"x", "cost_usd": "0.1"}, "cost_usd must be a number"),
+        ({"value": b"x", "usage": {"input_tokens": 1}}, "usage must be a layered_cache.Usage"),
+        ({"value": b"x", "model": 5}, "model must be a text"),
     ],
 )
 def test_wrong_answers(options: dict[str, Any], message: str) -> None:
@@ -197,9 +212,30 @@ def test_capping() -> None:
     assert (entry.capped(50.0).fresh_until, entry.capped(50.0).keep_until) == (50.0, 50.0)
 
 
-def test_usage_is_a_value() -> None:
-    """As it says."""
-    assert Usage(1, 2) == Usage(1, 2)
+def test_usage_is_whole_numbers() -> None:
+    """Costs are any number, for price lists have Decimals."""
+    for wrong in ((1.5, 2), (None, 2), (1, -2), (True, 1)):
+        with pytest.raises(ConfigurationError, match="must be a whole number"):
+            Usage(*wrong)  # type: ignore[arg-type]
+    assert Answer(value=b"x", cost_usd=Decimal("0.01")).cost_usd == 0.01  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("keep_for", [math.inf, 1e13, timedelta.max])
+def test_what_is_kept_for_ever(keep_for: float | timedelta) -> None:
+    """Has an end that every store can hold."""
+    for policy, answer in ((Policy(keep_for=keep_for), Answer(value=b"x")), (Policy(), Answer(value=b"x", keep_for=keep_for))):
+        entry = policy.entry(Request("q"), answer, key="k", namespace="n", born=Ticket(1, 0), started=0.0, now=1.8e9)
+        assert entry.keep_until == FOR_EVER
+        assert wire.decode(wire.encode(entry), "k") == entry
+
+
+def test_a_rule_of_the_user_that_raises() -> None:
+    """Costs the entry, not the answer."""
+
+    def rule(request: Request, answer: Answer) -> bool:
+        raise KeyError
+
+    assert Policy(cacheable=rule).refuses(Request("q"), Answer(value=b"x")) == "policy failed"
 
 
 # --- tickets
@@ -217,6 +253,25 @@ def test_a_callers_own_ticket_the_latest_first(clock: FakeClock) -> None:
     assert tickets.take("k", "me") == (Ticket(1, 0), 3.0)
     assert tickets.take("k", "me") == (Ticket(1, 1), 2.0)
     assert tickets.take("k", "me") is None
+
+
+def test_a_stranger_borrows_a_ticket(clock: FakeClock) -> None:
+    """Its owner finds it where he left it."""
+    tickets = Tickets(clock)
+    for seq in range(2):
+        tickets.leave("k", "me", Ticket(1, seq))
+
+    assert [tickets.take("k", "stranger") for _ in range(3)] == [(Ticket(1, 0), 0.0), (Ticket(1, 1), 0.0), None]
+    assert [tickets.take("k", "me") for _ in range(3)] == [(Ticket(1, 1), 0.0), (Ticket(1, 0), 0.0), None]
+
+
+def test_one_key_that_is_missed_again_and_again(clock: FakeClock) -> None:
+    """It takes no more room than many, and the oldest tickets leave."""
+    tickets = Tickets(clock, most=10)
+    for seq in range(35):
+        tickets.leave("k", "me", Ticket(1, seq))
+
+    assert [tickets.take("k", "me") for _ in range(11)] == [(Ticket(1, seq), 0.0) for seq in (*range(34, 24, -1), 0)]
 
 
 def test_tickets_age_out(clock: FakeClock) -> None:

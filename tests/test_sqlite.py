@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from layered_cache import Answer, Event, Policy, Request, SQLiteTier, TieredCache, TierError, TierTimeoutError, TierUnavailableError, Usage
+from layered_cache import (
+    Answer,
+    DeletionError,
+    Event,
+    Policy,
+    Request,
+    SQLiteTier,
+    TieredCache,
+    TierError,
+    TierTimeoutError,
+    TierUnavailableError,
+    Usage,
+)
+from layered_cache.invalidation import UNKNOWN, Scope
 from layered_cache.testing import FakeClock
 from layered_cache.testing._contract import an_entry
 from worlds import World, ask, kinds
@@ -191,6 +206,61 @@ def test_a_file_that_is_corrupt(world: World, path: Path) -> None:
             file.write(os.urandom(64))
 
     assert reasons(answered(world, f"sqlite:///{path}"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE entries SET envelope = 5",
+        "UPDATE entries SET envelope = 'text'",
+        "UPDATE entries SET envelope = NULL",
+        "UPDATE log SET seq = 'nonsense'",
+        "UPDATE log SET epoch = NULL",
+        "INSERT INTO log_floors VALUES ('default', 'nonsense')",
+        "INSERT INTO log_rules VALUES (1, 5, 5)",
+        "DROP TABLE log",
+        "DROP TABLE entries",
+    ],
+)
+def test_a_file_with_nonsense_in_it(world: World, path: Path, damage: str) -> None:
+    """Of other kinds than SQLite itself would put there: a failing tier, and nothing worse."""
+    tier = SQLiteTier(path)
+    tier.set_many([an_entry()])
+    tier.append_log("default", Scope(tags=("a",)), UNKNOWN, 0)
+    tier.close()
+    db = sqlite3.connect(path)
+    db.executescript("PRAGMA writable_schema=ON; UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', ''); PRAGMA writable_schema=OFF;")
+    db.close()
+    db = sqlite3.connect(path)
+    db.execute(damage)
+    db.commit()
+    db.close()
+
+    answered(world, f"sqlite:///{path}")
+
+
+def test_any_byte_of_the_file_may_be_wrong(world: World, path: Path) -> None:
+    """Also of its first page: the model answers, and what is read is right."""
+    tier = SQLiteTier(path)
+    tier.set_many([an_entry(f"lc1:default:{number}", f"value {number}".encode()) for number in range(20)])
+    tier.close()
+    good, rnd = path.read_bytes(), random.Random(7)
+    for _ in range(40):
+        bad = bytearray(good)
+        for _ in range(rnd.choice([1, 3, 30])):
+            bad[rnd.choice([rnd.randrange(len(bad)), rnd.randrange(4096)])] = rnd.randrange(256)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        path.write_bytes(bad)
+        cache = TieredCache(f"sqlite:///{path}")
+        for number in range(20):
+            found = world.call(cache, "get", f"lc1:default:{number}")
+            assert found is None or found.value == f"value {number}".encode()
+        assert world.call(cache, "get_or_compute", ask(), world.compute(b"x")).value == b"x"
+        with suppress(DeletionError):
+            world.call(cache, "invalidate", tag="a")
+        cache._engine.backlog.close(0.0)
+        world.call(cache, "close")
 
 
 def test_every_row_whose_bytes_were_changed_is_a_miss(world: World, path: Path) -> None:

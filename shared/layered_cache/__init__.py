@@ -5,8 +5,8 @@
     entry                   an answer with its clocks, tags and facts (`entry`), in a versioned envelope (`wire`)
     rule                    what is void, in one log for all processes (`invalidation`)
 
-`TieredCache` puts them together. It knows no framework: `langchain_layered_cache` and `llamaindex_layered_cache` do. Importing
-this package loads no third-party module; clients are imported by the tiers that need them.
+`TieredCache` puts them together. It knows no framework: `langchain_layered_cache` does. Importing this package loads no third-party
+module; clients are imported by the tiers that need them.
 """
 
 from __future__ import annotations

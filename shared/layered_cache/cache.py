@@ -7,23 +7,28 @@ called from any thread and any event loop, and after a fork.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Future
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
+from layered_cache._arguments import key_of, labelled, scope_of
 from layered_cache._engine.aio import Asyncio
 from layered_cache._engine.backlog import EXIT
 from layered_cache._engine.blocking import Blocking
 from layered_cache._engine.callers import caller
+from layered_cache._engine.computing import Computing
 from layered_cache._engine.effects import run
 from layered_cache._engine.engine import Ask, Engine, Hit
+from layered_cache._engine.removing import Removing
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.config import load_settings
 from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
 from layered_cache.errors import ConfigurationError
 from layered_cache.events import Event, Observer, Observers
 from layered_cache.invalidation import Scope, below
-from layered_cache.keys import check_namespace, child_namespace, make_key, prompt_digest
+from layered_cache.keys import check_namespace, child_namespace, make_key
 from layered_cache.policy import Policy
 from layered_cache.receipt import Receipt
 from layered_cache.stats import Stats
@@ -72,6 +77,8 @@ class TieredCache:
             raise ConfigurationError(msg)
         self._namespace = check_namespace(namespace)
         self._engine = Engine(opened, policy or Policy(), clock, Observers(observers))
+        self._computing = Computing(self._engine)
+        self._removing = Removing(self._engine)
         self._blocking = Blocking()
         self._asyncio = Asyncio()
         self._owned = [tier for tier, given in zip(opened, tiers, strict=True) if isinstance(given, str)]
@@ -84,7 +91,12 @@ class TieredCache:
             ConfigurationError: A name or value is not allowed, or no tiers are named.
         """
         settings = load_settings(file)
-        return cls(*settings.open_tiers(), namespace=settings.namespace or "default", policy=settings.policy, observers=observers)
+        return cls(
+            *settings.open_tiers(),
+            namespace="default" if settings.namespace is None else settings.namespace,
+            policy=settings.policy,
+            observers=observers,
+        )
 
     def namespace(self, name: str) -> TieredCache:
         """Return the cache of the namespace *name* below this one's (a tenant, say), over the same tiers and engine."""
@@ -220,9 +232,9 @@ class TieredCache:
         labels = checked_tags(tags)
 
         async def computed() -> Answer:
-            return _labelled(compute(), labels)
+            return labelled(compute(), labels)
 
-        return run(self._engine.get_or_compute(self._blocking, ask, computed))
+        return run(self._computing.get_or_compute(self._blocking, ask, computed))
 
     async def aget_or_compute(
         self, request: Request, compute: Callable[[], Awaitable[bytes | Answer]], *, tags: Iterable[str] = ()
@@ -234,9 +246,9 @@ class TieredCache:
         labels = checked_tags(tags)
 
         async def computed() -> Answer:
-            return _labelled(await compute(), labels)
+            return labelled(await compute(), labels)
 
-        return await self._engine.get_or_compute(self._asyncio, ask, computed)
+        return await self._computing.get_or_compute(self._asyncio, ask, computed)
 
     # --- remove
 
@@ -246,11 +258,11 @@ class TieredCache:
         Raises:
             DeletionError: It could not be recorded; they may still be served.
         """
-        return run(self._engine.delete(self._blocking, self._namespace, [self._key_of(request) for request in requests]))
+        return run(self._removing.delete(self._blocking, self._namespace, [self._key_of(request) for request in requests]))
 
     async def adelete(self, *requests: Request | str) -> Receipt:
         """See delete."""
-        return await self._engine.delete(self._asyncio, self._namespace, [self._key_of(request) for request in requests])
+        return await self._removing.delete(self._asyncio, self._namespace, [self._key_of(request) for request in requests])
 
     def invalidate(
         self,
@@ -259,8 +271,8 @@ class TieredCache:
         tag: str | Iterable[str] | None = None,
         model: str | None = None,
         prompt: str | None = None,
-        created_before: float | None = None,
-        created_after: float | None = None,
+        created_before: float | datetime | None = None,
+        created_after: float | datetime | None = None,
         namespace: str | None = None,
         dry_run: bool = False,
     ) -> Receipt:
@@ -269,23 +281,22 @@ class TieredCache:
         This process obeys at once, others within `Policy.max_staleness`.
 
         Args:
-            key: A key, or several: any of them.
+            key: A key of this namespace, or several: any of them.
             tag: A tag, or several: any of them.
             model: A model's name; may be a glob (`gpt-4*`).
             prompt: The last user message, exactly.
-            created_before: Unix seconds: whose computation began before.
-            created_after: Unix seconds: whose computation began then or later.
+            created_before: Unix seconds or an aware datetime: whose computation began before.
+            created_after: The same: whose computation began then or later.
             namespace: The name of a child namespace, to look there instead; on its own: everything there.
             dry_run: Only count, in the tiers that can be queried.
 
         Raises:
-            ValueError: No criterion is given; `clear` removes everything.
+            ConfigurationError: No criterion is given (`clear` removes everything), or one has a wrong type.
             DeletionError: It could not be recorded; what it names may still be served.
         """
-        where, scope = self._scope(key, tag, model, prompt, created_before, created_after, namespace)
-        if dry_run:
-            return run(self._engine.matching(self._blocking, where, scope))
-        return run(self._engine.invalidate(self._blocking, where, scope))
+        where = self._namespace if namespace is None else child_namespace(self._namespace, namespace)
+        scope = scope_of(where, key=key, tag=tag, model=model, prompt=prompt, created_before=created_before, created_after=created_after)
+        return run(self._removal(self._blocking, where, scope, alone=namespace is None, dry_run=dry_run))
 
     async def ainvalidate(
         self,
@@ -294,16 +305,23 @@ class TieredCache:
         tag: str | Iterable[str] | None = None,
         model: str | None = None,
         prompt: str | None = None,
-        created_before: float | None = None,
-        created_after: float | None = None,
+        created_before: float | datetime | None = None,
+        created_after: float | datetime | None = None,
         namespace: str | None = None,
         dry_run: bool = False,
     ) -> Receipt:
         """See invalidate."""
-        where, scope = self._scope(key, tag, model, prompt, created_before, created_after, namespace)
+        where = self._namespace if namespace is None else child_namespace(self._namespace, namespace)
+        scope = scope_of(where, key=key, tag=tag, model=model, prompt=prompt, created_before=created_before, created_after=created_after)
+        return await self._removal(self._asyncio, where, scope, alone=namespace is None, dry_run=dry_run)
+
+    async def _removal(self, fx: Blocking | Asyncio, where: str, scope: Scope, *, alone: bool, dry_run: bool) -> Receipt:
+        if not scope and alone:
+            msg = "invalidate needs a criterion: key, tag, model, prompt, created_before, created_after; clear() removes everything"
+            raise ConfigurationError(msg)
         if dry_run:
-            return await self._engine.matching(self._asyncio, where, scope)
-        return await self._engine.invalidate(self._asyncio, where, scope)
+            return await self._removing.matching(fx, where, scope)
+        return await (self._removing.invalidate(fx, where, scope) if scope else self._removing.clear(fx, where))
 
     def clear(self, *, children: bool = False) -> Receipt:
         """Make everything in this namespace void, with *children* also in those below it; nothing else.
@@ -312,12 +330,12 @@ class TieredCache:
             DeletionError: It could not be recorded.
         """
         where = below(self._namespace) if children else self._namespace
-        return run(self._engine.invalidate(self._blocking, where, Scope()))
+        return run(self._removing.clear(self._blocking, where))
 
     async def aclear(self, *, children: bool = False) -> Receipt:
         """See clear."""
         where = below(self._namespace) if children else self._namespace
-        return await self._engine.invalidate(self._asyncio, where, Scope())
+        return await self._removing.clear(self._asyncio, where)
 
     # --- the rest
 
@@ -328,7 +346,8 @@ class TieredCache:
     def close(self) -> None:
         """Write what is queued, for two seconds at most, and let go of the tiers that were made from URLs.
 
-        More than once is no error. What is queued is also written at the end of the process.
+        It closes the engine, hence also every other namespace over it. More than once is no error. What is queued is also written
+        at the end of the process.
         """
         self._engine.backlog.close(EXIT)
         self._engine.watch.close()
@@ -337,7 +356,16 @@ class TieredCache:
 
     async def aclose(self) -> None:
         """See close. The queue is written in a thread; the loop goes on meanwhile."""
-        await asyncio.to_thread(self.close)
+        closed: Future[None] = Future()
+        # a thread of its own: the default executor belongs to the application, which may have filled it
+        threading.Thread(target=self._close_for, args=(closed,), name="layered-cache close", daemon=True).start()
+        await asyncio.wrap_future(closed)
+
+    def _close_for(self, closed: Future[None]) -> None:
+        try:
+            self.close()
+        finally:
+            closed.set_result(None)
 
     def __enter__(self) -> Self:
         return self
@@ -351,18 +379,16 @@ class TieredCache:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    def __deepcopy__(self, memo: object) -> TieredCache:
+        return self  # it is a handle: who copies a model goes on with the same cache
+
     def __repr__(self) -> str:
         return f"TieredCache({', '.join(tier.name for tier in self.tiers)}, namespace={self._namespace!r})"
 
     # --- what arguments mean
 
     def _key_of(self, request: Request | str) -> str:
-        if isinstance(request, str):
-            return request
-        if isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
-            return make_key(request, self._namespace)
-        msg = f"a request is a layered_cache.Request or a key, not {type(request).__qualname__}"
-        raise ConfigurationError(msg)
+        return key_of(request, self._namespace)
 
     def _keys(self, requests: Iterable[Request]) -> dict[Request, str]:
         return {request: self._key_of(request) for request in requests}
@@ -373,30 +399,7 @@ class TieredCache:
     def _answers(self, answers: Mapping[Request, Answer | bytes], tags: Iterable[str]) -> dict[str, tuple[Ask, Answer]]:
         labels = checked_tags(tags)
         asks = ((self._ask(request), answer) for request, answer in answers.items())
-        return {ask.key: (ask, _labelled(answer, labels)) for ask, answer in asks}
-
-    def _scope(
-        self,
-        key: str | Iterable[str] | None,
-        tag: str | Iterable[str] | None,
-        model: str | None,
-        prompt: str | None,
-        created_before: float | None,
-        created_after: float | None,
-        namespace: str | None,
-    ) -> tuple[str, Scope]:
-        scope = Scope(
-            keys=_texts(key),
-            tags=checked_tags(_texts(tag)),
-            model=model,
-            prompt=None if prompt is None else prompt_digest(prompt).hex(),
-            created_before=created_before,
-            created_after=created_after,
-        )
-        if not scope and namespace is None:
-            msg = "invalidate needs a criterion: key, tag, model, prompt, created_before, created_after; clear() removes everything"
-            raise ValueError(msg)
-        return self._namespace if namespace is None else child_namespace(self._namespace, namespace), scope
+        return {ask.key: (ask, labelled(answer, labels)) for ask, answer in asks}
 
     def _peek(self, key: str) -> Entry | None:
         slot = self._engine.peek(key)
@@ -414,16 +417,3 @@ def _by_request(keys: Mapping[Request, str], found: Mapping[str, Hit]) -> dict[R
 
 def _held(asked: Mapping[str, tuple[Ask, Answer]], entries: Mapping[str, Entry]) -> dict[Request, Entry]:
     return {ask.request: entries[key] for key, (ask, _) in asked.items() if key in entries}
-
-
-def _labelled(answer: Answer | bytes, tags: tuple[str, ...]) -> Answer:
-    """Return *answer* as an `Answer` with *tags* added."""
-    if not isinstance(answer, Answer):
-        return Answer(value=answer, tags=tags)
-    if not tags:
-        return answer
-    return dataclasses.replace(answer, tags=(*answer.tags, *tags))
-
-
-def _texts(given: str | Iterable[str] | None) -> tuple[str, ...]:
-    return () if given is None else (given,) if isinstance(given, str) else tuple(given)

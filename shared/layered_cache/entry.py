@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Literal, NamedTuple, cast
 
 from layered_cache import keys
-from layered_cache.errors import ConfigurationError
+from layered_cache.errors import ConfigurationError, UncacheableRequestError
 from layered_cache.units import seconds
 
 Finish = Literal["stop", "length", "filter", "tool"]
@@ -48,6 +48,13 @@ class Usage:
 
     input_tokens: int = 0
     output_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("input_tokens", "output_tokens"):
+            tokens = getattr(self, name)
+            if type(tokens) is not int or tokens < 0:
+                msg = f"{name} must be a whole number >= 0, not {tokens!r}"
+                raise ConfigurationError(msg)
 
 
 class Savings(NamedTuple):
@@ -90,12 +97,15 @@ class Request:
         framework: str = "",
         sample: int = 0,
     ) -> None:
+        if not isinstance(framework, str) or not isinstance(model, str | None) or type(sample) is not int:  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"framework and model must be texts and sample a number, not {framework!r}, {model!r}, {sample!r}"
+            raise ConfigurationError(msg)
         put = object.__setattr__
         put(self, "framework", framework)
         put(self, "model", model)
         put(self, "sample", sample)
-        put(self, "_prompt", keys.canonical(prompt))
-        put(self, "_params", keys.canonical(folded(params or {})))
+        put(self, "_prompt", keys.canonical(prompt, "the prompt"))
+        put(self, "_params", _canonical_params(folded(params or {})))
         put(self, "_question", _question(prompt))
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -161,6 +171,15 @@ def _read(data: bytes) -> object:
 def folded(params: Mapping[str, object]) -> dict[str, object]:
     """Return *params* without top-level nulls, whole floats as integers: providers take either for the same."""
     return {name: _whole(value) for name, value in params.items() if value is not None}
+
+
+def _canonical_params(params: dict[str, object]) -> bytes:
+    try:
+        return keys.canonical(params, "a parameter")
+    except UncacheableRequestError:
+        for name, value in params.items():  # which one?
+            keys.canonical(value, f"the parameter {name!r}")
+        raise
 
 
 def _whole(value: object) -> object:
@@ -278,6 +297,18 @@ class Answer:
             raise ConfigurationError.unknown(what="finish", name=self.finish, allowed=FINISHES)
         if self.keep_for is not None:
             seconds(self.keep_for, "keep_for")
+        for name in ("codec", "model", "response"):
+            if not isinstance(getattr(self, name), str | None):
+                msg = f"an answer's {name} must be a text, not a {type(getattr(self, name)).__qualname__}"
+                raise ConfigurationError(msg)
+        if not isinstance(self.usage, Usage | None):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+            msg = f"an answer's usage must be a layered_cache.Usage, not a {type(self.usage).__qualname__}"
+            raise ConfigurationError(msg)
+        if self.cost_usd is not None:
+            if isinstance(self.cost_usd, str | bool) or not hasattr(self.cost_usd, "__float__"):  # pyright: ignore[reportUnnecessaryIsInstance]
+                msg = f"an answer's cost_usd must be a number, not {self.cost_usd!r}"
+                raise ConfigurationError(msg)
+            object.__setattr__(self, "cost_usd", float(self.cost_usd))  # of price lists it is a Decimal
         object.__setattr__(self, "tags", checked_tags(self.tags))
 
 

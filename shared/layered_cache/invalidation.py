@@ -27,6 +27,7 @@ from itertools import takewhile
 from typing import Any, cast
 
 from layered_cache.entry import Entry, Ticket
+from layered_cache.errors import ConfigurationError
 
 MAX_RULES = 10_000
 MAX_LOG_BYTES = 1024 * 1024
@@ -51,11 +52,28 @@ class Scope:
     created_before: float | None = None
     created_after: float | None = None
 
+    def __post_init__(self) -> None:
+        # a rule of a wrong type would fail in every process that reads it, for as long as it lives
+        for name in ("keys", "tags"):
+            texts = getattr(self, name)
+            if type(texts) is not tuple or not all(isinstance(text, str) for text in cast("tuple[object, ...]", texts)):
+                msg = f"{name} must be texts, not {texts!r}"
+                raise ConfigurationError(msg)
+        for name in ("model", "prompt"):
+            if not isinstance(text := getattr(self, name), str | None):
+                msg = f"{name} must be a text, not a {type(text).__qualname__}"
+                raise ConfigurationError(msg)
+        for name in ("created_before", "created_after"):
+            moment = getattr(self, name)
+            if isinstance(moment, bool) or not isinstance(moment, int | float | None) or moment != moment:  # noqa: PLR0124 - NaN
+                msg = f"{name} must be Unix seconds or an aware datetime, not {moment!r}"
+                raise ConfigurationError(msg)
+
     def __bool__(self) -> bool:
         return any(getattr(self, criterion.name) not in ((), None) for criterion in fields(self))
 
     def matches(self, entry: Entry) -> bool:
-        """Whether *entry* meets every criterion."""
+        """Whether *entry* meets every criterion; without any, everything does."""
         return (
             (not self.keys or entry.key in self.keys)
             and (not self.tags or not set(self.tags).isdisjoint(entry.tags))
@@ -76,12 +94,17 @@ class Scope:
         Raises:
             ValueError: It holds a criterion that this release does not know.
         """
-        found = cast("dict[str, Any]", json.loads(text))
+        found: Any = json.loads(text)
+        if type(found) is not dict:
+            msg = "a rule is no set of criteria"
+            raise ValueError(msg)
+        found = cast("dict[str, Any]", found)
         if unknown := found.keys() - {criterion.name for criterion in fields(cls)}:
             msg = f"a rule has criteria that this release does not know: {', '.join(sorted(unknown))}"
             raise ValueError(msg)
         for name in ("keys", "tags"):
-            found[name] = tuple(found.get(name, ()))
+            given: object = found.get(name, [])
+            found[name] = tuple(cast("list[str]", given)) if isinstance(given, list) else given
         return cls(**found)
 
 
@@ -110,6 +133,13 @@ class LogState:
     seq: int = 0
     floors: Mapping[str, int] = field(default_factory=dict[str, int])
     rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (self.epoch, self.seq, *self.floors.values(), *(rule.seq for rule in self.rules))
+        texts = (*self.floors, *(rule.namespace for rule in self.rules))
+        if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
+            msg = "a log gives what no log would hold"  # a store may give back anything
+            raise ValueError(msg)
 
 
 def below(namespace: str) -> str:
@@ -267,8 +297,8 @@ def folded_floors(floors: Mapping[str, int]) -> dict[str, int]:
 class MemoryLog:
     """A log in this process, for caches without a tier that can keep one; it ends with the process. One caller at a time."""
 
-    def __init__(self) -> None:
-        self.epoch, self.seq = 1, 0
+    def __init__(self, epoch: int = 1) -> None:
+        self.epoch, self.seq = epoch, 0
         self.floors: dict[str, int] = {}
         self._rules: deque[tuple[Rule, int]] = deque()
         self._bytes = 0
@@ -279,10 +309,10 @@ class MemoryLog:
         newer = takewhile(lambda rule: rule.seq > since, (rule for rule, _ in reversed(self._rules)))
         return LogState(self.epoch, self.seq, dict(self.floors), tuple(newer)[::-1])
 
-    def append(self, namespace: str, scope: Scope, *, clock: float, before: int = 0) -> None:
-        """Add a rule; an empty *scope* raises the floor of *namespace*. *clock*: Unix seconds; *before*: as for `leaving`."""
+    def append(self, namespace: str, scope: Scope | None, *, clock: float, before: int = 0) -> None:
+        """Add a rule; without a *scope*, raise the floor of *namespace*. *clock*: Unix seconds; *before*: as for `leaving`."""
         self.seq = max(self.seq + 1, int(clock * 1e6))
-        if scope:
+        if scope is not None:
             self._rules.append((Rule(self.seq, namespace, scope), size := len(scope.to_json())))
             self._bytes += size
         else:

@@ -119,17 +119,24 @@ def prompt_digest(content: object) -> bytes:
 # --- canonical JSON
 
 
-def canonical(value: object) -> bytes:
+def canonical(value: object, what: str = "the value") -> bytes:
     """Return the one text of *value*: equal values give equal bytes, others do not.
 
     Raises:
-        UncacheableRequestError: It holds an object without a lasting text; the message says where.
+        UncacheableRequestError: It holds an object without a lasting text; the message names *what*, and the object's class.
     """
     try:
-        return _writer()(value if _is_plain(value) else _tagged(value, "request"))
+        return _writer()(value if _is_plain(value) else _tagged(value))
     except (RecursionError, ValueError) as error:
-        msg = "a request that is nested too deeply or holds a number too long to write has no key"
+        msg = f"{what} is nested too deeply or holds a number too long to write, so no key can be made of it"
         raise UncacheableRequestError(msg) from error
+    except _NoTextError as error:
+        msg = f"{what} holds a {error.args[0]}, which has no lasting text to make a key from"
+        raise UncacheableRequestError(msg) from None
+
+
+class _NoTextError(Exception):
+    """An object has no lasting text. It holds its class; its text, or where it is, could be somebody's words."""
 
 
 def _is_plain(value: object) -> bool:
@@ -155,12 +162,12 @@ def _plain_float(value: float) -> bool:
     return "e" not in text and "n" not in text  # exponents, nan and inf are written differently
 
 
-def _tagged(value: object, path: str) -> object:
+def _tagged(value: object) -> object:
     """Return *value* in plain JSON terms, exotic values under tags."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, enum.Enum):
-        return {_TAG + "enum": [type(value).__qualname__, _tagged(cast("object", value.value), path)]}
+        return {_TAG + "enum": [type(value).__qualname__, _tagged(cast("object", value.value))]}
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -168,59 +175,48 @@ def _tagged(value: object, path: str) -> object:
     if isinstance(value, float):
         return float(value) if _plain_float(float(value)) else {_TAG + "float": repr(float(value))}
     if isinstance(value, Mapping):
-        return _tagged_mapping(cast("Mapping[object, object]", value), path)
+        return _tagged_mapping(cast("Mapping[object, object]", value))
     if isinstance(value, list):
-        return _tagged_items(cast("list[object]", value), path)
+        return _tagged_items(cast("list[object]", value))
     for kind, tag, text in _TAGS:
         if isinstance(value, kind):
-            return {_TAG + tag: text(value, path)}
-    # Its class may be named, its text not: an exception must not hold a prompt.
-    msg = f"{path} holds a {type(value).__qualname__}, which has no lasting text to make a key from"
-    raise UncacheableRequestError(msg)
+            return {_TAG + tag: text(value)}
+    raise _NoTextError(type(value).__qualname__)
 
 
-def _tagged_mapping(value: Mapping[object, object], path: str) -> object:
+def _tagged_mapping(value: Mapping[object, object]) -> object:
     if all(isinstance(key, str) and not isinstance(key, enum.Enum) and not key.startswith(_TAG) for key in value):
-        return {str(key): _tagged(item, f"{path}.{key}") for key, item in value.items()}
-    pairs = [[_tagged(key, path), _tagged(item, f"{path}[...]")] for key, item in value.items()]
-    return {_TAG + "dict": sorted(pairs, key=_writer())}
+        return {str(key): _tagged(item) for key, item in value.items()}
+    return {_TAG + "dict": sorted(([_tagged(key), _tagged(item)] for key, item in value.items()), key=_writer())}
 
 
-def _tagged_items(value: Sequence[object], path: str) -> list[object]:
-    return [_tagged(item, f"{path}[{index}]") for index, item in enumerate(value)]
+def _tagged_items(value: Sequence[object]) -> list[object]:
+    return [_tagged(item) for item in value]
 
 
-def _tagged_set(value: AbstractSet[object], path: str) -> list[object]:
-    return sorted((_tagged(item, path) for item in value), key=_writer())
+def _tagged_set(value: AbstractSet[object]) -> list[object]:
+    return sorted((_tagged(item) for item in value), key=_writer())
 
 
-def _text_of(value: object, _path: str) -> str:
-    return str(value)
-
-
-def _bytes_of(value: bytes, _path: str) -> str:
+def _bytes_of(value: bytes) -> str:
     return bytes(value).hex()
 
 
-def _moment_of(value: dt.datetime | dt.time, _path: str) -> str:
+def _moment_of(value: dt.datetime | dt.time) -> str:
     return f"{value.isoformat()} {value.fold}"
 
 
-def _repr_of(value: object, _path: str) -> str:
-    return repr(value)
-
-
 # a datetime before a date, which it is too
-_TAGS: tuple[tuple[type[Any] | tuple[type[Any], ...], str, Callable[[Any, str], object]], ...] = (
+_TAGS: tuple[tuple[type[Any] | tuple[type[Any], ...], str, Callable[[Any], object]], ...] = (
     (tuple, "tuple", _tagged_items),
     ((set, frozenset), "set", _tagged_set),
     ((bytes, bytearray), "bytes", _bytes_of),
     (dt.datetime, "datetime", _moment_of),
-    (dt.date, "date", _text_of),
+    (dt.date, "date", str),
     (dt.time, "time", _moment_of),
-    (dt.timedelta, "timedelta", _repr_of),
-    (decimal.Decimal, "decimal", _text_of),
-    (uuid.UUID, "uuid", _text_of),
+    (dt.timedelta, "timedelta", repr),
+    (decimal.Decimal, "decimal", str),
+    (uuid.UUID, "uuid", str),
 )
 
 

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, cast, get_args
 
+from layered_cache import wire
 from layered_cache.entry import Answer, Entry, Request, Ticket, whole_microseconds
 from layered_cache.errors import ConfigurationError
 from layered_cache.units import seconds
 
 Write = Literal["through", "behind"]
 StoreRequests = Literal["full", "hash"]
-NotStored = Literal["empty", "length", "filter", "policy", "too large", "expired"]
+NotStored = Literal["empty", "length", "filter", "policy", "policy failed", "too large", "expired"]
 
 DAY = 86_400.0
+FOR_EVER = 4_294_967_295.0  # Unix seconds, in the year 2106: beyond, floats do not tell microseconds apart
 _INSTANT = 1e-3  # seconds: what took less was not computed, but set
 
 # parameters by which a request itself asks for an answer of limited length, in the spellings of the providers
@@ -78,6 +80,9 @@ class Policy:
             if type(size) is not int or size <= 0:
                 msg = f"{name} must be a number of bytes > 0, not {size!r}"
                 raise ConfigurationError(msg)
+        if self.max_entry_bytes > wire.MAX_VALUE:
+            msg = f"max_entry_bytes must not be more than {wire.MAX_VALUE}, the largest value that can be read back"
+            raise ConfigurationError(msg)
         for name in ("single_flight", "fail_open", "strict_invalidation"):
             if type(getattr(self, name)) is not bool:
                 msg = f"{name} must be True or False, not {getattr(self, name)!r}"
@@ -97,7 +102,10 @@ class Policy:
         if answer.keep_for is not None and seconds(answer.keep_for) == 0:
             return "expired"
         if self.cacheable is not None:
-            return None if self.cacheable(request, answer) else "policy"
+            try:
+                return None if self.cacheable(request, answer) else "policy"
+            except Exception:  # noqa: BLE001 - the user's rule must not cost the answer, which is there and is paid for
+                return "policy failed"
         if answer.empty:
             return "empty"
         if answer.finish == "filter":
@@ -112,7 +120,7 @@ class Policy:
         fresh_for = min(cast("float", self.fresh_for), keep_for)
         readable = self.store_requests == "full"
         # the clocks run from the end of the computation: a slow model must not eat up its own answer's time
-        keep_until = whole_microseconds(now + keep_for)
+        keep_until = whole_microseconds(min(now + keep_for, FOR_EVER))
         return Entry(
             key=key,
             value=answer.value,
@@ -122,7 +130,7 @@ class Policy:
             tags=answer.tags,
             prompt_digest=request.prompt_digest,
             created_at=whole_microseconds(started),
-            fresh_until=keep_until if fresh_for == keep_for else whole_microseconds(now + fresh_for),
+            fresh_until=keep_until if fresh_for == keep_for else whole_microseconds(min(now + fresh_for, FOR_EVER)),
             keep_until=keep_until,
             born=born,
             finish=answer.finish,

@@ -16,8 +16,9 @@ REDACTED = "[redacted]"
 
 # a name is secret if, in lower case with - as _, it is one of these or ends like one of those; `max_tokens` is not
 _SECRET_NAMES = frozenset({
-    "authorization", "proxy_authorization", "x_api_key", "api_key", "apikey", "key", "token", "secret", "password", "passwd", "pwd",
-    "passphrase", "cookie", "set_cookie", "credentials", "credential", "private_key", "auth", "bearer", "dsn", "connection_string",
+    "authorization", "proxy_authorization", "x_api_key", "api_key", "apikey", "key", "token", "secret", "password", "passwd",
+    "pwd", "passphrase", "cookie", "cookies", "set_cookie", "credentials", "credential", "private_key", "auth", "bearer", "dsn",
+    "connection_string",
 })  # fmt: skip
 _SECRET_ENDINGS = (
     "_api_key", "_apikey", "_token", "_secret", "_password", "_passwd", "_cookie", "_credentials", "_private_key", "_access_key",
@@ -26,7 +27,12 @@ _SECRET_ENDINGS = (
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # values that give themselves away wherever they stand
 _SECRET_VALUE = re.compile(r"\b(?:(?:Bearer|Basic)\s+[\w.~+/=-]{8,}|(?:sk|pk|rk|xox[abp]|gh[pousr]|glpat|AKIA|AIza)[-_]?[\w-]{16,})")
-_USER_INFO = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^/\s@]+@")
+# up to the last @ of the word: a password may hold a slash, and a path that holds an @ is no loss
+_USER_INFO = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^\s\"'<>]*@")
+# name='value' as objects show themselves
+_NAMED_SECRET = re.compile(
+    r"""(?ix)(?P<name>\b[\w-]*(?:password|passwd|secret|token|api_?key|authorization|cookie)s?['"]?\s*[=:]\s*)(?:'[^']*'|"[^"]*"|[^\s,;)}\]]+)"""
+)
 _QUERY_SECRET = re.compile(r"(?i)(?P<name>[?&](?:[\w-]*(?:key|token|secret|password|sig|signature|code))=)[^&\s#]+")
 
 
@@ -40,6 +46,7 @@ def redacted_text(text: str) -> str:
     """Return *text* without user-info in URLs, secrets in their queries, and tokens of well-known shapes."""
     text = _USER_INFO.sub(rf"\g<scheme>{REDACTED}@", text)
     text = _QUERY_SECRET.sub(rf"\g<name>{REDACTED}", text)
+    text = _NAMED_SECRET.sub(rf"\g<name>{REDACTED}", text)
     return _SECRET_VALUE.sub(REDACTED, text)
 
 
@@ -50,7 +57,10 @@ def redacted(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: _redacted_item(name, item) for name, item in cast("Mapping[str, object]", value).items()}
     if isinstance(value, list):
-        return [redacted(item) for item in cast("list[object]", value)]
+        items = cast("list[object]", value)
+        if len(items) == 2 and isinstance(items[0], str) and is_secret_name(items[0]):  # noqa: PLR2004 - a pair: a header, or of a dictionary
+            return [items[0], REDACTED]
+        return [redacted(item) for item in items]
     return value
 
 

@@ -17,7 +17,7 @@ def seconds(value: float | timedelta, option: str = "duration") -> float:
     """Return *value* in seconds.
 
     Raises:
-        ConfigurationError: It is negative or not a number; text is for `parse_duration`.
+        ConfigurationError: It is negative or not a number; text is for `parse_duration`. Infinity is a number: for ever.
     """
     if isinstance(value, timedelta):
         value = value.total_seconds()

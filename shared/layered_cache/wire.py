@@ -148,6 +148,8 @@ def encode(entry: Entry, *, with_request: bool = False, compress: bool = True) -
 
 def decode(data: bytes, key: str) -> Entry | Refused:
     """Return the entry that *data* holds for *key*, or why it holds none. It never raises."""
+    if type(data) is not bytes:
+        return Refused("it is not even bytes", erase=False)
     opened = _open(data)
     if isinstance(opened, Refused):
         return opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import datetime as dt
 import logging
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+import genai_prices
 import pytest
 from langchain.agents import create_agent
 from langchain_core.globals import set_llm_cache
@@ -25,7 +27,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from layered_cache import Answer, ConfigurationError, DeletionError, Event, Policy, Request, TieredCache
 from layered_cache.testing import FakeAuthority, FakeTier, OpenAIServer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SecretStr, computed_field, field_validator, model_validator
 from worlds import World, kinds
 
 from langchain_layered_cache import LayeredCache
@@ -191,6 +193,75 @@ def test_structured_output_with_a_date(world: World, cache: LayeredCache, model:
         assert all(person == people[0] for person in people)
         assert isinstance(people[-1], Person)
         assert people[0].born == dt.date(2026, 1, 31)
+
+
+class Aliased(BaseModel):
+    day: dt.date = Field(alias="date")
+
+
+class Computed(BaseModel, extra="forbid"):
+    name: str
+
+    @computed_field
+    def shout(self) -> str:
+        return self.name.upper()
+
+
+class Split(BaseModel):
+    words: list[str]
+
+    @field_validator("words", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else value.split()
+
+
+class Hidden(BaseModel):
+    word: SecretStr
+
+
+class Excluded(BaseModel):
+    name: str
+    inner: str = Field("usual", exclude=True)
+
+
+@pytest.mark.parametrize("schema", [Aliased, Computed, Split, Hidden, Excluded])
+def test_structured_output_of_any_kind(cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer, schema: type[BaseModel]) -> None:
+    """A hit gives what the model gave, secrets and all; or there is no hit. It never raises."""
+    structured = model.with_structured_output(schema, method="json_schema")
+
+    first, second, third = (structured.invoke("who?") for _ in range(3))
+
+    assert first == second == third
+    assert repr(first) == repr(third)
+    assert server.calls == 1
+
+
+class Growing(BaseModel):
+    """Cannot be made again of what it shows."""
+
+    numbers: list[int]
+
+    @model_validator(mode="after")
+    def _grow(self) -> Growing:
+        Growing.made += 1
+        self.numbers.append(Growing.made)
+        return self
+
+
+Growing.made = 0  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_made_again_is_not_kept(
+    cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a warning says which class it is."""
+    structured = model.with_structured_output(Growing, method="json_schema")
+    for _ in range(2):
+        structured.invoke("who?")
+
+    assert server.calls == 2
+    assert "Growing cannot be made again" in caplog.text
 
 
 def test_null_in_schemas_and_arguments(world: World, cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer) -> None:
@@ -452,6 +523,8 @@ def test_constructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             LayeredCache(cache=shared, **options)
     with pytest.raises(ConfigurationError, match="cache= brings its own"):
         LayeredCache("memory://", cache=shared)
+    with pytest.raises(ConfigurationError, match="namespace must be"):
+        LayeredCache("memory://", namespace="")  # an empty variable must not put everyone into one place
 
     monkeypatch.setenv("LAYERED_CACHE_NAMESPACE", "faq")
     assert LayeredCache.from_env().engine.name == "faq"
@@ -466,6 +539,32 @@ def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     assert "layered-cache" in str(LayeredCache().engine.tiers[1].path)  # type: ignore[attr-defined]
+
+
+def test_a_copied_model_goes_on_with_the_same_cache() -> None:
+    """However deeply it is copied."""
+    cache = LayeredCache("memory://")
+    model = FakeListChatModel(responses=["a", "b"], cache=cache)
+    copied = model.model_copy(deep=True)
+
+    assert copied.cache is cache
+    assert model.invoke("q").content == copied.invoke("q").content == "a"
+    assert copy.deepcopy(cache.engine) is cache.engine
+
+
+def test_a_price_list_that_fails_costs_nothing(
+    cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But the price."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr(genai_prices, "calc_price", fail)
+    for _ in range(2):
+        model.invoke("hello")
+    assert server.calls == 1
+    assert cache.stats().saved_usd == 0.0
 
 
 def test_removal_reports(world: World) -> None:

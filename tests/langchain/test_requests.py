@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import logging
 import random
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from layered_cache.keys import canonical, prompt_digest
 from pydantic import BaseModel
 
 from langchain_layered_cache import LayeredCache
-from langchain_layered_cache._requests import canonical_prompt, parse_model, to_request
+from langchain_layered_cache._messages import canonical_prompt
+from langchain_layered_cache._models import parse_model
+from langchain_layered_cache._requests import to_request
 
 
 def of(called: BaseChatModel, /, **kwargs: Any) -> str:
@@ -140,7 +143,21 @@ def test_a_provider_that_keeps_the_conversation_is_asked_by_ids() -> None:
 
 def test_plain_texts_count_by_the_letter() -> None:
     """Also those that look like JSON, or nearly like messages."""
-    texts = ["a", "a ", "A", "", "[]", "[1]", '[{"lc": 1}]', '[{"lc": 1, "type": "constructor"}]', '["a"]', "{}", '[{"lc": NaN', "[{"]
+    texts = [
+        "a",
+        "a ",
+        "A",
+        "",
+        "[]",
+        "[1]",
+        '[{"lc": 1, "type": "constructor", "kwargs": {}}]',
+        '[{"lc": 1}]',
+        '[{"lc": 1, "type": "constructor"}]',
+        '["a"]',
+        "{}",
+        '[{"lc": NaN',
+        "[{",
+    ]
 
     assert len({request(text) for text in texts}) == len(texts)
     assert canonical_prompt('[{"lc": 1}]') == '[{"lc": 1}]'
@@ -292,6 +309,11 @@ def test_an_explicit_base_url_is_not_overruled(monkeypatch: pytest.MonkeyPatch) 
     assert request("q", openai(base_url="https://one/v1")) == before
 
 
+class Mode(enum.Enum):
+    A = 1
+    B = 2
+
+
 class Thing:
     """Has an address for a text."""
 
@@ -355,6 +377,59 @@ def test_values_that_python_can_read_back_are_values() -> None:
     assert request("q", "[('x', [1, 2])]") != request("q", "[('x', (1, 2))]")
     assert request("q", "[('day', datetime.date(2026, 1, 31))]") != request("q", "[('day', datetime.date(2026, 2, 1))]")
     assert request("q", "[('x', <Colour.RED: 1>)]") != request("q", "[('x', <Colour.BLUE: 2>)]")
+    assert request("q", "[('x', Decimal('1.10'))]") != request("q", "[('x', Decimal('1.1'))]")
+
+
+def test_names_of_parameters_may_be_any_text() -> None:
+    """None of them swallows another one, whatever stands beside it."""
+    pairs = [
+        [("X-Top", 1), ("mode", Mode.A)],
+        [("X-Top", 2), ("mode", Mode.A)],
+        [("it's", 1), ("mode", Mode.A)],
+        [("a'), ('b", 1), ("mode", Mode.A)],
+    ]
+    pairs += [
+        [("a", 1), ("mode", Mode.B)],
+        [("a", "), ('mode', 5"), ("mode", Mode.A)],
+        [("a", 1), ("a", 2), ("mode", Mode.A)],
+        [("a", 2), ("a", 1), ("mode", Mode.A)],
+    ]
+
+    texts = [str(pair) for pair in pairs]
+
+    assert len({request("q", text) for text in texts}) == len(texts)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=4), st.text(max_size=8) | st.integers() | st.sampled_from([dt.date(2026, 1, 31), dt.date(2026, 2, 1)])),
+        max_size=4,
+    ),
+    st.data(),
+)
+def test_any_two_lists_of_parameters_are_told_apart(one: list[Any], data: st.DataObject) -> None:
+    """Also if Python cannot read back what stands in them."""
+    other = data.draw(st.permutations(one)) if data.draw(st.booleans()) else [*one[:-1], *[(name, "changed") for name, _ in one[-1:]]]
+    one, other = sorted(one, key=repr), sorted(other, key=repr)
+    names = [name for name, _ in one]
+    if len(set(names)) == len(names) and "timeout" not in names:
+        assert (request("q", str(one)) == request("q", str(other))) is (one == other)
+
+
+def test_objects_that_show_less_than_they_are() -> None:
+    """An array that rounds, an object that shows its name: two of them may look alike."""
+    for text in ("Array([0.1235])", "array([1., 2.])", "Thing(name='x')", "Path", "[1, Thing()]", "{'a': thing}"):
+        with pytest.raises(UncacheableRequestError, match="does not say all of it"):
+            request("q", f"[('x', {text})]")
+
+
+def test_a_model_that_langchain_does_not_write_out_may_mean_anything_by_a_name() -> None:
+    """What is transport for the one is which model it is for the other."""
+    for name in ("name", "client", "profile", "cache", "credentials"):
+        one, other = (f"[('_type', 'mine'), ('{name}', '{value}'), ('stop', None)]" for value in ("llama", "mistral"))
+        assert request("q", one) != request("q", other)
+    assert request("q", "[('_type', 'mine'), ('timeout', 5)]") == request("q", "[('_type', 'mine')]")
 
 
 class Person(BaseModel):
@@ -371,14 +446,23 @@ class Movie(TypedDict):
 
 
 def test_a_class_counts_by_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its name alone does not say what is asked for."""
-    before = request("q", openai(), response_format=Person)
-    other = type("Person", (BaseModel,), {"__annotations__": {"name": int}, "__module__": __name__, "__qualname__": "Person"})
-    monkeypatch.setitem(globals(), "Person", other)
-    after = request("q", openai(), response_format=other)
+    """Its name alone does not say what is asked for; of two that share it and differ, neither has a key."""
+    cache = LayeredCache("memory://")
+    text = of(openai(), response_format=Person)
+    key = cache.key("q", text)
+    assert key == cache.key("q", text)
+    assert key is not None
+    assert "born" in str(request("q", text).params)
 
-    assert before != after
-    assert "born" in str(before.params)
+    again = type("Person", (Person,), {"__module__": __name__, "__qualname__": "Person", "__doc__": Person.__doc__})
+    monkeypatch.setitem(globals(), "Person", again)  # a notebook's cell that is run again
+    assert cache.key("q", text) == key
+
+    other = type("Person", (BaseModel,), {"__annotations__": {"name": int}, "__module__": __name__, "__qualname__": "Person"})
+    monkeypatch.setitem(globals(), "Person", other)  # and one that was edited
+    assert cache.key("q", text) is None
+    with pytest.raises(UncacheableRequestError, match="several classes"):
+        request("q", openai(), response_format=other)
 
 
 def test_a_class_that_cannot_be_found_is_refused() -> None:

@@ -8,8 +8,9 @@ from concurrent.futures import Future
 from typing import Any, TypeVar, cast
 
 from layered_cache._engine.callers import this_task
+from layered_cache._engine.effects import LOOK_EVERY, broken
 from layered_cache.entry import Entry, Refused, Ticket
-from layered_cache.errors import TierTimeoutError
+from layered_cache.errors import TierError, TierTimeoutError
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.tiers._tier import Authority, Queryable, Tier
 
@@ -66,7 +67,7 @@ class Asyncio:
         """See Effects."""
         return await _within(authority, "open the log", authority.aopen_log(seen))
 
-    async def append_log(self, authority: Authority, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    async def append_log(self, authority: Authority, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See Effects."""
         return await _within(authority, "write the log", authority.aappend_log(namespace, scope, seen, before), _SEARCH)
 
@@ -74,20 +75,30 @@ class Asyncio:
         """See Effects."""
         return await _within(authority, "restart the log", authority.arestart_log(seen))
 
-    async def join(self, future: Future[T], seconds: float) -> bool:
+    async def join(self, future: Future[T], seconds: float, lost: Callable[[], bool]) -> bool:
         """See Effects."""
         waiter = asyncio.wrap_future(future)  # cancelling it leaves the future alone: it is marked as running
+        waiter.add_done_callback(_looked_at)
+        deadline = asyncio.get_running_loop().time() + seconds
         try:
-            done, _ = await asyncio.wait([waiter], timeout=seconds)
-        finally:
-            if not waiter.done():
-                waiter.cancel()
-            elif not waiter.cancelled():
-                waiter.exception()  # looked at, so that asyncio does not report it as lost
-        return bool(done)
+            while not waiter.done():
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    return False
+                await asyncio.wait([waiter], timeout=min(LOOK_EVERY, left))
+                if not waiter.done() and lost():
+                    return False
+        except GeneratorExit:  # the loop is closed: nothing may be asked of it
+            raise
+        except BaseException:
+            waiter.cancel()
+            raise
+        return True
 
     def spawn(self, job: Coroutine[Any, Any, None]) -> bool:
         """See Effects."""
+        if len(self._jobs) >= _MOST_JOBS:
+            self._jobs = {task for task in self._jobs if not task.get_loop().is_closed()}
         if len(self._jobs) >= _MOST_JOBS:
             job.close()
             return False
@@ -97,17 +108,27 @@ class Asyncio:
         return True
 
 
+def _looked_at(waiter: asyncio.Future[Any]) -> None:
+    """Look at an outcome, so that asyncio does not report it as lost: who waits looks at the other future."""
+    if not waiter.cancelled():
+        waiter.exception()
+
+
 async def _within(tier: object, operation: str, call: Awaitable[T], budget: float | None = None) -> T:
     """Return the outcome of *call*, which gets its tier's budget and some grace."""
     named = cast("Tier", tier)
-    budget = named.timeout * _GRACE if budget is None else budget
-    if not budget:  # a tier in memory never waits
-        return await call
-    deadline = asyncio.timeout(budget)
     try:
+        budget = named.timeout * _GRACE if budget is None else budget
+        if not budget:  # a tier in memory never waits
+            return await call
+        deadline = asyncio.timeout(budget)
         async with deadline:
             return await call
     except TimeoutError as error:
-        if not deadline.expired():
+        if isinstance(error, TierError):
             raise
-        raise TierTimeoutError(named.name, operation, f"took longer than {budget * 1000:.0f} ms") from error
+        raise TierTimeoutError(named.name, operation, "took longer than its budget") from error
+    except TierError:
+        raise
+    except Exception as error:
+        raise broken(tier, operation, error) from error

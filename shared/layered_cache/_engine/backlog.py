@@ -2,9 +2,10 @@
 
 They belong to the blocking world, also when async code asked for them: the end of a loop must not lose a write. One daemon thread
 writes, batch by batch; a tier that fails is tried again, ever less often, until it is back. The queue is bounded in bytes: the
-oldest writes are dropped, and counted. Of two writes of one key to one tier, the newer wins.
+oldest writes are dropped, and counted. Of two writes of one key to one tier, the newer wins. Reads of this process see what is
+queued, through `pending`.
 
-Reads of this process see what is queued, through `pending`.
+Beside writes, the thread does small courtesies when it has time: to let tiers forget what has expired, or was found to be void.
 
 A cache that nobody refers to any more is not closed by the garbage collector, which could come in the middle of anything: its thread
 writes what is left and ends. The end of the process waits for all of them, for two seconds.
@@ -13,26 +14,31 @@ writes what is left and ends. The end of the process waits for all of them, for 
 from __future__ import annotations
 
 import atexit
+import os
+import sys
 import threading
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from layered_cache import _forks
+from layered_cache._engine.effects import broken
 from layered_cache._engine.telling import Teller
 from layered_cache._engine.watch import Watch
 from layered_cache.clocks import Clock
 from layered_cache.entry import Entry
 from layered_cache.errors import TierError
-from layered_cache.tiers._tier import Purges, Tier
+from layered_cache.tiers._tier import Tier
+
+EXIT = 2.0  # seconds that the end of the process, or of a cache, waits
 
 _BATCH = 64
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
 _IDLE = 10.0  # seconds after which the thread ends; the next write starts another
 _PATIENCE = 3.0  # seconds of pause at which a cache that nobody refers to any more gives up a tier
-EXIT = 2.0  # seconds that the end of the process, or of a cache, waits
+_MOST_COURTESIES = 1000
 
 
 @dataclass
@@ -81,7 +87,8 @@ class Backlog:
         """Begin with nothing: what was queued is the parent's to write."""
         self._changed = threading.Condition(threading.Lock())
         self._lanes: dict[int, _Lane] = {}
-        self._purges: list[Purges] = []
+        self._late: deque[tuple[Tier, Sequence[Entry]]] = deque()
+        self._courtesies: OrderedDict[object, tuple[Tier, Callable[[], object]]] = OrderedDict()
         self._bytes = 0
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -90,37 +97,40 @@ class Backlog:
         with self._changed:
             return sum(len(lane.waiting) + len(lane.writing) for lane in self._lanes.values())
 
-    def put(self, tier: Tier, entries: Iterable[Entry]) -> None:
+    def put(self, tier: Tier, entries: Sequence[Entry]) -> None:
         """Have *entries* written to *tier* when it is possible."""
         if self._closed:
-            self._tell.dropped(len(list(entries)), tier.name, "the cache is closed")
+            self._tell.dropped(len(entries), tier.name, "the cache is closed")
             return
-        gone: list[tuple[Tier, int]] = []
         with self._changed:
-            lane = self._lanes.setdefault(id(tier), _Lane(tier))
-            for entry in entries:
-                if (old := lane.waiting.pop(entry.key, None)) is not None:
-                    self._bytes -= _size(old)
-                lane.waiting[entry.key] = entry
-                self._bytes += _size(entry)
-            while self._bytes > self._most_bytes:
-                fullest = max(self._lanes.values(), key=lambda lane: len(lane.waiting))
-                if not fullest.waiting:
-                    break
-                self._bytes -= _size(fullest.waiting.popitem(last=False)[1])
-                gone.append((fullest.tier, 1))
+            self._enqueue(tier, entries)
+            gone = self._shrink()
             self._start()
             self._changed.notify_all()
-        for full, count in gone:
-            self._tell.dropped(count, full.name, "the background queue is full")
+        for full in gone:
+            self._tell.dropped(1, full.name, "the background queue is full")
 
-    def purge(self, tier: Purges) -> None:
-        """Have *tier* let go of what has expired, when there is time."""
+    def put_from_anywhere(self, tier: Tier, entries: Sequence[Entry]) -> None:
+        """As `put`, but without a lock: for the end of a coroutine, which may come in the garbage collector."""
+        self._late.append((tier, entries))
+
+    def take_late(self) -> None:
+        """Queue what came from anywhere."""
+        while self._late:
+            try:
+                tier, entries = self._late.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self.put(tier, entries)
+
+    def courtesy(self, tier: Tier, name: object, job: Callable[[], object]) -> None:
+        """Have *job* done for *tier* when there is time; another one of that *name* stands for both."""
+        if self._closed or len(self._courtesies) >= _MOST_COURTESIES:
+            return
         with self._changed:
-            if tier not in self._purges and not self._closed:
-                self._purges.append(tier)
-                self._start()
-                self._changed.notify_all()
+            self._courtesies[id(tier), name] = (tier, job)
+            self._start()
+            self._changed.notify_all()
 
     def pending(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry]:
         """Return what waits to be written to *tier* under *keys*."""
@@ -154,6 +164,7 @@ class Backlog:
     def drain(self, timeout: float) -> bool:
         """Wait until everything is written, *timeout* seconds at most; return whether it is."""
         deadline = time.monotonic() + timeout
+        self.take_late()
         with self._changed:
             for lane in self._lanes.values():
                 lane.not_before = 0.0  # try once more, now
@@ -171,50 +182,54 @@ class Backlog:
 
     def close(self, timeout: float) -> None:
         """Write what waits, for *timeout* seconds at most, and count what is given up. Later writes are not taken."""
-        if not self.drain(timeout):
-            left: list[tuple[Tier, int]] = []
-            with self._changed:
-                for lane in self._lanes.values():
-                    left.append((lane.tier, len(lane.waiting) + len(lane.writing)))
-                    lane.waiting.clear()
-                self._bytes = 0
-            for tier, count in left:
-                if count:
-                    self._tell.dropped(count, tier.name, "the cache was closed before they could be written")
+        self.drain(timeout)
+        given_up: list[tuple[Tier, int]] = []
         with self._changed:
             self._closed = True
+            self._courtesies.clear()
+            for lane in self._lanes.values():
+                given_up.append((lane.tier, len(lane.waiting)))  # what is being written may still land
+                lane.waiting.clear()
+            self._bytes = 0
             self._changed.notify_all()
+            thread = self._thread
+        for tier, count in given_up:
+            if count:
+                self._tell.dropped(count, tier.name, "the cache was closed before they could be written")
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)  # so that it does not use a tier that is closed next
 
-    # --- the thread
+    # --- under the lock
+
+    def _enqueue(self, tier: Tier, entries: Iterable[Entry]) -> None:
+        lane = self._lanes.setdefault(id(tier), _Lane(tier))
+        for entry in entries:
+            if (old := lane.waiting.pop(entry.key, None)) is not None:
+                self._bytes -= _size(old)
+            lane.waiting[entry.key] = entry
+            self._bytes += _size(entry)
+
+    def _shrink(self) -> list[Tier]:
+        """Drop the oldest writes of the fullest lane while too much waits; return whose they were."""
+        gone: list[Tier] = []
+        while self._bytes > self._most_bytes:
+            fullest = max(self._lanes.values(), key=lambda lane: len(lane.waiting))
+            if not fullest.waiting:
+                break
+            self._bytes -= _size(fullest.waiting.popitem(last=False)[1])
+            gone.append(fullest.tier)
+        return gone
 
     def _start(self) -> None:
-        """Have a thread, if there is something to do. Called with the lock held."""
+        """Have a thread, if there is something to do."""
         idle = self._thread is None or not self._thread.is_alive()
-        if idle and (self._purges or any(lane.waiting for lane in self._lanes.values())):
-            self._thread = threading.Thread(target=_write, args=(self,), name="layered-cache writes", daemon=True)
+        if idle and (self._courtesies or any(lane.waiting for lane in self._lanes.values())):
+            _write_at_exit()
+            self._thread = threading.Thread(target=_work, args=(self,), name="layered-cache writes", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # the interpreter is on its way out: who drains will give up
+            except RuntimeError:  # the interpreter is on its way out: who drains writes by himself
                 self._thread = None
-
-    def step(self) -> bool:
-        """Write one batch, or wait for a moment in which one could be written; return whether the thread shall go on."""
-        with self._changed:
-            now = time.monotonic()
-            waiting = [lane for lane in self._lanes.values() if lane.waiting]
-            ready = next((lane for lane in waiting if lane.not_before <= now), None)
-            if ready is not None:
-                self._take_batch(ready)
-            elif not self._purges:
-                if self._changed.wait(min([_IDLE, *(lane.not_before - now for lane in waiting)])) or waiting:
-                    return True
-                self._thread = None
-                return False
-        if ready is not None:
-            self._write(ready)
-        else:
-            self._purge()
-        return True
 
     def _take_batch(self, lane: _Lane) -> None:
         for _ in range(min(_BATCH, len(lane.waiting))):
@@ -222,47 +237,83 @@ class Backlog:
             self._bytes -= _size(entry)
             lane.writing[key] = entry
 
+    # --- the thread
+
+    def step(self) -> bool:
+        """Write one batch, or do a courtesy, or wait for a moment in which one could; return whether the thread shall go on."""
+        self.take_late()
+        with self._changed:
+            now = time.monotonic()
+            waiting = [lane for lane in self._lanes.values() if lane.waiting]
+            ready = next((lane for lane in waiting if lane.not_before <= now), None)
+            courtesy = None
+            if ready is not None:
+                self._take_batch(ready)
+            elif self._courtesies:
+                courtesy = self._courtesies.popitem(last=False)[1]
+            else:
+                patience = 0.0 if self._closed and not waiting else _IDLE
+                if self._changed.wait(min([patience, *(lane.not_before - now for lane in waiting)])) or waiting:
+                    return True
+                self._thread = None
+                return False
+        if ready is not None:
+            self._write(ready)
+        elif courtesy is not None:
+            self._do(*courtesy)
+        return True
+
     def _write(self, lane: _Lane) -> None:
-        failed, done = None, False
-        try:
-            if entries := [entry for entry in lane.writing.values() if self._is_worth_it(entry)]:
-                lane.tier.set_many(entries)
-            done = True
-        except TierError as error:
-            failed = error
-        finally:
-            lost = 0
-            with self._changed:
-                if done:
-                    lane.pause = lane.not_before = 0.0
-                elif failed is not None and failed.retryable and (self._owner() is not None or lane.pause < _PATIENCE):
-                    self._bytes += sum(_size(entry) for entry in lane.retry())
-                else:
-                    lost = len(lane.writing)
-                lane.writing.clear()
-                if not lane.waiting:
-                    self._lanes.pop(id(lane.tier), None)
-                self._changed.notify_all()
+        entries = [entry for entry in lane.writing.values() if self._is_worth_it(entry)]
+        failed = _attempt(lane.tier, entries)
+        lost = 0
+        if failed is not None and not failed.retryable and len(entries) > 1:
+            # one of them is to blame: the others shall not go down with it
+            failures = [error for entry in entries if (error := _attempt(lane.tier, [entry])) is not None]
+            failed, lost = (failures[0] if failures else None), len(failures)
+        elif failed is not None and not failed.retryable:
+            lost = len(entries)
+        with self._changed:
+            if failed is None:
+                lane.pause = lane.not_before = 0.0
+            elif failed.retryable and (self._owner() is not None or lane.pause < _PATIENCE) and not self._closed:
+                self._bytes += sum(_size(entry) for entry in lane.retry())
+            else:
+                lost = lost or len(entries)
+            lane.writing.clear()
+            if not lane.waiting:
+                self._lanes.pop(id(lane.tier), None)
+            self._changed.notify_all()
         if failed is not None:
             self._tell.tier_failed(failed)
         if lost:
-            self._tell.dropped(lost, lane.tier.name, "the tier will not take them")
+            self._tell.dropped(lost, lane.tier.name, "the tier would not take them")
 
-    def _purge(self) -> None:
-        tier = self._purges[0]
+    def _do(self, tier: Tier, job: Callable[[], object]) -> None:
         try:
-            while tier.purge() and not self._lanes and not self._closed:
-                pass
+            job()
         except TierError as error:
             self._tell.tier_failed(error)
-        finally:
-            self._purges.remove(tier)
+        except Exception as error:  # noqa: BLE001 - a tier's defect must not end the writing of the others
+            self._tell.tier_failed(broken(tier, "a courtesy", error))
 
     def _is_worth_it(self, entry: Entry) -> bool:
         return entry.is_live(self._clock.time()) and not self._watch.view.void(entry)
 
 
-def _write(backlog: Backlog) -> None:
+def _attempt(tier: Tier, entries: Sequence[Entry]) -> TierError | None:
+    """Write *entries*, and return how that failed, if it did."""
+    try:
+        if entries:
+            tier.set_many(entries)
+    except TierError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a tier's defect must not end the writing of the others
+        return broken(tier, "write", error)
+    return None
+
+
+def _work(backlog: Backlog) -> None:
     while backlog.step():
         pass
 
@@ -271,10 +322,24 @@ def _size(entry: Entry) -> int:
     return len(entry.value) + len(entry.key) + 600  # the rest of it, roughly
 
 
+# --- the end of the process
+
 _all: weakref.WeakSet[Backlog] = weakref.WeakSet()
+_prepared_in = 0
 
 
-@atexit.register
+def _write_at_exit() -> None:
+    """Have the end of this process wait. A child that multiprocessing forked runs no exit handlers, but has finalizers."""
+    global _prepared_in  # noqa: PLW0603 - one per process
+    if _prepared_in == os.getpid():
+        return
+    _prepared_in = os.getpid()
+    atexit.unregister(_at_exit)
+    atexit.register(_at_exit)
+    if (process := sys.modules.get("multiprocessing.process")) is not None and process.parent_process() is not None:
+        sys.modules["multiprocessing.util"].Finalize(None, _at_exit, exitpriority=100)
+
+
 def _at_exit() -> None:
     deadline = time.monotonic() + EXIT
     for backlog in list(_all):

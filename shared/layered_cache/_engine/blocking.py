@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from layered_cache import _forks
 from layered_cache._engine.callers import running_loop, this_thread
-from layered_cache._engine.effects import run
+from layered_cache._engine.effects import LOOK_EVERY, broken, run
 from layered_cache.entry import Entry, Refused, Ticket
+from layered_cache.errors import TierError
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.tiers._tier import Authority, Queryable, Tier
 
@@ -21,6 +23,15 @@ _MOST_JOBS = 4  # computations beside their callers; each may take as long as a 
 
 def _never() -> bool:
     return False
+
+
+def _called(tier: object, operation: str, function: Callable[..., T], *args: object) -> T:
+    try:
+        return function(*args)
+    except TierError:
+        raise
+    except Exception as error:
+        raise broken(tier, operation, error) from error
 
 
 class Blocking:
@@ -48,43 +59,47 @@ class Blocking:
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """See Effects."""
-        return tier.get_many(keys)
+        return _called(tier, "read", tier.get_many, keys)
 
     async def write(self, tier: Tier, entries: Sequence[Entry]) -> None:
         """See Effects."""
-        tier.set_many(entries)
+        _called(tier, "write", tier.set_many, entries)
 
     async def erase(self, tier: Tier, keys: Sequence[str]) -> int:
         """See Effects."""
-        return tier.delete_many(keys)
+        return _called(tier, "delete", tier.delete_many, keys)
 
     async def erase_where(self, tier: Queryable, namespace: str, scope: Scope, born_before: int) -> int:
         """See Effects."""
-        return tier.erase_where(namespace, scope, born_before)
+        return _called(tier, "search", tier.erase_where, namespace, scope, born_before)
 
     async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
         """See Effects."""
-        return tier.count_where(namespace, scope)
+        return _called(tier, "search", tier.count_where, namespace, scope)
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""
-        return authority.read_log(seen)
+        return _called(authority, "read the log", authority.read_log, seen)
 
     async def open_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""
-        return authority.open_log(seen)
+        return _called(authority, "open the log", authority.open_log, seen)
 
-    async def append_log(self, authority: Authority, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    async def append_log(self, authority: Authority, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See Effects."""
-        return authority.append_log(namespace, scope, seen, before)
+        return _called(authority, "write the log", authority.append_log, namespace, scope, seen, before)
 
     async def restart_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""
-        return authority.restart_log(seen)
+        return _called(authority, "restart the log", authority.restart_log, seen)
 
-    async def join(self, future: Future[T], seconds: float) -> bool:
+    async def join(self, future: Future[T], seconds: float, lost: Callable[[], bool]) -> bool:
         """See Effects."""
-        return bool(wait([future], seconds).done)
+        deadline = time.monotonic() + seconds
+        while not wait([future], min(LOOK_EVERY, max(0.0, deadline - time.monotonic()))).done:
+            if lost() or time.monotonic() >= deadline:
+                return False
+        return True
 
     def spawn(self, job: Coroutine[Any, Any, None]) -> bool:
         """See Effects."""
@@ -92,7 +107,7 @@ class Blocking:
             job.close()
             return False
         try:
-            threading.Thread(target=self._run, args=(job, self._places), name="layered-cache refresh", daemon=True).start()
+            threading.Thread(target=self._run, args=(job, self._places), name="layered-cache job", daemon=True).start()
         except RuntimeError:  # the interpreter is on its way out
             self._places.release()
             job.close()

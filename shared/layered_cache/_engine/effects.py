@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, cast
 
 from layered_cache.entry import Entry, Refused, Ticket
+from layered_cache.errors import TierError, TierUnavailableError
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.tiers._tier import Authority, Queryable, Tier
 
@@ -19,7 +20,10 @@ T = TypeVar("T")
 
 
 class Effects(Protocol):
-    """One world's way to touch the outside. Calls to tiers raise `TierError` and nothing else."""
+    """One world's way to touch the outside.
+
+    Calls to tiers raise `TierError` and nothing else: what a tier raises against its contract becomes one here.
+    """
 
     def owner(self) -> object:
         """Return who is calling: the running task, else the thread."""
@@ -61,7 +65,7 @@ class Effects(Protocol):
         """Read the log, made if there is none."""
         ...
 
-    async def append_log(self, authority: Authority, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    async def append_log(self, authority: Authority, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """Add a rule."""
         ...
 
@@ -69,13 +73,25 @@ class Effects(Protocol):
         """Give the log a new epoch if it is older than *seen*."""
         ...
 
-    async def join(self, future: Future[T], seconds: float) -> bool:
-        """Wait until *future* is done, *seconds* at most; return whether it is. Its outcome is the caller's to look at."""
+    async def join(self, future: Future[T], seconds: float, lost: Callable[[], bool]) -> bool:
+        """Wait until *future* is done; return whether it is. Its outcome is the caller's to look at.
+
+        It gives up after *seconds*, and as soon as it notices that *lost* is true: that nobody will ever finish it.
+        """
         ...
 
     def spawn(self, job: Coroutine[Any, Any, None]) -> bool:
         """Run *job* beside the caller, who does not wait; False (and it is closed) if too many run already."""
         ...
+
+
+LOOK_EVERY = 0.5  # seconds between two looks of `join` at whether a future is lost
+
+
+def broken(tier: object, operation: str, error: Exception) -> TierError:
+    """Return what *error* is, which a tier should not have raised. Only its kind is told: its text may say too much."""
+    name = str(getattr(tier, "name", type(tier).__qualname__))
+    return TierUnavailableError(name, operation, f"a defect of the tier: {type(error).__qualname__}", retryable=False)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -5,6 +5,9 @@ over: it lands without an outcome, and each follower starts again, one of them a
 
 Nobody waits for himself: a caller that holds any flight (it is inside a computation, or is a task that one started) computes
 alone. That rules out every circle, at the price of a computation that might have been shared.
+
+A leader may also end in the garbage collector, which closes coroutines that nobody will ever run again, in the middle of anything
+and in any thread. It must not take a lock there: it only marks its flight as lost, and who meets the flight next lands it.
 """
 
 from __future__ import annotations
@@ -23,17 +26,22 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """One computation under way. `future` holds its outcome; None: it has none, start again.
 
-    `stranded` tells whether its leader can never land it: the leader's event loop was closed around it.
+    `is_lost` tells whether its leader can never land it: it was collected, or its event loop was closed around it.
     """
 
-    __slots__ = ("future", "key", "owner", "stranded")
+    __slots__ = ("_stranded", "collected", "future", "key", "owner")
 
     def __init__(self, key: str, owner: object, stranded: Callable[[], bool]) -> None:
         self.key = key
         self.owner = owner
-        self.stranded = stranded
+        self.collected = False
+        self._stranded = stranded
         self.future: Future[T | None] = Future()
         self.future.set_running_or_notify_cancel()  # a follower's cancellation stays its own
+
+    def is_lost(self) -> bool:
+        """Whether nobody will land it."""
+        return not self.future.done() and (self.collected or self._stranded())
 
 
 _held: ContextVar[tuple[Flight[object], ...]] = ContextVar("layered_cache_held_flights", default=())
@@ -58,11 +66,15 @@ class Flights(Generic[T]):
 
     def board(self, key: str, owner: object, stranded: Callable[[], bool]) -> tuple[Flight[T], bool]:
         """Return the flight of *key*, and whether the caller leads it; a leader must land it."""
+        mine: Flight[T] = Flight(key, owner, stranded)
         with self._lock:
-            if (flight := self._aloft.get(key)) is not None:
-                return flight, False
-            flight = self._aloft[key] = Flight(key, owner, stranded)
-            return flight, True
+            flight = self._aloft.setdefault(key, mine)
+        if flight is mine:
+            return mine, True
+        if flight.is_lost():
+            self.land(flight)
+            return self.board(key, owner, stranded)
+        return flight, False
 
     def land(self, flight: Flight[T], outcome: T | None = None, error: BaseException | None = None) -> None:
         """End *flight*: with an outcome, an error for all, or neither, so that a follower takes over. Later calls do nothing."""

@@ -7,6 +7,7 @@ import threading
 from layered_cache import _forks
 from layered_cache.clocks import Clock
 
+_LONGEST = 300.0  # seconds: then it is taken for lost, as one is whose loop was closed around it
 _PAUSE = 30.0  # seconds after a failed refresh: a model that is down is not asked at every hit
 _MOST = 10_000
 
@@ -34,7 +35,7 @@ class Refreshes:
                 self._not_before = {key: end for key, end in self._not_before.items() if end > now}
                 if len(self._not_before) >= _MOST:
                     return False
-            self._not_before[key] = float("inf")
+            self._not_before[key] = now + _LONGEST
             return True
 
     def end(self, key: str, *, failed: bool) -> None:

@@ -14,6 +14,7 @@ than it was, with nobody having looked meanwhile, came back from a snapshot: it 
 from __future__ import annotations
 
 import enum
+import secrets
 import threading
 import weakref
 from concurrent.futures import Future
@@ -38,6 +39,10 @@ _EVERY = 1.0  # seconds between two looks of the daemon, and between two tries w
 _UNUSED = 60.0  # seconds after which it stops looking
 
 
+def _never() -> bool:
+    return False
+
+
 class Trust(enum.Enum):
     """What may be served at this moment."""
 
@@ -48,15 +53,19 @@ class Trust(enum.Enum):
 
 
 class LocalAuthority:
-    """The log of a cache without a tier that can keep one. It never blocks and is never stale."""
+    """The log of a cache without a tier that can keep one. It never blocks and is never stale.
+
+    Nobody else reads it, and it ends with the process. If other processes may see the tiers, its epoch is a random one: what is
+    stored under it is void for all others, since nobody could tell them what is not true any more.
+    """
 
     name = "process"
     timeout = 0.0
     log_is_durable = False
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, epoch: int = 1) -> None:
         self._clock = clock
-        self._log = MemoryLog()
+        self._log = MemoryLog(epoch)
         self.after_fork()
         _forks.restart_in_child(self)
 
@@ -71,7 +80,7 @@ class LocalAuthority:
 
     open_log = restart_log = read_log
 
-    def append_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See Authority."""
         with self._lock:
             self._log.append(namespace, scope, clock=self._clock.time(), before=before)
@@ -83,7 +92,7 @@ class LocalAuthority:
 
     aopen_log = arestart_log = aread_log
 
-    async def aappend_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See append_log."""
         return self.append_log(namespace, scope, seen, before)
 
@@ -97,6 +106,7 @@ class Watch:
         clock: The engine's.
         tell: Takes events.
         counters: Tell whether the cache is used.
+        shared_tiers: Whether there are tiers that other processes may see.
     """
 
     def __init__(
@@ -106,8 +116,11 @@ class Watch:
         clock: Clock,
         tell: Teller,
         counters: Counters,
+        *,
+        shared_tiers: bool,
     ) -> None:
-        self.authority: Authority = LocalAuthority(clock) if authority is None else authority
+        local = LocalAuthority(clock, epoch=1 if not shared_tiers else secrets.randbits(62) + 2)
+        self.authority: Authority = local if authority is None else authority
         self.view = View(UNKNOWN, Rules())
         self.good_until = float("-inf")  # monotonic; read on the way to every hit
         self._shared = authority is not None
@@ -125,16 +138,14 @@ class Watch:
 
     def after_fork(self) -> None:
         """Look before anything is served: time has passed in an unknown way."""
+        closed, self._closed = self._closed.is_set(), threading.Event()
+        if closed:
+            self._closed.set()
         self._lock = threading.Lock()
-        self._looking: Future[None] | None = None
+        self._looking: Future[bool | None] | None = None
         self._daemon: threading.Thread | None = None
         if self._shared:
             self.good_until = float("-inf")
-
-    @property
-    def durable(self) -> bool:
-        """Whether what the log says outlives the process and a crash."""
-        return self.authority.log_is_durable
 
     def close(self) -> None:
         """End the daemon."""
@@ -147,46 +158,56 @@ class Watch:
         now = self._clock.monotonic()
         if now < self.good_until:
             return self.view, Trust.ALL
-        if now >= self._retry_at:
-            await self._look(fx)
-            now = self._clock.monotonic()
-            if now < self.good_until:
-                return self.view, Trust.ALL
+        # a look of this very call is as new as can be, however little staleness is allowed
+        if now >= self._retry_at and await self._look(fx):
+            return self.view, Trust.ALL
         if self._policy.strict_invalidation:
             return self.view, Trust.NOTHING
         if not self.view.known:
             return self.view, Trust.OWN
-        lately = now - self._looked_at <= cast("float", self._policy.max_unverified)
+        lately = self._clock.monotonic() - self._looked_at <= cast("float", self._policy.max_unverified)
         return self.view, Trust.UNVERIFIED if lately else Trust.NOTHING
 
-    async def _look(self, fx: Effects) -> None:
-        """Read what is newer; with others who want the same, once."""
+    async def _look(self, fx: Effects) -> bool:
+        """Read what is newer; with others who want the same, once. Return whether the log could be read."""
         while True:
+            mine: Future[bool | None] = Future()
+            mine.set_running_or_notify_cancel()  # a follower's cancellation stays its own
             with self._lock:
                 under_way = self._looking
-                mine: Future[None] = Future()
                 if under_way is None:
-                    mine.set_running_or_notify_cancel()  # a follower's cancellation stays its own
                     self._looking = mine
             if under_way is None:
-                break
+                return await self._lead(fx, mine)
             if not fx.may_wait():
-                await self._read(fx)
-                return
-            if await fx.join(under_way, _EVERY):
-                return
-            with self._lock:  # its looker was stopped for good: make room
-                if self._looking is under_way:
-                    self._looking = None
-        try:
-            await self._read(fx)
-        finally:
-            with self._lock:
-                if self._looking is mine:
-                    self._looking = None
-            mine.set_result(None)
+                return await self._read(fx)
+            if not await fx.join(under_way, _EVERY, _never):
+                with self._lock:  # its looker was stopped for good: make room
+                    if self._looking is under_way:
+                        self._looking = None
+            elif (ended := under_way.result()) is not None:
+                return ended
+            # else: its looker was cancelled before it knew
 
-    async def _read(self, fx: Effects) -> None:
+    async def _lead(self, fx: Effects, mine: Future[bool | None]) -> bool:
+        ended = None
+        try:
+            ended = await self._read(fx)
+        except GeneratorExit:  # the collector, in the middle of anything: no lock may be taken, who follows gives up by himself
+            raise
+        except BaseException:
+            self._looked(mine, None)
+            raise
+        self._looked(mine, ended)
+        return ended
+
+    def _looked(self, mine: Future[bool | None], ended: bool | None) -> None:  # noqa: FBT001 - an outcome
+        with self._lock:
+            if self._looking is mine:
+                self._looking = None
+        mine.set_result(ended)
+
+    async def _read(self, fx: Effects) -> bool:
         before, started = self.view, self._clock.monotonic()
         seen = UNKNOWN if before.rules.crowded else before.ticket
         try:
@@ -195,8 +216,9 @@ class Watch:
                 state = await fx.restart_log(self.authority, before.ticket)
         except TierError as error:
             self.failed(error)
-            return
+            return False
         self._adopt(state, before, seen, started)
+        return True
 
     def failed(self, error: TierError) -> None:
         """Note that the log could not be read or written."""
@@ -254,8 +276,8 @@ class Watch:
                 self.failed(error)
         return self.view.resolved(ticket)
 
-    async def append(self, fx: Effects, namespace: str, scope: Scope, before_seq: int) -> int:
-        """Write a rule and return its seq; it holds in this process when this returns.
+    async def append(self, fx: Effects, namespace: str, scope: Scope | None, before_seq: int) -> int:
+        """Write a rule, or without a *scope* raise the floor of *namespace*; return its seq. In this process it holds at once.
 
         Raises:
             TierError: It could not be written.
@@ -264,9 +286,12 @@ class Watch:
         seen = UNKNOWN if before.rules.crowded else before.ticket
         state = await fx.append_log(self.authority, namespace, scope, seen, before_seq)
         self._adopt(state, before, seen, started)
-        if self.view.position[0] != state.epoch:  # a look of another epoch came between: what it found is looked at again
-            self.good_until = self._retry_at = float("-inf")
-            await self._look(fx)
+        if self.view.position[0] != state.epoch:
+            # a look of another epoch came between. The rule holds here at once: until the next look, all is void
+            with self._lock:
+                self._emptinesses += 1
+                self.view = View(Ticket(-self._emptinesses, 0), Rules())
+                self.good_until = self._retry_at = float("-inf")
         return state.seq
 
     # --- the daemon

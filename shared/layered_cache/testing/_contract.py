@@ -345,10 +345,10 @@ class AuthorityContract:
         assert half.read_log(Ticket(second.epoch, second.seq)).rules == ()
         assert half.read_log(Ticket(second.epoch, second.seq)).seq == second.seq
 
-    def test_an_empty_scope_raises_a_floor(self, half: Half) -> None:
+    def test_no_scope_raises_a_floor(self, half: Half) -> None:
         """And is no rule."""
-        first = half.append_log("app", Scope(), UNKNOWN, 0)
-        second = half.append_log(below("app"), Scope(), UNKNOWN, 0)
+        first = half.append_log("app", None, UNKNOWN, 0)
+        second = half.append_log(below("app"), None, UNKNOWN, 0)
 
         assert second.rules == ()
         assert dict(second.floors) == {"app": first.seq, "app/": second.seq}

@@ -116,7 +116,7 @@ class FakeAuthority(FakeTier):
         self._look("open the log")
         return (self.log or self._new_log()).state(seen)
 
-    def append_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See Authority."""
         self._look("write the log")
         self._restart_if_older(seen)
@@ -144,7 +144,7 @@ class FakeAuthority(FakeTier):
         await asyncio.sleep(0)
         return self.open_log(seen)
 
-    async def aappend_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See append_log."""
         await asyncio.sleep(0)
         return self.append_log(namespace, scope, seen, before)

@@ -45,15 +45,6 @@ class TierOptions:
         value = self._take(name)
         return default if value is None else str(value)
 
-    def choice(self, name: str, default: T, allowed: Mapping[str, T]) -> T:
-        """Return what the text that is given stands for in *allowed*."""
-        value = self._take(name)
-        if value is None:
-            return default
-        if str(value) not in allowed:
-            raise ConfigurationError.unknown(what=f"value of {name}", name=str(value), allowed=allowed)
-        return allowed[str(value)]
-
     def size(self, name: str, default: int) -> int:
         """Return bytes."""
         value = self._take(name)

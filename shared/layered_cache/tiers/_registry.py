@@ -42,7 +42,8 @@ def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clo
         raise ConfigurationError(msg)
     match = _SCHEME.fullmatch(tier)
     if match is None:
-        msg = f"{redacted_text(tier)!r} is no URL of a tier; one looks like memory:// or sqlite:///answers.db"
+        shown = "what is given" if "@" in tier else repr(redacted_text(tier))  # it may be a URL with a password, misspelt
+        msg = f"{shown} is no URL of a tier; one looks like memory:// or sqlite:///answers.db"
         raise ConfigurationError(msg)
     options = TierOptions(tier, more, clock=clock)
     opened = _factory(match[1])(options.url, options)

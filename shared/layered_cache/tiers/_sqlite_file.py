@@ -59,9 +59,36 @@ CREATE TABLE log_floors (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT RO
 
 _SAME_FILE_CHECK = 1.0  # seconds: a file that was deleted or replaced is noticed after as much
 _TIMEOUTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_PERMANENT = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+# what may be over the next time; all else is the file's or the entry's fault, and stays
+_PASSING = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_SCHEMA,
+})  # fmt: skip
+_MOST_WAITING_TO_FORK = 1.0  # seconds
 # connections of a parent process: to close them in a child could hurt the parent, so they stay
 _parents_connections: list[object] = []
+_all_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+_registering = threading.Lock()
+_held_for_fork: list[threading.Lock] = []
+
+
+def _stand_still() -> None:
+    """Before a fork, wait until no thread is inside SQLite: its own locks would stay locked in the child for ever."""
+    deadline = time.monotonic() + _MOST_WAITING_TO_FORK
+    if not _registering.acquire(timeout=_MOST_WAITING_TO_FORK):
+        return
+    _held_for_fork.append(_registering)
+    locks = [connection.lock for connection in list(_all_connections)]
+    _held_for_fork.extend(lock for lock in locks if lock.acquire(timeout=max(0.0, deadline - time.monotonic())))
+
+
+def _go_on() -> None:
+    while _held_for_fork:
+        _held_for_fork.pop().release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_stand_still, after_in_parent=_go_on, after_in_child=_go_on)
 
 
 class _Connection:
@@ -70,36 +97,39 @@ class _Connection:
     Whoever closes it from another thread has to wait: to close one that is in use crashes the interpreter.
     """
 
-    def __init__(self, file: SQLiteFile, db: sqlite3.Connection, identity: tuple[int, int] | None) -> None:
+    def __init__(self, file: SQLiteFile) -> None:
         self.file = file
-        self.identity = identity
+        self.db: sqlite3.Connection | None = None
+        self.identity: tuple[int, int] | None = None
         self.check_at = time.monotonic() + _SAME_FILE_CHECK
         self.operation = ""
-        self._db = db
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._closed = False
 
     def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
-        if self._closed:
-            self._lock.release()
+        self.lock.acquire()
+        if self._closed or self.db is None:
+            self.lock.release()
             raise TierUnavailableError(self.file.tier, self.operation, "it was closed", retryable=False)
-        return self._db
+        return self.db
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        self._lock.release()
-        if error is not None and isinstance(error, sqlite3.Error):
+        self.lock.release()
+        # a corrupt file makes sqlite3 raise all kinds of errors, and gives values of all kinds
+        if isinstance(error, Exception) and not isinstance(error, TierError):
             raise self.file.failed(error, self.operation) from error
 
     def close(self) -> None:
         """Close it, when who uses it is done."""
-        with self._lock, suppress(sqlite3.Error):
+        with self.lock, suppress(sqlite3.Error):
             self._closed = True
-            self._db.close()
+            if self.db is not None:
+                self.db.close()
 
     def __del__(self) -> None:
         with suppress(sqlite3.Error):
-            self._db.close()
+            if self.db is not None:
+                self.db.close()
 
 
 class SQLiteFile:
@@ -116,6 +146,7 @@ class SQLiteFile:
         self.tier = tier
         self._timeout = timeout
         self._closed = False
+        self._lock = threading.Lock()
         self._local = threading.local()
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         _forks.restart_in_child(self)
@@ -123,13 +154,16 @@ class SQLiteFile:
     def after_fork(self) -> None:
         """Leave the parent's connections alone and open new ones."""
         _parents_connections.extend((*self._open, self._local))
+        self._lock = threading.Lock()
         self._local = threading.local()
         self._open = weakref.WeakSet()
 
     def close(self) -> None:
         """Close all connections, each when who uses it is done."""
-        self._closed = True
-        for connection in list(self._open):
+        with self._lock:
+            self._closed = True
+            connections = list(self._open)
+        for connection in connections:
             connection.close()
 
     def using(self, operation: str) -> AbstractContextManager[sqlite3.Connection]:
@@ -149,14 +183,15 @@ class SQLiteFile:
         held.operation = operation
         return held
 
-    def failed(self, error: sqlite3.Error, operation: str) -> TierError:
+    def failed(self, error: Exception, operation: str) -> TierError:
         """Return what *error* means. A connection on which it may have left a mark is given up."""
-        code = getattr(error, "sqlite_errorcode", None)
+        code: int | None = getattr(error, "sqlite_errorcode", None)
         primary = code & 0xFF if code is not None else None
         if primary in _TIMEOUTS:
             return TierTimeoutError(self.tier, operation, f"locked for longer than {self._timeout * 1000:.0f} ms")
         self._local.held = None
-        return TierUnavailableError(self.tier, operation, str(error), retryable=primary not in _PERMANENT)
+        reason = str(error) if isinstance(error, sqlite3.Error) else f"the file gives what it should not: {type(error).__qualname__}"
+        return TierUnavailableError(self.tier, operation, reason, retryable=primary in _PASSING)
 
     @contextmanager
     def transaction(self, operation: str, *, durable: bool = False) -> Generator[sqlite3.Connection]:
@@ -196,17 +231,25 @@ class SQLiteFile:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise TierUnavailableError(self.tier, "open", f"{error.strerror}: {self.path}") from error
-        try:
-            db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+        held = _Connection(self)
+        with held.lock:
+            with _registering:  # not while somebody forks
+                _all_connections.add(held)
             try:
-                self._prepare(db)
-            except BaseException:
-                db.close()
+                held.db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+                self._prepare(held.db)
+            except TierError:
                 raise
-        except sqlite3.Error as error:
-            raise self.failed(error, "open") from error
-        held = _Connection(self, db, self._identity())
-        self._open.add(held)
+            except Exception as error:
+                raise self.failed(error, "open") from error
+        held.identity = self._identity()
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._open.add(held)
+        if closed:  # meanwhile
+            held.close()
+            raise TierUnavailableError(self.tier, "open", "it was closed", retryable=False)
         self._local.held = held
         return held
 

@@ -40,14 +40,14 @@ class SQLiteLog:
             self._ensure(db)
             return self._state(db, seen)
 
-    def append(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    def append(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See Authority.append_log."""
         with self._file.transaction("write the log", durable=True) as db:
             self._ensure(db)
             self._restart_if_older(db, seen)
             epoch, seq = _position(db)
             seq = max(seq + 1, int(self._clock.time() * 1e6))
-            if scope:
+            if scope is not None:
                 db.execute("INSERT INTO log_rules VALUES (?, ?, ?)", (seq, namespace, scope.to_json()))
             else:
                 _raise_floor(db, namespace, seq)

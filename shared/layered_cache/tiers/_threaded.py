@@ -17,17 +17,25 @@ from typing import Any, TypeAlias, TypeVar
 
 from layered_cache import _forks
 from layered_cache.entry import Entry, Refused
+from layered_cache.errors import TierTimeoutError, TierUnavailableError
 
 T = TypeVar("T")
+
+_MOST_WAITING = 10_000
 
 _Job: TypeAlias = "tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]"
 
 
 class Workers:
-    """A few threads, started as they are needed, that run functions for event loops."""
+    """A few threads, started as they are needed, that run functions for event loops.
 
-    def __init__(self, name: str, most: int) -> None:
-        self._name = name
+    Raises:
+        TierError: From `run`, if too many wait, or no thread can be started.
+    """
+
+    def __init__(self, tier: str, most: int) -> None:
+        self._tier = tier
+        self._name = f"layered-cache {tier}"
         self._most = most
         self.after_fork()
         _forks.restart_in_child(self)
@@ -46,11 +54,22 @@ class Workers:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         with self._lock:
+            if self._jobs.qsize() >= _MOST_WAITING:
+                raise TierTimeoutError(self._tier, "wait", f"{_MOST_WAITING} calls wait already")
+            if self._idle <= self._jobs.qsize() and self._threads < self._most:
+                self._start()
             self._jobs.put((loop, future, function, args))
-            if self._idle < self._jobs.qsize() and self._threads < self._most:
-                self._threads += 1
-                threading.Thread(target=_work, args=(weakref.ref(self), self._jobs), name=self._name, daemon=True).start()
         return await future
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=_work, args=(weakref.ref(self), self._jobs), name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # too many threads, or the interpreter is on its way out
+            if not self._threads:
+                raise TierUnavailableError(self._tier, "wait", "no thread can be started") from error
+        else:
+            self._threads += 1
 
     def stop(self) -> None:
         """End the threads when they have done what is waiting; a later `run` starts new ones."""
@@ -83,6 +102,8 @@ def _work(workers: weakref.ref[Workers], jobs: SimpleQueue[_Job | None]) -> None
         if job is None:
             return
         loop, future, function, args = job
+        if future.done():  # nobody waits for it any more
+            continue
         result = error = None
         try:
             result = function(*args)
@@ -114,7 +135,7 @@ class ThreadedTier(ABC):
     threads = 8
 
     def __init__(self) -> None:
-        self._workers = Workers(f"layered-cache {self.name}", self.threads)
+        self._workers = Workers(self.name, self.threads)
 
     @abstractmethod
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:

@@ -97,8 +97,8 @@ class Authority(Protocol):
         """Return the log, made with a new random epoch if there is none."""
         ...
 
-    def append_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
-        """Open it and add a rule; an empty *scope* raises the floor of *namespace*. Rules older than seq *before* may leave.
+    def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
+        """Open it and add a rule; without a *scope*, raise the floor of *namespace*. Rules older than seq *before* may leave.
 
         A log that is older than *seen* is given a new epoch first.
         """
@@ -116,7 +116,7 @@ class Authority(Protocol):
         """See open_log."""
         ...
 
-    async def aappend_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See append_log."""
         ...
 

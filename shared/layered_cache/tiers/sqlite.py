@@ -26,7 +26,7 @@ from layered_cache.keys import write_json
 from layered_cache.redaction import redacted_request
 from layered_cache.tiers._sqlite_file import SQLiteFile
 from layered_cache.tiers._sqlite_log import SQLiteLog
-from layered_cache.tiers._threaded import ThreadedTier
+from layered_cache.tiers._threaded import ThreadedTier, Workers
 from layered_cache.wire import decode, encode
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class SQLiteTier(ThreadedTier):
         clock: Of tests.
     """
 
-    threads = 1  # SQLite reads in microseconds and writes one at a time: a second thread would only wait
+    threads = 1  # for reads, and one more for writes: SQLite reads in microseconds, writes one at a time, and readers need not wait
     log_is_durable = True
 
     def __init__(
@@ -83,6 +83,7 @@ class SQLiteTier(ThreadedTier):
         self._file = SQLiteFile(Path(path).expanduser().absolute(), timeout, name)
         self._log = SQLiteLog(self._file, clock, name)
         super().__init__()
+        self._writer = Workers(name, 1)
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> SQLiteTier:
@@ -120,9 +121,9 @@ class SQLiteTier(ThreadedTier):
                 for start in range(0, len(keys), _BATCH):
                     batch = keys[start : start + _BATCH]
                     rows += db.execute(_MANY.format(",".join("?" * len(batch))), batch)
-        now = self._clock.time()
-        found = ((key, decode(envelope, key)) for key, envelope in rows)
-        return {key: entry for key, entry in found if isinstance(entry, Refused) or entry.keep_until > now}
+            now = self._clock.time()
+            found = ((key, decode(envelope, key)) for key, envelope in rows)
+            return {key: entry for key, entry in found if isinstance(entry, Refused) or entry.keep_until > now}
 
     def set_many(self, entries: Sequence[Entry]) -> None:
         """Hold *entries*, all of them or none."""
@@ -147,6 +148,7 @@ class SQLiteTier(ThreadedTier):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._writer.stop()
         super().close()
 
     def purge(self) -> int:
@@ -171,55 +173,34 @@ class SQLiteTier(ThreadedTier):
                 break
         _delete(db, oldest)
 
+    async def aset_many(self, entries: Sequence[Entry]) -> None:
+        """See set_many."""
+        await self._writer.run(self.set_many, entries)
+
+    async def adelete_many(self, keys: Sequence[str]) -> int:
+        """See delete_many."""
+        return await self._writer.run(self.delete_many, keys)
+
     # --- what can be found by more than its key
 
     def erase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
         """Erase what *scope* matches; it stops after a second, for all of it is void already."""
         deadline, erased = time.monotonic() + _COURTESY, 0
         while True:
-            keys = self._keys_where(namespace, scope, born_before, _BATCH)
-            erased += self.delete_many(keys)
+            with self._file.transaction("erase") as db:  # found and erased at once: what replaces an entry meanwhile stays
+                keys = _keys_where(db, namespace, scope, born_before, _BATCH)
+                erased += _delete(db, keys)
             if len(keys) < _BATCH or time.monotonic() > deadline:
                 return erased
 
     def count_where(self, namespace: str, scope: Scope) -> int:
         """Return how many entries *scope* matches."""
-        return len(self._keys_where(namespace, scope, 2**63 - 1, -1))
-
-    def _keys_where(self, namespace: str, scope: Scope, born_before: int, limit: int) -> list[str]:
-        clauses = ["born_seq < ?"]
-        values: list[object] = [born_before]
-        if namespace.endswith("/"):
-            clauses.append("(namespace = ? OR substr(namespace, 1, ?) = ?)")
-            values += (namespace[:-1], len(namespace), namespace)
-        else:
-            clauses.append("namespace = ?")
-            values.append(namespace)
-        if scope.keys:
-            clauses.append(f"key IN ({','.join('?' * len(scope.keys))})")
-            values += scope.keys
-        if scope.tags:
-            clauses.append(f"key IN (SELECT key FROM tags WHERE tag IN ({','.join('?' * len(scope.tags))}))")  # noqa: S608
-            values += (_safe(tag) for tag in scope.tags)
-        if scope.model is not None:
-            clauses.append("like_glob(model, ?)")
-            values.append(scope.model)
-        for value, clause in (
-            (scope.prompt, "prompt_digest = ?"),
-            (None if scope.created_before is None else _date(scope.created_before), "created_at < ?"),
-            (None if scope.created_after is None else _date(scope.created_after), "created_at >= ?"),
-        ):
-            if value is not None:
-                clauses.append(clause)
-                values.append(value)
-        query = f"SELECT key FROM entries WHERE {' AND '.join(clauses)} LIMIT ?"  # noqa: S608 - the clauses are those above
         with self._file.using("search") as db:
-            db.create_function("like_glob", 2, _like_glob, deterministic=True)
-            return [key for (key,) in db.execute(query, (*values, limit))]
+            return len(_keys_where(db, namespace, scope, 2**63 - 1, -1))
 
     async def aerase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
         """See erase_where."""
-        return await self.in_thread(self.erase_where, namespace, scope, born_before)
+        return await self._writer.run(self.erase_where, namespace, scope, born_before)
 
     async def acount_where(self, namespace: str, scope: Scope) -> int:
         """See count_where."""
@@ -235,7 +216,7 @@ class SQLiteTier(ThreadedTier):
         """See Authority."""
         return self._log.open(seen)
 
-    def append_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See Authority."""
         return self._log.append(namespace, scope, seen, before)
 
@@ -249,15 +230,15 @@ class SQLiteTier(ThreadedTier):
 
     async def aopen_log(self, seen: Ticket) -> LogState:
         """See open_log."""
-        return await self.in_thread(self._log.open, seen)
+        return await self._writer.run(self._log.open, seen)
 
-    async def aappend_log(self, namespace: str, scope: Scope, seen: Ticket, before: int) -> LogState:
+    async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See append_log."""
-        return await self.in_thread(self._log.append, namespace, scope, seen, before)
+        return await self._writer.run(self._log.append, namespace, scope, seen, before)
 
     async def arestart_log(self, seen: Ticket) -> LogState:
         """See restart_log."""
-        return await self.in_thread(self._log.restart, seen)
+        return await self._writer.run(self._log.restart, seen)
 
     def __repr__(self) -> str:
         return f"SQLiteTier({str(self.path)!r})"
@@ -288,6 +269,37 @@ def _row(entry: Entry) -> tuple[object, ...]:
         _json(readable.get("params")),
         _safe(entry.response),
     )
+
+
+def _keys_where(db: sqlite3.Connection, namespace: str, scope: Scope, born_before: int, limit: int) -> list[str]:
+    clauses = ["born_seq < ?"]
+    values: list[object] = [born_before]
+    if namespace.endswith("/"):
+        clauses.append("(namespace = ? OR substr(namespace, 1, ?) = ?)")
+        values += (namespace[:-1], len(namespace), namespace)
+    else:
+        clauses.append("namespace = ?")
+        values.append(namespace)
+    if scope.keys:
+        clauses.append(f"key IN ({','.join('?' * len(scope.keys))})")
+        values += scope.keys
+    if scope.tags:
+        clauses.append(f"key IN (SELECT key FROM tags WHERE tag IN ({','.join('?' * len(scope.tags))}))")  # noqa: S608
+        values += (_safe(tag) for tag in scope.tags)
+    if scope.model is not None:
+        clauses.append("like_glob(model, ?)")
+        values.append(scope.model)
+    for value, clause in (
+        (scope.prompt, "prompt_digest = ?"),
+        (None if scope.created_before is None else _date(scope.created_before), "created_at < ?"),
+        (None if scope.created_after is None else _date(scope.created_after), "created_at >= ?"),
+    ):
+        if value is not None:
+            clauses.append(clause)
+            values.append(value)
+    query = f"SELECT key FROM entries WHERE {' AND '.join(clauses)} LIMIT ?"  # noqa: S608 - the clauses are those above
+    db.create_function("like_glob", 2, _like_glob, deterministic=True)
+    return [key for (key,) in db.execute(query, (*values, limit))]
 
 
 def _delete(db: sqlite3.Connection, keys: Sequence[str]) -> int:

@@ -1,0 +1,133 @@
+"""The messages in LangChain's `prompt`, as far as a model sees them.
+
+They keep their type, content, name, tool calls, tool results and additional fields. They lose ids, usage, response metadata (but
+for what steers how content is read) and artifacts, which no model sees. Ids of tool calls are numbered in the order in which they
+appear: providers draw them at random.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, cast
+
+from layered_cache import UncacheableRequestError
+
+BY_ADDRESS = "holds an object that is known only by its address in memory"
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+_START = re.compile(r'\s*\[\s*\{\s*"lc"')
+_PATH = ["langchain", "schema", "messages"]
+_KINDS = {"HumanMessage": "human", "AIMessage": "ai", "SystemMessage": "system", "ToolMessage": "tool"}
+_NO_ANSWER_DEPENDS_ON_IT = ("id", "usage_metadata", "artifact", "tool_call_chunks", "chunk_position", "example", "type")
+
+
+def canonical_prompt(prompt: str, *, keep_ids: bool = False) -> object:
+    """Return the messages in *prompt* as plain data; a text that holds none as it is.
+
+    Raises:
+        UncacheableRequestError: A message holds an object that has no lasting text.
+    """
+    if not _START.match(prompt):
+        return prompt
+    try:
+        messages = cast("list[object]", json.loads(prompt))  # not orjson: it reads long numbers as something near
+    except (ValueError, RecursionError):
+        return prompt
+    if '"not_implemented"' in prompt and _known_by_address(messages):
+        msg = f"a message {BY_ADDRESS}"
+        raise UncacheableRequestError(msg)
+    if not all(is_written_out(message) for message in messages):
+        return prompt
+    ids = _Ids(renumber=not keep_ids)
+    return [_canonical_message(cast("dict[str, Any]", message), ids) for message in messages]
+
+
+def is_written_out(item: object) -> bool:
+    """Whether *item* is something that LangChain wrote out by its class and its fields."""
+    if not isinstance(item, dict):
+        return False
+    thing = cast("dict[str, object]", item)
+    path = cast("list[object]", thing.get("id")) if isinstance(thing.get("id"), list) else []
+    named = len(path) > 0 and all(isinstance(part, str) for part in path)
+    return thing.get("lc") == 1 and thing.get("type") == "constructor" and isinstance(thing.get("kwargs"), dict) and named
+
+
+def _known_by_address(value: object) -> bool:
+    """Whether *value* holds something that LangChain did not write out and whose text is its address."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, object]", value)
+        if fields.get("lc") == 1 and fields.get("type") == "not_implemented":
+            return ADDRESS.search(str(fields.get("repr"))) is not None
+        return any(map(_known_by_address, fields.values()))
+    return isinstance(value, list) and any(map(_known_by_address, cast("list[object]", value)))
+
+
+class _Ids:
+    """Names tool calls by the order in which they appear."""
+
+    def __init__(self, *, renumber: bool) -> None:
+        self.renumber = renumber
+        self._names: dict[str, str] = {}
+
+    def of_call(self, identity: object) -> object:
+        """Return the name of a call."""
+        if not self.renumber or not isinstance(identity, str):
+            return identity
+        return self._names.setdefault(identity, f"call {len(self._names)}")
+
+    def if_call(self, identity: object) -> object:
+        """Return the name of *identity* if it is a call's, else *identity*."""
+        return self._names.get(identity, identity) if isinstance(identity, str) else identity
+
+
+def _canonical_message(item: dict[str, Any], ids: _Ids) -> dict[str, object]:
+    path, fields = item["id"], dict(item["kwargs"])
+    standard = path[:3] == _PATH and len(path) == 4  # noqa: PLR2004
+    kind: object = path[-1].replace("MessageChunk", "Message") if standard else path
+    kind = _KINDS.get(str(kind), kind)
+    metadata: dict[str, object] = fields.pop("response_metadata", None) or {}
+    identity = fields.get("id")
+    for name in _NO_ANSWER_DEPENDS_ON_IT:
+        fields.pop(name, None)
+    message: dict[str, object] = {"type": kind}
+    kept = {name: metadata[name] for name in ("model_provider", "output_version") if metadata.get(name) is not None}
+    if not ids.renumber:  # the provider keeps the conversation, and these ids say which
+        kept.update((name, metadata[name]) for name in ("id",) if name in metadata)
+        if identity is not None:
+            message["id"] = identity
+    if kept:
+        message["response_metadata"] = kept
+    for name in ("tool_calls", "invalid_tool_calls"):
+        if calls := fields.pop(name, None):
+            message[name] = [_canonical_call(call, ids) for call in calls]
+    if additional := _canonical_additional(fields.pop("additional_kwargs", None) or {}, ids):
+        message["additional_kwargs"] = additional
+    if "tool_call_id" in fields:
+        message["tool_call_id"] = ids.of_call(fields.pop("tool_call_id"))
+    content: object = fields.pop("content", None)
+    blocks = cast("list[object]", content) if isinstance(content, list) else None
+    message["content"] = content if blocks is None else [_canonical_block(block, ids) for block in blocks]
+    message.update((name, value) for name, value in fields.items() if value is not None)
+    return message
+
+
+def _canonical_additional(additional: dict[str, Any], ids: _Ids) -> dict[str, object]:
+    """Return provider's own fields without `parsed`, which the content says already."""
+    kept = {name: value for name, value in additional.items() if name != "parsed"}
+    if isinstance(kept.get("tool_calls"), list):
+        calls = cast("list[object]", kept["tool_calls"])
+        kept["tool_calls"] = [_canonical_call(cast("dict[str, object]", call), ids) if isinstance(call, dict) else call for call in calls]
+    return kept
+
+
+def _canonical_call(call: dict[str, object], ids: _Ids) -> dict[str, object]:
+    return {**call, "id": ids.of_call(call.get("id"))}
+
+
+def _canonical_block(block: object, ids: _Ids) -> object:
+    if not isinstance(block, dict):
+        return block
+    fields = cast("dict[str, object]", block)
+    names = fields.keys() & {"id", "call_id", "tool_use_id", "tool_call_id"}
+    return {**fields, **{name: ids.if_call(fields[name]) for name in names}} if names else fields

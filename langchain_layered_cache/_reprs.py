@@ -1,0 +1,184 @@
+"""Parameters as Python shows them: read back where that is possible, taken by their text where that tells all, refused elsewhere.
+
+LangChain hands over the parameters of a call as the text of a sorted list of pairs. Literals can be read back. A class (a schema of
+structured output) shows no more than its name: it counts by its schema. Of other objects a text is taken that shows all of them: members
+of enums, dates, decimals. What shows an address, or may have left something out, has no key.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel
+
+from langchain_layered_cache._messages import ADDRESS, BY_ADDRESS
+
+_SHOWN = re.compile(r"<class '(?P<path>[\w.<>]+)'>|<[\w.]+: [^<>]*>")  # a class, or a member of an enum
+# what shows all of itself, in words that Python could read
+_TELLING = frozenset({
+    "datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta", "datetime.timezone", "datetime.timezone.utc",
+    "Decimal", "UUID", "SecretStr", "frozenset", "set", "OrderedDict", "PosixPath", "WindowsPath", "nan", "inf",
+})  # fmt: skip
+_PARTS_OF_NAMES = frozenset({"datetime", *_TELLING})
+_PLAIN_NODES = (
+    ast.Expression, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.UnaryOp, ast.USub, ast.keyword, ast.expr_context,
+)  # fmt: skip
+_PAIR_START = re.compile(r"""(?:^\[|\), )\((?P<name>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"), """)
+
+
+class NoKeyError(Exception):
+    """A parameter has no lasting text. The message names it, and shows nothing of it."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"the parameter {name!r} {why}")
+
+
+class Reader:
+    """Reads the text of a sorted list of pairs, as far as Python can.
+
+    Args:
+        ignored: Parameters whose values do not matter if they cannot be read.
+
+    `classes` are those that it met, by their paths.
+    """
+
+    def __init__(self, ignored: frozenset[str]) -> None:
+        self.classes: dict[str, type[BaseModel]] = {}
+        self._ignored = ignored
+
+    def params(self, text: str) -> dict[str, object]:
+        """Return the parameters in *text*; a text of another form counts as it is.
+
+        Raises:
+            NoKeyError: One has no lasting text.
+        """
+        literal = _literal(text)
+        if literal is not _NOT_LITERAL:
+            pairs = cast("list[object]", literal) if isinstance(literal, list) else []
+            params = dict(cast("list[tuple[str, object]]", pairs)) if all(map(_is_pair, pairs)) else {}
+            return params if len(params) == len(pairs) > 0 else {"text": text}
+        if (split := _split_pairs(text)) is not None:
+            return {name: self._value(name, value) for name, value in split.items()}
+        if ADDRESS.search(text):
+            raise NoKeyError("llm_string", BY_ADDRESS)  # noqa: EM101 - a name
+        return {"text": text}
+
+    def _value(self, name: str, text: str) -> object:
+        """Return the value that *text* shows; what Python cannot read back counts by its text, if that tells all of it."""
+        if (value := _literal(text)) is not _NOT_LITERAL:
+            return value
+        if name in self._ignored:
+            return None
+        if ADDRESS.search(text):
+            raise NoKeyError(name, BY_ADDRESS)
+        if not _tells_all(_SHOWN.sub("None", text)):
+            raise NoKeyError(name, "holds an object whose text does not say all of it")
+        return ("text", text, *(self._schema(name, shown["path"]) for shown in _SHOWN.finditer(text) if shown["path"]))
+
+    def _schema(self, name: str, path: str) -> str:
+        """Return what the class at *path* looks like: two of one name may differ."""
+        found = find_class(path)
+        schema = None if found is None else schema_of(found)
+        if found is None or schema is None:
+            raise NoKeyError(name, f"is the class {path}, whose schema cannot be found by that name; pass its JSON schema instead")
+        self.classes[path] = found
+        if _schemas_seen.setdefault(path, schema) != schema:
+            # which of them a chain was made with, the text does not say
+            raise NoKeyError(name, f"is one of several classes {path} that look different; give them different names")
+        return schema
+
+
+# --- classes
+
+_schemas_seen: dict[str, str] = {}
+_schemas: WeakKeyDictionary[type[BaseModel], str] = WeakKeyDictionary()
+
+
+def find_class(path: str) -> type[BaseModel] | None:
+    """Return the pydantic class that is found at *path* now."""
+    parts = path.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        found: Any = sys.modules.get(".".join(parts[:end]))
+        for part in parts[end:] if found is not None else ():
+            found = getattr(found, part, None)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
+    return None
+
+
+def schema_of(found: type[BaseModel]) -> str | None:
+    """Return the JSON schema of a class; None if it has none."""
+    if (schema := _schemas.get(found)) is None:
+        try:
+            schema = _schemas[found] = json.dumps(found.model_json_schema(), sort_keys=True)
+        except Exception:  # noqa: BLE001 - a field may be of any kind, and say no in any way
+            return None
+    return schema
+
+
+# --- texts
+
+_NOT_LITERAL = object()
+
+
+def _literal(text: str) -> object:
+    try:
+        return cast("object", ast.literal_eval(text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return _NOT_LITERAL
+
+
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, tuple) and len(cast("tuple[object, ...]", pair)) == 2 and isinstance(pair[0], str)  # noqa: PLR2004
+
+
+def _tells_all(text: str) -> bool:
+    """Whether *text* is made of literals and of things that show all of themselves."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return all(map(_node_tells_all, ast.walk(tree)))
+
+
+def _node_tells_all(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return node.value is not ...
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) in _TELLING
+    if isinstance(node, ast.Name | ast.Attribute):
+        return ast.unparse(node) in _PARTS_OF_NAMES
+    return isinstance(node, _PLAIN_NODES)
+
+
+def _split_pairs(text: str) -> dict[str, str] | None:
+    """Return name and text of each pair in the text of a list of pairs whose values need not be literals; None for another text."""
+    if not text.endswith(")]"):
+        return None
+    starts = [match for match in _PAIR_START.finditer(text) if _balanced(text[1 : match.start() + 1])]
+    if not starts or starts[0].start() != 0:
+        return None
+    ends = [match.start() for match in starts[1:]] + [len(text) - 2]
+    pairs = {cast("str", _literal(match["name"])): text[match.end() : end] for match, end in zip(starts, ends, strict=True)}
+    return pairs if len(pairs) == len(starts) else None
+
+
+def _balanced(text: str) -> bool:
+    """Whether every bracket and quote in *text* is closed."""
+    depth, quote, skip = 0, "", False
+    for sign in text:
+        if skip:
+            skip = False
+        elif quote:
+            skip = sign == "\\"
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        else:
+            depth += (sign in "([{") - (sign in ")]}")
+    return depth == 0 and not quote

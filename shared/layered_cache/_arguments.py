@@ -1,0 +1,77 @@
+"""What the arguments of a cache's methods mean. Pure; wrong ones are told of before any I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from datetime import datetime
+
+from layered_cache.entry import Answer, Request, checked_tags
+from layered_cache.errors import ConfigurationError
+from layered_cache.invalidation import Scope
+from layered_cache.keys import key_prefix, make_key, namespace_of, prompt_digest
+
+
+def key_of(request: Request | str, namespace: str) -> str:
+    """Return the key of *request*, which may be a key of *namespace* already."""
+    if isinstance(request, Request):
+        return make_key(request, namespace)
+    if isinstance(request, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+        if request.startswith(key_prefix(namespace)):
+            return request
+        other = namespace_of(request)
+        msg = f"{request!r} is no key of the namespace {namespace!r}" + (f"; ask the cache of {other!r}" if other else "")
+        raise ConfigurationError(msg)
+    msg = f"a request is a layered_cache.Request or a key, not {type(request).__qualname__}"
+    raise ConfigurationError(msg)
+
+
+def scope_of(
+    namespace: str,
+    *,
+    key: str | Iterable[str] | None,
+    tag: str | Iterable[str] | None,
+    model: str | None,
+    prompt: str | None,
+    created_before: float | datetime | None,
+    created_after: float | datetime | None,
+) -> Scope:
+    """Return what these criteria, of *namespace*, match; the empty scope if none is given."""
+    keys, tags = _texts("key", key), _texts("tag", tag)
+    if prompt is not None and not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+        msg = f"prompt must be the text of a user message, not a {type(prompt).__qualname__}"
+        raise ConfigurationError(msg)
+    return Scope(
+        keys=tuple(key_of(one, namespace) for one in keys),
+        tags=checked_tags(tags),
+        model=model,
+        prompt=None if prompt is None else prompt_digest(prompt).hex(),
+        created_before=_seconds("created_before", created_before),
+        created_after=_seconds("created_after", created_after),
+    )
+
+
+def labelled(answer: Answer | bytes, tags: tuple[str, ...]) -> Answer:
+    """Return *answer* as an `Answer` with *tags* added."""
+    if not isinstance(answer, Answer):
+        return Answer(value=answer, tags=tags)
+    return dataclasses.replace(answer, tags=(*answer.tags, *tags)) if tags else answer
+
+
+def _texts(name: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not texts:  # a list that came out empty must not mean "whatever it is"
+        msg = f"{name} is given but holds nothing; leave it out, or name at least one"
+        raise ConfigurationError(msg)
+    return texts
+
+
+def _seconds(name: str, moment: float | datetime | None) -> float | None:
+    if not isinstance(moment, datetime):
+        return moment
+    if moment.tzinfo is None:
+        msg = f"{name} must say its time zone, as datetime.now(UTC) does"
+        raise ConfigurationError(msg)
+    return moment.timestamp()

@@ -1,0 +1,75 @@
+"""Removing: a rule in the log, which makes void at once and everywhere, then the erasing, which only frees space."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+
+from layered_cache._engine.effects import Effects
+from layered_cache._engine.engine import Engine
+from layered_cache.errors import DeletionError, TierError
+from layered_cache.events import Event
+from layered_cache.invalidation import Scope
+from layered_cache.receipt import Receipt
+from layered_cache.tiers._tier import Queryable
+
+_RULE_LIFE = 86_400.0  # seconds that a rule is kept beyond the longest life of an entry
+
+
+class Removing:
+    """The removals of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def delete(self, fx: Effects, namespace: str, keys: Sequence[str]) -> Receipt:
+        """Make entries of *keys*, all of *namespace*, void, and erase them."""
+        if not keys:
+            return Receipt(seq=None, durable=False, removed={})
+        keys = list(dict.fromkeys(keys))
+        seq = await self._rule(fx, namespace, Scope(keys=tuple(keys)))
+        self._engine.backlog.forget(keys)
+        # slowest first: a reader must find less and less to promote
+        steps = [(tier.name, partial(fx.erase, tier, keys)) for tier in reversed(self._engine.tiers)]
+        return await self._erased(namespace, seq, steps)
+
+    async def invalidate(self, fx: Effects, namespace: str, scope: Scope) -> Receipt:
+        """Make everything that *scope* matches in *namespace* void."""
+        return await self._void(fx, namespace, scope)
+
+    async def clear(self, fx: Effects, namespace: str) -> Receipt:
+        """Make everything in *namespace* void; it may name a floor of several (see `invalidation.below`)."""
+        return await self._void(fx, namespace, None)
+
+    async def matching(self, fx: Effects, namespace: str, scope: Scope) -> Receipt:
+        """Return what would be removed, removing nothing."""
+        queryable = [tier for tier in self._engine.slower if isinstance(tier, Queryable)]
+        return Receipt(seq=None, durable=False, removed={tier.name: await fx.count_where(tier, namespace, scope) for tier in queryable})
+
+    async def _void(self, fx: Effects, namespace: str, scope: Scope | None) -> Receipt:
+        seq = await self._rule(fx, namespace, scope)
+        slower = [tier for tier in reversed(self._engine.slower) if isinstance(tier, Queryable)]
+        steps = [(tier.name, partial(fx.erase_where, tier, namespace, scope or Scope(), seq)) for tier in slower]
+        return await self._erased(namespace, seq, steps)
+
+    async def _rule(self, fx: Effects, namespace: str, scope: Scope | None) -> int:
+        engine = self._engine
+        before = max(0, int((engine.clock.time() - engine.longest_life - _RULE_LIFE) * 1e6))
+        try:
+            return await engine.watch.append(fx, namespace, scope, before)
+        except TierError as error:
+            engine.watch.failed(error)
+            msg = f"the invalidation could not be recorded, so what it names may still be served: {error}"
+            raise DeletionError(msg, (error,)) from error
+
+    async def _erased(self, namespace: str, seq: int, steps: Iterable[tuple[str, Callable[[], Awaitable[int]]]]) -> Receipt:
+        removed: dict[str, int] = {}
+        failures: list[TierError] = []
+        for tier, erase in steps:
+            try:
+                removed[tier] = await erase()
+            except TierError as error:
+                self._engine.tell.tier_failed(error)
+                failures.append(error)
+        self._engine.tell(Event(kind="invalidated", namespace=namespace, count=sum(removed.values())))
+        return Receipt(seq=seq, durable=self._engine.watch.authority.log_is_durable, removed=removed, failures=tuple(failures))
