@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from layered_cache import Answer, Entry, Event, Policy, Refused, SQLiteTier, TieredCache, TierUnavailableError
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
-from layered_cache.testing._contract import an_entry
+from layered_cache.testing._halves import an_entry
 from layered_cache.tiers._threaded import Workers
 from worlds import World, ask, kinds, settled
 

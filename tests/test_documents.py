@@ -58,9 +58,10 @@ def test_the_readme_names_what_is_there() -> None:
     for path in re.findall(r"`((?:tests|examples|notebooks|shared)/[\w./]+)`", README) + re.findall(r"\]\((\w+\.md)\)", README):
         assert (ROOT / path).exists(), path
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make ([a-z]+)", README):
-        if target not in {"and", "it"}:
-            assert f"\n{target}:" in makefile, target
+    targets = re.findall(r"(?:`|^    )make ([a-z]+)", README, re.MULTILINE)
+    assert {"demo", "test"} <= set(targets)
+    for target in targets:
+        assert f"\n{target}:" in makefile, target
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

@@ -18,7 +18,7 @@ from layered_cache import Answer, ConfigurationError, DeletionError, Event, Poli
 from layered_cache.entry import Entry, Ticket
 from layered_cache.invalidation import MAX_FLOORS, MAX_RULES, LogState, MemoryLog, Rule, Rules, Scope, View, folded_floors, leaving
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
-from layered_cache.testing._contract import an_entry
+from layered_cache.testing._halves import an_entry
 from worlds import World, ask, kinds, settled
 
 HOUR = 3600.0

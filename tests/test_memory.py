@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from layered_cache import MemoryTier
 from layered_cache.testing import FakeClock
-from layered_cache.testing._contract import an_entry
+from layered_cache.testing._halves import an_entry
 
 KIB = 1024
 

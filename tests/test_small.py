@@ -15,7 +15,7 @@ from layered_cache._engine.tickets import GOOD_FOR, Tickets
 from layered_cache.policy import FOR_EVER
 from layered_cache.redaction import REDACTED, is_secret_name, redacted
 from layered_cache.testing import FakeClock
-from layered_cache.testing._contract import an_entry
+from layered_cache.testing._halves import an_entry
 from layered_cache.units import parse_duration, parse_size, seconds
 
 

@@ -31,7 +31,7 @@ from layered_cache import (
 )
 from layered_cache.invalidation import UNKNOWN, Scope
 from layered_cache.testing import FakeClock
-from layered_cache.testing._contract import an_entry
+from layered_cache.testing._halves import an_entry
 from worlds import World, ask, kinds
 
 

@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layered_cache import Entry, Refused, Request, Ticket, Usage, wire
-from layered_cache.testing._contract import an_entry
+from layered_cache.testing._halves import an_entry
 from layered_cache.wire import decode, decode_request, encode
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -192,7 +192,7 @@ import resource, struct, sys, zlib
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import zstandard
 from layered_cache import Refused, wire
-from layered_cache.testing._contract import an_entry
+from layered_cache.testing._halves import an_entry
 
 def envelope(payload, size):
     entry = an_entry(value=b"")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from layered_cache.testing._clock import FakeClock
@@ -15,15 +16,21 @@ from layered_cache.testing._fakes import FakeAuthority, FakeTier
 from layered_cache.testing._openai import OpenAIServer
 
 if TYPE_CHECKING:
-    from layered_cache.testing._contract import AuthorityContract, QueryableContract, TierContract
+    from layered_cache.testing._authority_contract import AuthorityContract
+    from layered_cache.testing._queryable_contract import QueryableContract
+    from layered_cache.testing._tier_contract import TierContract
 
 __all__ = ["AuthorityContract", "FakeAuthority", "FakeClock", "FakeTier", "OpenAIServer", "QueryableContract", "TierContract"]
 
+_NEED_PYTEST = {
+    "AuthorityContract": "_authority_contract",
+    "QueryableContract": "_queryable_contract",
+    "TierContract": "_tier_contract",
+}
+
 
 def __getattr__(name: str) -> object:
-    if name.endswith("Contract"):
-        from layered_cache.testing import _contract  # noqa: PLC0415 - needs pytest
-
-        return getattr(_contract, name)
+    if name in _NEED_PYTEST:
+        return getattr(importlib.import_module(f"layered_cache.testing.{_NEED_PYTEST[name]}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
