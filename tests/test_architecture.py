@@ -136,6 +136,24 @@ print(sorted(loaded - set(sys.stdlib_module_names) - {"layered_cache"}))
     assert done.stdout.strip() == "[]"
 
 
+def test_background_threads_import_nothing(tmp_path: Path) -> None:
+    """A fork in the middle of an import leaves the lock of that import to the child, locked."""
+    program = f"""
+import sys
+from layered_cache import Policy, Request, TieredCache
+cache = TieredCache("memory://", "sqlite:///{tmp_path}/a.db", policy=Policy(write="behind"))
+cache.key(Request("q"))
+before = set(sys.modules)
+cache.set(Request("q"), bytes(10000))
+cache.invalidate(tag="x")
+cache.close()
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
 def test_without_any_extra_the_engine_works(tmp_path: Path) -> None:
     """All libraries are optional to it."""
     program = f"""

@@ -136,10 +136,10 @@ def test_after_closing_writes_are_given_up_and_counted(clock: FakeClock) -> None
     assert cache.get(ask("b"))
 
 
-def test_a_cache_that_nobody_refers_to_writes_what_is_left(clock: FakeClock) -> None:
+def test_a_cache_that_nobody_refers_to_writes_what_is_left() -> None:
     """The garbage collector closes nothing; the thread goes on until it is done."""
-    tier = FakeAuthority(clock=clock, latency=0.05)
-    cache = TieredCache("memory://", tier, clock=clock, policy=Policy(write="behind"))
+    tier = FakeAuthority(latency=0.05)
+    cache = TieredCache("memory://", tier, policy=Policy(write="behind"))
     for number in range(100):
         cache.set(ask(str(number)), b"x")
     del cache

@@ -239,6 +239,14 @@ def _unpack_texts(data: bytes, *, has_model: bool) -> Texts:
 # --- compression
 
 
+def load() -> None:
+    """Import what is needed here: for the constructors of tiers.
+
+    Else a background thread would, and if another one forked meanwhile, the lock of that import would stay locked in the child.
+    """
+    _zstd()
+
+
 @functools.cache
 def _zstd() -> ModuleType | None:
     """Return python-zstandard, or None where it is not installed: then nothing is compressed."""

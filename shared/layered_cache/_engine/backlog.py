@@ -222,7 +222,7 @@ class Backlog:
 
     def _start(self) -> None:
         """Have a thread, if there is something to do."""
-        idle = self._thread is None or not self._thread.is_alive()
+        idle = self._clock.runs_by_itself and (self._thread is None or not self._thread.is_alive())
         if idle and (self._courtesies or any(lane.waiting for lane in self._lanes.values())):
             _write_at_exit()
             self._thread = threading.Thread(target=_work, args=(self,), name="layered-cache writes", daemon=True)

@@ -27,7 +27,7 @@ from layered_cache.redaction import redacted_request
 from layered_cache.tiers._sqlite_file import SQLiteFile
 from layered_cache.tiers._sqlite_log import SQLiteLog
 from layered_cache.tiers._threaded import ThreadedTier, Workers
-from layered_cache.wire import decode, encode
+from layered_cache.wire import decode, encode, load
 
 if TYPE_CHECKING:
     from layered_cache.tiers._options import TierOptions
@@ -84,6 +84,7 @@ class SQLiteTier(ThreadedTier):
         self._log = SQLiteLog(self._file, clock, name)
         super().__init__()
         self._writer = Workers(name, 1)
+        load()
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> SQLiteTier:
