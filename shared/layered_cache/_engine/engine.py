@@ -30,7 +30,7 @@ from layered_cache.invalidation import Scope, View
 from layered_cache.keys import namespace_of
 from layered_cache.policy import Policy
 from layered_cache.stats import Counters, Stats
-from layered_cache.tiers._tier import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, Slot, Tier, slot_entry
+from layered_cache.tiers._tier import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, QueryableTier, Slot, Tier, slot_entry
 
 _PURGE_EVERY = 60.0
 
@@ -60,6 +60,9 @@ class Engine:
         self.observers = observers
         self.local = tiers[0] if isinstance(tiers[0], LocalTier) else None
         self.slower = self.tiers[1:] if self.local is not None else self.tiers
+        # asked once: what a tier can do is slow to find out
+        self.queryable = cast("list[QueryableTier]", [tier for tier in self.slower if isinstance(tier, Queryable)])
+        self._purging = [tier for tier in self.slower if isinstance(tier, Purges)]
         self.counters = Counters(self.local.name if self.local is not None else None)
         self.tickets = Tickets(clock)
         self.longest_life = cast("float", policy.keep_for)  # of an entry that this process has stored
@@ -172,8 +175,8 @@ class Engine:
                         self.tell.tier_failed(error)
             elif view.void(entry):
                 self.counters.void()
-                if isinstance(tier, Queryable):  # by its birth, so that the answer that replaces it stays
-                    erase = partial(tier.erase_where, entry.namespace, Scope(keys=(key,)), entry.born.seq + 1)
+                if tier in self.queryable:  # by its birth, so that the answer that replaces it stays
+                    erase = partial(cast("QueryableTier", tier).erase_where, entry.namespace, Scope(keys=(key,)), entry.born.seq + 1)
                     self.backlog.courtesy(tier, key, erase)
             else:
                 entries[key] = entry
@@ -182,9 +185,9 @@ class Engine:
     def _promote(self, depth: int, entries: Iterable[Entry], view: View) -> None:
         for tier in self.tiers[:depth]:
             capped = self._capped(tier, entries)
-            if isinstance(tier, LocalTier):
+            if self.local is not None and tier is self.local:
                 for entry in capped:
-                    tier.put(entry, view.position)
+                    self.local.put(entry, view.position)
             else:
                 self.backlog.put(tier, capped)
 
@@ -328,9 +331,8 @@ class Engine:
         now = self.clock.monotonic()
         if now >= self._purge_at:
             self._purge_at = now + _PURGE_EVERY
-            for tier in self.slower:
-                if isinstance(tier, Purges):
-                    self.backlog.courtesy(tier, "purge", partial(_purge, self.backlog, tier))
+            for tier in self._purging:
+                self.backlog.courtesy(tier, "purge", partial(_purge, self.backlog, tier))
 
     # --- the rest
 

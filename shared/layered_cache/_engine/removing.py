@@ -11,7 +11,6 @@ from layered_cache.errors import DeletionError, TierError
 from layered_cache.events import Event
 from layered_cache.invalidation import Scope
 from layered_cache.receipt import Receipt
-from layered_cache.tiers._tier import Queryable
 
 _RULE_LIFE = 86_400.0  # seconds that a rule is kept beyond the longest life of an entry
 
@@ -43,13 +42,13 @@ class Removing:
 
     async def matching(self, fx: Effects, namespace: str, scope: Scope) -> Receipt:
         """Return what would be removed, removing nothing."""
-        queryable = [tier for tier in self._engine.slower if isinstance(tier, Queryable)]
-        return Receipt(seq=None, durable=False, removed={tier.name: await fx.count_where(tier, namespace, scope) for tier in queryable})
+        found = {tier.name: await fx.count_where(tier, namespace, scope) for tier in self._engine.queryable}
+        return Receipt(seq=None, durable=False, removed=found)
 
     async def _void(self, fx: Effects, namespace: str, scope: Scope | None) -> Receipt:
         seq = await self._rule(fx, namespace, scope)
-        slower = [tier for tier in reversed(self._engine.slower) if isinstance(tier, Queryable)]
-        steps = [(tier.name, partial(fx.erase_where, tier, namespace, scope or Scope(), seq)) for tier in slower]
+        slowest_first = reversed(self._engine.queryable)
+        steps = [(tier.name, partial(fx.erase_where, tier, namespace, scope or Scope(), seq)) for tier in slowest_first]
         return await self._erased(namespace, seq, steps)
 
     async def _rule(self, fx: Effects, namespace: str, scope: Scope | None) -> int:

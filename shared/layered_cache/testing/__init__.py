@@ -2,6 +2,7 @@
 
 - `TierContract`, `AuthorityContract`, `QueryableContract`: the laws of a tier as test classes to inherit (they need pytest).
 - `FakeClock`: time that passes only when it is told to.
+- `explore`, `pause`: a few callers in every order in which they can take their steps.
 - `FakeTier`, `FakeAuthority`: tiers in a dictionary that can be broken, and tell what was asked of them.
 - `OpenAIServer`: a local server with OpenAI's API that counts its calls.
 """
@@ -12,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from layered_cache.testing._clock import FakeClock
+from layered_cache.testing._explore import Run, Stepwise, explore, pause
 from layered_cache.testing._fakes import FakeAuthority, FakeTier
 from layered_cache.testing._openai import OpenAIServer
 
@@ -20,7 +22,19 @@ if TYPE_CHECKING:
     from layered_cache.testing._queryable_contract import QueryableContract
     from layered_cache.testing._tier_contract import TierContract
 
-__all__ = ["AuthorityContract", "FakeAuthority", "FakeClock", "FakeTier", "OpenAIServer", "QueryableContract", "TierContract"]
+__all__ = [
+    "AuthorityContract",
+    "FakeAuthority",
+    "FakeClock",
+    "FakeTier",
+    "OpenAIServer",
+    "QueryableContract",
+    "Run",
+    "Stepwise",
+    "TierContract",
+    "explore",
+    "pause",
+]
 
 _NEED_PYTEST = {
     "AuthorityContract": "_authority_contract",

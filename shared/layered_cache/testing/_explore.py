@@ -4,12 +4,21 @@
 in another order of steps, until there is no order left that was not run. What holds in all of them is a law; a stress test only
 makes it likely.
 
+    def two_callers(fx):
+        tiers = FakeTier("redis"), FakeAuthority(clock=clock)
+        cache = fx.face(TieredCache(*tiers, clock=clock))
+        return tiers, [cache.aget_or_compute(request, compute), cache.adelete(request)]
+
+    for run in explore(two_callers):
+        assert run.results ...
+
 A caller that waits for a future is not run until it is done: so followers add few orders, and all of them can be run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import types
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Future
@@ -23,6 +32,7 @@ from layered_cache.tiers._tier import Authority, Queryable, Tier
 
 T = TypeVar("T")
 W = TypeVar("W")
+C = TypeVar("C")
 
 Job = Coroutine[Any, Any, Any]
 
@@ -64,6 +74,12 @@ class Stepwise:
     def __init__(self) -> None:
         self.current = 0
         self.spawned: list[Job] = []
+
+    def face(self, cache: C) -> C:
+        """Return *cache* (a `TieredCache`) with asynchronous methods that work step by step."""
+        stepwise = copy.copy(cache)
+        vars(stepwise)["_asyncio"] = self
+        return stepwise
 
     def owner(self) -> object:
         """Return who takes a step now."""
@@ -122,9 +138,9 @@ class Stepwise:
         await pause()
         return authority.restart_log(seen)
 
-    async def join(self, future: Future[T], seconds: float) -> bool:
+    async def join(self, future: Future[T], seconds: float, lost: Callable[[], bool]) -> bool:
         """Wait, without a bound: an order of steps in which it would never end is a deadlock, and an error."""
-        del seconds
+        del seconds, lost
         while not future.done():
             await _until(future)
         return True

@@ -36,17 +36,20 @@ class FakeTier:
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """Return what is held."""
-        time.sleep(self.latency)
+        if self.latency:
+            time.sleep(self.latency)
         return self._get(keys)
 
     def set_many(self, entries: Sequence[Entry]) -> None:
         """Hold *entries*."""
-        time.sleep(self.latency)
+        if self.latency:
+            time.sleep(self.latency)
         self._set(entries)
 
     def delete_many(self, keys: Sequence[str]) -> int:
         """Hold nothing."""
-        time.sleep(self.latency)
+        if self.latency:
+            time.sleep(self.latency)
         return self._delete(keys)
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:

@@ -149,6 +149,10 @@ class Queryable(Protocol):
         ...
 
 
+class QueryableTier(Tier, Queryable, Protocol):
+    """A tier that is both."""
+
+
 @runtime_checkable
 class Purges(Protocol):
     """A tier that has to be told to let expired entries go. Called in the background, now and then."""
