@@ -1,0 +1,39 @@
+"""Laws: tests that say in a sentence what always holds, each with mutants of the product that it must catch.
+
+A mutant is a function that breaks the product through a `MonkeyPatch`. A law runs once as it is, and must hold; and once more for
+each of its mutants, and must fail. So nobody can loosen a law until it says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from lawbook import Mutant
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "mutants(*functions): what this law must catch")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marker = metafunc.definition.get_closest_marker("mutants")
+    if marker is not None:
+        metafunc.fixturenames.append("mutant")
+        metafunc.parametrize("mutant", [None, *marker.args], ids=["holds", *(f"catches {mutant.__name__}" for mutant in marker.args)])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+    callspec = getattr(pyfuncitem, "callspec", None)
+    mutant: Mutant | None = callspec.params.get("mutant") if callspec is not None else None
+    if mutant is None:
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        mutant(patch)
+        try:
+            yield
+        except AssertionError:
+            return True
+    pytest.fail(f"the law does not notice {mutant.__name__}: {mutant.__doc__}")

@@ -1,0 +1,443 @@
+"""What holds in every order in which a few callers can take their steps, not only in those that a stress test happens to see.
+
+Each law explores all orders of its callers' touches of the world: reads, writes and erasures of the shared tier, looks at the
+invalidation log and appends to it, computations. What each caller did is written into a history, and the law is about that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+from lawbook import catches
+from layered_cache import Answer, MemoryTier, Request, TieredCache
+from layered_cache._engine.computing import Computing
+from layered_cache._engine.engine import Engine
+from layered_cache._engine.flights import Flight, Flights
+from layered_cache._engine.tickets import Tickets
+from layered_cache._engine.watch import Watch
+from layered_cache.entry import Ticket
+from layered_cache.invalidation import LogState, Scope, View
+from layered_cache.testing import FakeAuthority, FakeClock, Run, Stepwise, explore, pause
+
+REQUEST, OTHER, THIRD = Request("question"), Request("another"), Request("a third")
+
+Job = Any
+
+
+class Authority(FakeAuthority):
+    """One that writes down when a rule is appended."""
+
+    def __init__(self, history: list[tuple[str, ...]], clock: FakeClock) -> None:
+        super().__init__(clock=clock)
+        self._history = history
+
+    def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
+        self._history.append(("appended",))
+        return super().append_log(namespace, scope, seen, before)
+
+
+class World:
+    """One shared tier, and as many processes as a law needs, each with its memory.
+
+    Args:
+        fx: The effects of this run.
+        known: Whether there is an invalidation log already.
+        tiers: What a process has: "both", "memory", or "shared".
+    """
+
+    def __init__(self, fx: Stepwise, *, known: bool = True, tiers: str = "both") -> None:
+        self._tiers = tiers
+        self.history: list[tuple[str, ...]] = []
+        self.clock = FakeClock()
+        self.shared = Authority(self.history, self.clock)
+        if known:
+            self.shared.open_log(Ticket(0, 0))
+        self._fx = fx
+        self.cache = self.process()
+
+    def process(self) -> TieredCache:
+        """Return the cache of one more process, its methods step by step."""
+        memory = [] if self._tiers == "shared" else [MemoryTier(clock=self.clock)]
+        shared = [] if self._tiers == "memory" else [self.shared]
+        return self._fx.face(TieredCache(*memory, *shared, clock=self.clock))
+
+    def compute(self, name: str, error: Exception | None = None, inner: Callable[[], Awaitable[object]] | None = None) -> Any:
+        async def compute() -> Answer:
+            self.history.append(("computing", name))
+            await pause()
+            if inner is not None:
+                await inner()
+            if error is not None:
+                raise error
+            return Answer(value=name.encode(), tags=("t",), model="m")
+
+        return compute
+
+    async def ask(self, name: str, cache: TieredCache | None = None, request: Request = REQUEST, **how: Any) -> str:
+        """Get or compute; the answer is the name of who computed it."""
+        self.history.append(("asks", name))
+        entry = await (cache or self.cache).aget_or_compute(request, self.compute(name, **how))
+        self.history.append(("gets", name, entry.value.decode()))
+        return entry.value.decode()
+
+    async def look_up_and_store(self, name: str, cache: TieredCache | None = None) -> None:
+        """Do as hosts do that look up and store in two calls."""
+        cache = cache or self.cache
+        self.history.append(("asks", name))
+        if (entry := await cache.aget(REQUEST)) is None:
+            await cache.aset(REQUEST, await self.compute(name)())
+        else:
+            self.history.append(("gets", name, entry.value.decode()))
+
+    async def look_up(self, name: str) -> None:
+        self.history.append(("asks", name))
+        if (entry := await self.cache.aget(REQUEST)) is not None:
+            self.history.append(("gets", name, entry.value.decode()))
+
+    def look_up_at_the_end(self, name: str = "reader") -> None:
+        """When all steps have been taken, without steps."""
+        self.history.append(("asks", name))
+        if (entry := self.cache.get(REQUEST)) is not None:
+            self.history.append(("gets", name, entry.value.decode()))
+
+    async def remove(self, how: str, cache: TieredCache | None = None) -> None:
+        cache = cache or self.cache
+        if how == "delete":
+            await cache.adelete(REQUEST)
+        elif how == "invalidate":
+            await cache.ainvalidate(tag="t")
+        elif how == "invalidate by a condition":
+            await cache.ainvalidate(model="m*")
+        else:
+            await cache.aclear()
+        self.clock.advance(cache.policy.max_staleness + 0.1)
+        self.history.append(("removed",))
+
+    def at(self, *what: str) -> int:
+        return self.history.index(what)
+
+    def computed(self) -> list[str]:
+        return [what[1] for what in self.history if what[0] == "computing"]
+
+
+def runs(crew: Callable[[Stepwise], tuple[World, Sequence[Job]]], *, at_least: int, cancel: int | None = None) -> Generator[Run[World]]:
+    """Yield the runs of *crew* in all orders; a crew whose callers hardly meet proves nothing."""
+    number = 0
+    for run in explore(crew, cancel=cancel):
+        number += 1
+        yield run
+    assert number >= at_least, number
+
+
+def nothing_void_is_served(world: World) -> None:
+    """Whoever asked after a removal had returned got nothing that was being computed when it was recorded."""
+    appended, removed = world.at("appended"), world.at("removed")
+    for what in world.history:
+        if what[0] == "gets" and world.at("asks", what[1]) > removed:
+            assert world.at("computing", what[2]) > appended, world.history
+
+
+# --- mutants
+
+
+def everyone_leads(patch: pytest.MonkeyPatch) -> None:
+    """No caller finds another one's flight."""
+    patch.setattr(Flights, "board", lambda self, key, owner, stranded: (Flight(key, owner, stranded), True))
+
+
+def the_leader_does_not_look_again(patch: pytest.MonkeyPatch) -> None:
+    """Who boards computes at once, although the one before him may just have landed."""
+
+    async def load(self: Computing, fx: Any, ask: Any, compute: Any, flight: Any) -> Any:
+        view, _ = await self._engine.watch.current(fx)
+        hit = None if flight is not None else (await self._engine.read(fx, [ask.key], leave=False)).get(ask.key)
+        return hit.entry if hit else await self._compute(fx, ask, compute, view.ticket, flight)
+
+    patch.setattr(Computing, "_load", load)
+
+
+def the_flight_lands_before_memory_has_it(patch: pytest.MonkeyPatch) -> None:
+    """There is a moment in which neither the flight nor the memory is there."""
+
+    async def compute_(self: Computing, fx: Any, ask: Any, compute: Any, born: Any, flight: Any) -> Any:
+        answer = await compute()
+        entry = self._engine.entry(ask, answer, born, 0.0)
+        if flight is not None:
+            self._flights.land(flight, entry)
+        await pause()
+        admitted = await self._engine.admitted(fx, ask, answer, born, started=0.0)
+        await self._engine.spread(fx, [admitted] if admitted else [])
+        return entry
+
+    patch.setattr(Computing, "_compute", compute_)
+
+
+def stores_take_no_ticket(patch: pytest.MonkeyPatch) -> None:
+    """An answer is born when it is stored, not when it was asked for."""
+    patch.setattr(Tickets, "take", lambda self, key, caller: None)
+
+
+def one_ticket_for_all(patch: pytest.MonkeyPatch) -> None:
+    """The first store takes the only ticket, the second has none."""
+    leave = Tickets.leave
+
+    def leave_one(self: Tickets, key: str, caller: object, ticket: Ticket) -> None:
+        self._by_key.pop(key, None)
+        leave(self, key, "everyone", ticket)
+
+    patch.setattr(Tickets, "leave", leave_one)
+
+
+def nothing_is_void(patch: pytest.MonkeyPatch) -> None:
+    """Rules are written and not obeyed."""
+    patch.setattr(View, "void", lambda self, entry, *, checked=None: False)
+
+
+def followers_take_whatever_lands(patch: pytest.MonkeyPatch) -> None:
+    """Whoever asks after an invalidation is given the answer of a flight from before it."""
+    void = View.void
+
+    def only_when_stored(self: View, entry: Any, *, checked: Any = None) -> bool:
+        import sys
+
+        return sys._getframe(1).f_code.co_name != "get_or_compute" and void(self, entry, checked=checked)
+
+    patch.setattr(View, "void", only_when_stored)
+
+
+def memory_is_trusted_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A slot that was once found good is not checked again when the view has moved."""
+    peek = MemoryTier.peek
+
+    def trusting(self: MemoryTier, key: str, position: Any, now: float) -> Any:
+        slot = self._slots.get(key)
+        return peek(self, key, slot[0] if slot else position, now)
+
+    patch.setattr(MemoryTier, "peek", trusting)
+    patch.setattr(Engine, "_read_local", lambda self, keys, view: {key: found[0] for key in keys if (found := self.local.find(key))})
+
+
+def the_log_is_read_once(patch: pytest.MonkeyPatch) -> None:
+    """What other processes invalidate is never learned of."""
+    adopt = Watch._adopt
+
+    def for_good(self: Watch, *args: Any) -> None:
+        adopt(self, *args)
+        self.good_until = float("inf")
+
+    patch.setattr(Watch, "_adopt", for_good)
+
+
+def a_cancelled_leader_lands_its_cancellation(patch: pytest.MonkeyPatch) -> None:
+    """Those who follow are cancelled with their leader."""
+    land = Flights.land
+
+    def with_error(self: Any, flight: Any, outcome: Any = None, error: BaseException | None = None) -> None:
+        land(self, flight, outcome, error if error is not None or outcome is not None else asyncio.CancelledError())
+
+    patch.setattr(Flights, "land", with_error)
+
+
+def a_cancelled_leader_never_lands(patch: pytest.MonkeyPatch) -> None:
+    """Those who follow wait for ever."""
+    land = Flights.land
+
+    def only_outcomes(self: Any, flight: Any, outcome: Any = None, error: BaseException | None = None) -> None:
+        if outcome is not None or error is not None:
+            land(self, flight, outcome, error)
+
+    patch.setattr(Flights, "land", only_outcomes)
+
+
+def holders_wait(patch: pytest.MonkeyPatch) -> None:
+    """Who is inside a computation waits for another one's."""
+    patch.setattr("layered_cache._engine.computing.holds_any", lambda: False)
+
+
+def everyone_may_wait(patch: pytest.MonkeyPatch) -> None:
+    """Nobody knows his own flight, nor whether he holds one."""
+    holders_wait(patch)
+    patch.setattr(Stepwise, "owner", lambda self: object())
+
+
+def a_looker_that_is_cancelled_has_looked(patch: pytest.MonkeyPatch) -> None:
+    """Those who wait for his look believe that nothing is new."""
+    looked = Watch._looked
+    patch.setattr(Watch, "_looked", lambda self, mine, ended: looked(self, mine, True))
+
+
+# --- laws
+
+
+@catches(everyone_leads, the_flight_lands_before_memory_has_it)
+@pytest.mark.parametrize("known", [True, False], ids=["a log", "no log yet"])
+def test_one_of_many_callers_computes(known: bool) -> None:
+    """However the steps of callers fall, one of them computes, and all have that answer."""
+
+    def crew(callers: int, fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx, known=known)
+        return world, [world.ask(str(number)) for number in range(callers)]
+
+    for callers in (2, 3):
+        for run in runs(partial(crew, callers), at_least=10):
+            assert len(run.world.computed()) == 1, run.order
+            assert {*run.results.values()} == {*run.world.computed()}, run.order
+
+
+@catches(the_leader_does_not_look_again, everyone_leads)
+def test_a_leader_looks_before_he_computes() -> None:
+    """Whoever comes when a flight has just landed finds its answer, also without memory."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx, tiers="shared")
+        return world, [world.ask("one"), world.ask("another")]
+
+    for run in runs(crew, at_least=10):
+        assert len(run.world.computed()) == 1, run.order
+
+
+@catches(nothing_is_void, followers_take_whatever_lands)
+@pytest.mark.parametrize("how", ["delete", "invalidate", "invalidate by a condition", "clear"])
+def test_what_was_removed_is_not_served_to_who_asks_afterwards(how: str) -> None:
+    """Neither from a tier, nor from a flight that was under way; the answer of a later computation is."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        return world, [world.ask("first"), world.remove(how), world.ask("second")]
+
+    for run in runs(crew, at_least=100):
+        nothing_void_is_served(run.world)
+
+
+@catches(nothing_is_void, stores_take_no_ticket, one_ticket_for_all)
+@pytest.mark.parametrize("how", [pytest.param("delete", marks=pytest.mark.slow), "invalidate"])
+def test_what_was_looked_up_before_a_removal_is_void_when_it_is_stored_after_it(how: str) -> None:
+    """Also the answer of the second of two callers that had both looked before it."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        return world, [world.look_up_and_store("one"), world.look_up_and_store("other"), world.remove(how)]
+
+    for run in runs(crew, at_least=100):
+        run.world.look_up_at_the_end()
+        nothing_void_is_served(run.world)
+
+
+@catches(nothing_is_void, the_log_is_read_once, memory_is_trusted_for_ever)
+@pytest.mark.parametrize("how", ["delete", "invalidate", "clear"])
+def test_other_processes_obey_within_the_staleness_that_is_allowed(how: str) -> None:
+    """What another process had in its memory, or was computing, is not served there `max_staleness` after the removal."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        elsewhere = world.process()
+
+        async def ask_twice() -> None:
+            await world.ask("there", elsewhere)
+            await world.ask("there, again", elsewhere)
+
+        return world, [ask_twice(), world.remove(how)]
+
+    for run in runs(crew, at_least=20):
+        nothing_void_is_served(run.world)
+
+
+@catches(a_cancelled_leader_lands_its_cancellation, a_cancelled_leader_never_lands)
+def test_a_cancelled_caller_cancels_nobody_else() -> None:
+    """Wherever he is cancelled: if he led, another one takes over, and at most one more computes; if he followed, nothing happens."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        return world, [world.ask("cancelled"), world.ask("second"), world.ask("third")]
+
+    for run in runs(crew, at_least=200, cancel=0):
+        outcomes = [run.results[number] for number in (1, 2)]
+        assert set(outcomes) <= set(run.world.computed()), (outcomes, run.order)
+        assert len(set(outcomes)) == 1, run.order
+        assert len(run.world.computed()) == 1 + (outcomes[0] != "cancelled" and "cancelled" in run.world.computed()), run.order
+
+
+@catches(everyone_leads)
+def test_an_answer_outlives_the_caller_who_is_cancelled_while_he_stores_it() -> None:
+    """What was computed is not computed again."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        return world, [world.ask("cancelled"), world.ask("second")]
+
+    for run in runs(crew, at_least=50, cancel=0):
+        if "gets" in [what[0] for what in run.world.history] and run.results[1] == "cancelled":
+            assert run.world.computed() == ["cancelled"], run.order
+        else:
+            assert run.world.computed()[-1] == "second", run.order
+
+
+@catches(everyone_leads)
+def test_an_error_reaches_those_who_wait_and_no_one_later() -> None:
+    """It is not kept: whoever comes after it computes."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        return world, [world.ask(str(number), error=ValueError(str(number))) for number in range(3)]
+
+    shared = 0
+    for run in runs(crew, at_least=20):
+        raised = {str(error) for error in run.results.values() if type(error) is ValueError}
+        assert len(run.results) == 3, run.order
+        assert raised == set(run.world.computed()), run.order
+        shared += len(raised) == 1
+    assert shared
+
+
+@catches(everyone_may_wait)
+def test_nobody_waits_for_himself() -> None:
+    """A computation that asks for its own key computes it once more."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        return world, [world.ask("outer", inner=lambda: world.ask("inner")), world.ask("other")]
+
+    for run in runs(crew, at_least=20):
+        assert all(type(result) is str for result in run.results.values()), (run.results, run.order)
+
+
+@catches(holders_wait, everyone_may_wait)
+@pytest.mark.parametrize("requests", [(REQUEST, OTHER), (REQUEST, OTHER, THIRD)], ids=["ABBA", "a circle of three"])
+def test_no_circle_of_computations_waits_for_itself(requests: tuple[Request, ...]) -> None:
+    """Computations that ask for each other's keys come to an end in every order."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx, tiers="memory")
+        jobs: list[Job] = []
+        for number, request in enumerate(requests):
+            inner = requests[(number + 1) % len(requests)]
+
+            def ask_inner(name: str = f"inner {number}", inner: Request = inner) -> Awaitable[object]:
+                return world.ask(name, request=inner)
+
+            jobs.append(world.ask(str(number), request=request, inner=ask_inner))
+        return world, jobs
+
+    for run in runs(crew, at_least=1):
+        assert all(type(result) is str for result in run.results.values()), (run.results, run.order)
+
+
+@catches(a_looker_that_is_cancelled_has_looked)
+def test_a_look_that_was_cancelled_is_looked_again() -> None:
+    """Whoever waited for it looks himself, and obeys what another process has invalidated."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        world.history.append(("computing", "first"))
+        world.cache.set(REQUEST, Answer(value=b"first"))
+        world.process().delete(REQUEST)
+        world.clock.advance(world.cache.policy.max_staleness + 0.1)
+        world.history.append(("removed",))
+        return world, [world.look_up("cancelled"), world.look_up("second")]
+
+    for run in runs(crew, at_least=10, cancel=0):
+        nothing_void_is_served(run.world)
