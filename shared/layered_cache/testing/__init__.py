@@ -2,6 +2,7 @@
 
 - `TierContract`, `AuthorityContract`, `QueryableContract`: the laws of a tier as test classes to inherit (they need pytest).
 - `FakeClock`: time that passes only when it is told to.
+- `ChaosTier`, `ChaosAuthority`: what goes wrong between a cache and a tier, by chance, the same with the same seed.
 - `explore`, `pause`: a few callers in every order in which they can take their steps.
 - `FakeTier`, `FakeAuthority`: tiers in a dictionary that can be broken, and tell what was asked of them.
 - `OpenAIServer`: a local server with OpenAI's API that counts its calls.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from layered_cache.testing._chaos import ChaosAuthority, ChaosTier
 from layered_cache.testing._clock import FakeClock
 from layered_cache.testing._explore import Run, Stepwise, explore, pause
 from layered_cache.testing._fakes import FakeAuthority, FakeTier
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthorityContract",
+    "ChaosAuthority",
+    "ChaosTier",
     "FakeAuthority",
     "FakeClock",
     "FakeTier",

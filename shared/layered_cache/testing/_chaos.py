@@ -1,0 +1,197 @@
+"""What may go wrong between a cache and its tiers, by chance: the same with the same seed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from layered_cache import wire
+from layered_cache.entry import Entry, Refused, Ticket
+from layered_cache.errors import TierUnavailableError
+from layered_cache.invalidation import LogState, Scope
+from layered_cache.tiers._tier import Authority, Tier
+
+T = TypeVar("T")
+
+
+class ChaosTier:
+    """A tier in front of another one, over which things go wrong. Several may stand before one tier: each is a process's way to it.
+
+    Args:
+        tier: Who holds the entries.
+        seed: Of the chance by which things go wrong.
+        fails: Share of calls that raise a `TierUnavailableError`; half of them have done their work all the same.
+        loses: Share of writes that are acknowledged and forgotten.
+        late: Share of writes that are acknowledged, and done when `land` is called.
+        garbles: Share of entries that come back with a byte changed, as a tier gives them back then: refused.
+        delay: Seconds that a call takes at most, beside the tier's own.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        *,
+        seed: object = 0,
+        fails: float = 0.0,
+        loses: float = 0.0,
+        late: float = 0.0,
+        garbles: float = 0.0,
+        delay: float = 0.0,
+    ) -> None:
+        self.name, self.timeout, self.ttl = tier.name, tier.timeout, tier.ttl
+        self.fails, self.loses, self.late, self.garbles, self.delay = fails, loses, late, garbles, delay
+        self._tier = tier
+        self._random = random.Random(str(seed))  # noqa: S311 - a test's
+        self._lock = threading.Lock()
+        self._under_way: list[Sequence[Entry]] = []
+
+    @property
+    def under_way(self) -> int:
+        """How many writes were acknowledged and are still to be done."""
+        return len(self._under_way)
+
+    def land(self) -> None:
+        """Do one of the late writes, whichever; it overwrites what came meanwhile."""
+        with self._lock:
+            entries = self._under_way.pop(self._random.randrange(len(self._under_way)))
+        self._tier.set_many(entries)
+
+    def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """See Tier."""
+        return self._read(self._call("get", lambda: self._tier.get_many(keys)))
+
+    def set_many(self, entries: Sequence[Entry]) -> None:
+        """See Tier."""
+        if self._write_goes_through(entries):
+            self._call("set", lambda: self._tier.set_many(entries))
+
+    def delete_many(self, keys: Sequence[str]) -> int:
+        """See Tier."""
+        return self._call("delete", lambda: self._tier.delete_many(keys))
+
+    def close(self) -> None:
+        """Leave the tier open: it may be others'."""
+
+    async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """See Tier."""
+        return self._read(await self._acall("get", lambda: self._tier.aget_many(keys)))
+
+    async def aset_many(self, entries: Sequence[Entry]) -> None:
+        """See Tier."""
+        if self._write_goes_through(entries):
+            await self._acall("set", lambda: self._tier.aset_many(entries))
+
+    async def adelete_many(self, keys: Sequence[str]) -> int:
+        """See Tier."""
+        return await self._acall("delete", lambda: self._tier.adelete_many(keys))
+
+    async def aclose(self) -> None:
+        """See close."""
+
+    # --- chance
+
+    def _happens(self, share: float) -> bool:
+        with self._lock:
+            return share > 0 and self._random.random() < share
+
+    def _pause(self) -> float:
+        with self._lock:
+            return self._random.uniform(0, self.delay) if self.delay else 0.0
+
+    def _call(self, what: str, work: Callable[[], T]) -> T:
+        if pause := self._pause():
+            time.sleep(pause)
+        if not self._happens(self.fails):
+            return work()
+        if self._happens(0.5):
+            work()
+        raise self._failure(what)
+
+    async def _acall(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        await asyncio.sleep(self._pause())
+        if not self._happens(self.fails):
+            return await work()
+        if self._happens(0.5):
+            await work()
+        raise self._failure(what)
+
+    def _failure(self, what: str) -> TierUnavailableError:
+        return TierUnavailableError(self.name, what, "by chance")
+
+    def _write_goes_through(self, entries: Sequence[Entry]) -> bool:
+        if self._happens(self.loses):
+            return False
+        if self._happens(self.late):
+            with self._lock:
+                self._under_way.append(entries)
+            return False
+        return True
+
+    def _read(self, held: Mapping[str, Entry | Refused]) -> Mapping[str, Entry | Refused]:
+        return {key: self._garbled(entry) if self._happens(self.garbles) else entry for key, entry in held.items()}
+
+    def _garbled(self, entry: Entry | Refused) -> Entry | Refused:
+        if isinstance(entry, Refused):
+            return entry
+        data = bytearray(wire.encode(entry))
+        with self._lock:
+            data[self._random.randrange(len(data))] ^= self._random.randrange(1, 256)
+        return wire.decode(bytes(data), key=entry.key)
+
+
+class ChaosAuthority(ChaosTier):
+    """The same before a tier that keeps the invalidation log, whose calls fail as well."""
+
+    def __init__(
+        self,
+        tier: Tier,
+        *,
+        seed: object = 0,
+        fails: float = 0.0,
+        loses: float = 0.0,
+        late: float = 0.0,
+        garbles: float = 0.0,
+        delay: float = 0.0,
+    ) -> None:
+        super().__init__(tier, seed=seed, fails=fails, loses=loses, late=late, garbles=garbles, delay=delay)
+        if not isinstance(tier, Authority):
+            msg = f"{tier.name} keeps no invalidation log: use ChaosTier"
+            raise TypeError(msg)
+        self._authority: Authority = tier
+        self.log_is_durable = self._authority.log_is_durable
+
+    def read_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._call("read the log", lambda: self._authority.read_log(seen))
+
+    def open_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._call("open the log", lambda: self._authority.open_log(seen))
+
+    def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
+        """See Authority."""
+        return self._call("write the log", lambda: self._authority.append_log(namespace, scope, seen, before))
+
+    def restart_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._call("restart the log", lambda: self._authority.restart_log(seen))
+
+    async def aread_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return await self._acall("read the log", lambda: self._authority.aread_log(seen))
+
+    async def aopen_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return await self._acall("open the log", lambda: self._authority.aopen_log(seen))
+
+    async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
+        """See Authority."""
+        return await self._acall("write the log", lambda: self._authority.aappend_log(namespace, scope, seen, before))
+
+    async def arestart_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return await self._acall("restart the log", lambda: self._authority.arestart_log(seen))
