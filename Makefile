@@ -8,10 +8,12 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet
 QUESTIONS ?=
 COLUMN ?=
 DRAWS ?=
+# what is measured: everything, unless named
+THEMES ?=
 DEMO = $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(if $(COLUMN),--column "$(COLUMN)") $(if $(DRAWS),--draws $(DRAWS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format lowest clean
+.PHONY: help demo test slow lint format bench bench-quick lowest clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +37,12 @@ format: $(VENV)/.lint  ## put the code in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/.bench  ## how fast it is, beside its goals and other caches, some minutes (THEMES="memory sqlite" for a part of it)
+	$(BIN)/python -m benchmarks $(THEMES) $(ARGS)
+
+bench-quick: $(VENV)/.bench  ## the same, coarsely, within a minute
+	$(BIN)/python -m benchmarks --quick $(THEMES) $(ARGS)
+
 lowest:  ## the suite on the lowest versions that are promised, in an environment of its own
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
 
@@ -45,6 +53,7 @@ clean:  ## remove the environments and what tools leave behind
 $(VENV)/.demo: GROUP = demo
 $(VENV)/.test: GROUP = test
 $(VENV)/.lint: GROUP = dev
+$(VENV)/.bench: GROUP = bench
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
 	@if [ ! -x $(BIN)/python ]; then $(PYTHON) -m venv $(VENV) || { echo "make: cannot make $(VENV): Python >= 3.11 with venv is needed (PYTHON=/path/to/python)"; exit 1; }; fi
 	@echo "installing what is needed for this into $(VENV) ..."

@@ -1,0 +1,42 @@
+"""A program for `start`: ask a model whose cache has the answer, and say when it was there. Run as a file, it imports what it must.
+
+It takes `floor`, `layered` or `community`, and a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from typing import Any
+
+from langchain_core.caches import BaseCache, InMemoryCache
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+
+class Model(BaseChatModel):
+    """A chat model whose answer is always the same."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "cold"
+
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:  # noqa: ANN401 - as LangChain has it
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("an answer"))])
+
+
+def cache_of(kind: str, *paths: str) -> BaseCache:
+    """Return the cache that is meant by *kind*; what its import takes counts."""
+    if kind == "floor":
+        return InMemoryCache()
+    if kind == "community":
+        return importlib.import_module("langchain_community.cache").SQLiteCache(*paths)
+    return importlib.import_module("langchain_layered_cache").LayeredCache(*(f"sqlite:///{path}" for path in paths))
+
+
+if __name__ == "__main__":
+    model = Model(cache=cache_of(*sys.argv[1:]))
+    model.invoke("a question")
+    print(time.monotonic())
