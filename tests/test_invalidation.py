@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from layered_cache import Answer, ConfigurationError, DeletionError, Event, Policy, Request, TieredCache
 from layered_cache.entry import Entry, Ticket
+from layered_cache.errors import TierUnavailableError
 from layered_cache.invalidation import MAX_FLOORS, MAX_RULES, LogState, MemoryLog, Rule, Rules, Scope, View, folded_floors, leaving
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from layered_cache.testing._halves import an_entry
@@ -494,6 +495,69 @@ def test_a_looker_that_is_cancelled_has_not_looked(shared: FakeAuthority, clock:
     assert cache.stats().served_unverified == 0
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["the look was answered long ago", "the log was lost meanwhile"])
+def test_who_waits_for_a_look_that_began_long_ago_looks_himself(shared: FakeAuthority, clock: FakeClock, lost: bool) -> None:
+    """What that look brings may be older than what he may be served by, also where it brings nothing that can be used."""
+    cache, other = other_process(shared, clock), other_process(shared, clock)
+    held = cache.set(ask(), b"x")
+    assert held is not None
+    clock.advance(300)
+    gate = asyncio.Event()
+
+    async def read_slowly(seen: Ticket) -> LogState:
+        before = shared.read_log(seen)
+        shared.aread_log = FakeAuthority.aread_log.__get__(shared)
+        await gate.wait()
+        return shared.read_log(seen) if lost else before
+
+    async def main() -> Any:
+        shared.aread_log = read_slowly
+        looker = asyncio.create_task(cache.aget(held.key))
+        await asyncio.sleep(0.01)
+        if lost:
+            await cache.adelete(ask("something else"))  # so that what the look brings is no news
+        await other.adelete(held.key)
+        clock.advance(3)
+        if lost:
+            shared.log = None
+        follower = asyncio.create_task(cache.aget(held.key))
+        await asyncio.sleep(0.01)
+        assert not follower.done()
+        gate.set()
+        await looker
+        return await follower
+
+    assert asyncio.run(main()) is None
+
+
+def test_strictly_no_flight_is_followed_either_while_the_log_cannot_be_read(shared: FakeAuthority, clock: FakeClock) -> None:
+    """Its answer may have become void since it took off."""
+    cache, other = other_process(shared, clock, policy=Policy(strict_invalidation=True)), other_process(shared, clock)
+
+    async def main() -> Any:
+        gate = asyncio.Event()
+
+        async def early() -> bytes:
+            await gate.wait()
+            return b"early"
+
+        async def late() -> bytes:
+            return b"late"
+
+        leader = asyncio.create_task(cache.aget_or_compute(ask(), early))
+        await asyncio.sleep(0.01)
+        await other.adelete(ask())
+        clock.advance(3)
+        shared.log_is_broken = True
+        follower = asyncio.create_task(cache.aget_or_compute(ask(), late))
+        await asyncio.sleep(0.01)
+        gate.set()
+        await leader
+        return (await follower).value
+
+    assert asyncio.run(main()) == b"late"
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_no_staleness_at_all(world: World, shared: FakeAuthority, clock: FakeClock, strict: bool) -> None:
     """Then every call looks, and what it finds is verified."""
@@ -658,11 +722,11 @@ def test_a_log_that_comes_back_older_is_noticed_by_who_invalidates(world: World,
     assert shared.log.epoch != epoch
 
 
-def test_an_answer_from_before_there_was_a_log(world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock) -> None:
-    """It belongs to the log that came next, and to no later one."""
+def test_a_miss_makes_the_log(world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock) -> None:
+    """So the answer is born under it: had another log come and gone with its rules before it is stored, it would be void."""
     assert world.call(cache, "get", ask("a")) is None
     assert world.call(cache, "get", ask("b")) is None
-    assert shared.log is None
+    assert shared.log is not None
     assert world.call(cache, "set", ask("a"), b"x")
 
     shared.log = None
@@ -670,6 +734,27 @@ def test_an_answer_from_before_there_was_a_log(world: World, cache: TieredCache,
     world.call(cache, "get", ask("c"))
 
     assert world.call(cache, "set", ask("b"), b"x") is None
+
+
+def test_without_a_log_nothing_is_stored_but_in_memory(
+    world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it cannot be made, nobody could say later what is void."""
+
+    def fails(seen: object) -> LogState:
+        raise TierUnavailableError("authority", "open the log", "it is read-only")
+
+    monkeypatch.setattr(shared, "open_log", fails)
+    assert world.call(cache, "get_or_compute", ask("a"), world.compute(b"x", 0.0, [])).value == b"x"
+    assert world.call(cache, "get", ask("a"))
+    assert not shared.held
+
+    monkeypatch.undo()
+    clock.advance(3)
+    assert world.call(cache, "get", ask("b")) is None
+    assert world.call(cache, "get", ask("a")) is None
+    assert world.call(cache, "set", ask("a"), b"y")
+    assert shared.held
 
 
 _OTHER = """

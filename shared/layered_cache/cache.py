@@ -211,11 +211,11 @@ class TieredCache:
 
     def ticket(self) -> Ticket:
         """Return what is known of the invalidation log now, for the `born` of answers whose computation begins now."""
-        return run(self._engine.watch.current(self._blocking))[0].ticket
+        return run(self._engine.watch.ticket(self._blocking))
 
     async def aticket(self) -> Ticket:
         """See ticket."""
-        return (await self._engine.watch.current(self._asyncio))[0].ticket
+        return await self._engine.watch.ticket(self._asyncio)
 
     # --- compute
 

@@ -221,16 +221,15 @@ class View:
     """What a process knows of the log at one moment. A newer look makes a new view; this one does not change its position.
 
     `position` is an object of its own: a memory slot that was checked against this view holds it, and `is` tells.
-    `follows` is the epoch of the emptiness (below zero) that this log was seen to follow, if it was.
+    An epoch below zero stands for the absence of a log, each time another one.
     """
 
-    __slots__ = ("follows", "position", "rules")
+    __slots__ = ("position", "rules")
 
-    def __init__(self, position: Ticket, rules: Rules, follows: int = 0) -> None:
+    def __init__(self, position: Ticket, rules: Rules) -> None:
         # a plain tuple: the garbage collector forgets it, and with it the memory slots that hold it
         self.position: tuple[int, int] = (position.epoch, position.seq)
         self.rules = rules
-        self.follows = follows
 
     @property
     def ticket(self) -> Ticket:
@@ -253,18 +252,6 @@ class View:
         if entry.born.epoch != epoch:
             return True
         return self.rules.void(entry, checked=checked[1] if checked is not None and checked[0] == epoch else 0)
-
-    def resolved(self, ticket: Ticket) -> Ticket | None:
-        """Return what an entry born at *ticket* shall say of itself under this view.
-
-        A ticket taken while there was no log becomes one of the log that came next, and of no later one: None means void.
-        """
-        epoch = self.position[0]
-        if ticket.epoch == epoch:
-            return ticket
-        if ticket.epoch < 0 and epoch > 0 and self.follows == ticket.epoch:
-            return Ticket(epoch, ticket.seq)
-        return None
 
 
 def leaving(oldest_first: Iterable[tuple[int, int]], *, count: int, size: int, before: int = 0) -> int:

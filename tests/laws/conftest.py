@@ -26,8 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
-    callspec = getattr(pyfuncitem, "callspec", None)
-    mutant: Mutant | None = callspec.params.get("mutant") if callspec is not None else None
+    mutant: Mutant | None = pyfuncitem.callspec.params["mutant"] if pyfuncitem.get_closest_marker("mutants") else None
     if mutant is None:
         return (yield)
     with pytest.MonkeyPatch.context() as patch:

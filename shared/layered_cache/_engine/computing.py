@@ -13,6 +13,7 @@ from layered_cache._engine.effects import Effects
 from layered_cache._engine.engine import Ask, Engine, Hit
 from layered_cache._engine.flights import Flight, Flights, holds_any
 from layered_cache._engine.refreshes import Refreshes
+from layered_cache._engine.watch import Trust
 from layered_cache.entry import Answer, Entry, Ticket
 from layered_cache.events import Event
 
@@ -44,9 +45,10 @@ class Computing:
                     continue
                 break  # it takes too long
             entry = flight.future.result()
-            # it may come of a flight that began before an invalidation which this caller knows of
-            if entry is not None and not (await self._engine.watch.current(fx))[0].void(entry):
-                self._engine.note_hit(Hit(entry, "flight"), verified=True)
+            # it may come of a flight that began before an invalidation which this caller knows of, or could not learn of
+            view, trust = await self._engine.watch.current(fx)
+            if entry is not None and trust is not Trust.NOTHING and not view.void(entry):
+                self._engine.note_hit(Hit(entry, "flight"), verified=trust is Trust.ALL)
                 return entry
         return await self._load(fx, ask, compute, None)
 
@@ -71,7 +73,7 @@ class Computing:
 
     async def _load(self, fx: Effects, ask: Ask, compute: Compute, flight: Flight[Entry] | None) -> Entry:
         # what is known now is what the answer is born with: whoever boards later judges by it
-        born = (await self._engine.watch.current(fx))[0].ticket
+        born = await self._engine.watch.ticket(fx)
         hit = (await self._engine.read(fx, [ask.key], stale=True, leave=False)).get(ask.key)
         if hit is None:
             return await self._compute(fx, ask, compute, born, flight)
@@ -84,9 +86,9 @@ class Computing:
         engine = self._engine
         started = engine.clock.time()
         answer = await compute()
-        admitted = await engine.admitted(fx, ask, answer, born, started=started)
+        admitted = engine.admitted(ask, answer, born, started=started)
         # what is not kept is returned all the same; those who follow judge by its birth whether it is too old for them
-        entry = admitted or engine.entry(ask, answer, engine.watch.view.resolved(born) or born, started)
+        entry = admitted or engine.entry(ask, answer, born, started)
         if flight is not None and engine.local is not None:
             self._flights.land(flight, entry)
         if admitted is not None:
@@ -96,9 +98,10 @@ class Computing:
     async def _refresh(self, fx: Effects, ask: Ask, compute: Compute) -> None:
         """Compute a stale entry's successor, unless another process has."""
         try:
-            found, view, _trust = await self._engine.look_up(fx, [ask.key], stale=False)
+            born = await self._engine.watch.ticket(fx)
+            found, _view, _trust = await self._engine.look_up(fx, [ask.key], stale=False)
             if not found:
-                await self._compute(fx, ask, compute, view.ticket, None)
+                await self._compute(fx, ask, compute, born, None)
         except GeneratorExit:
             raise
         except Exception as error:  # noqa: BLE001 - nobody waits for it: the stale entry stays, and who observes is told

@@ -103,11 +103,14 @@ class Engine:
         found, view, trust = await self.look_up(fx, keys, stale=stale)
         for hit in found.values():
             self.note_hit(hit, verified=trust is Trust.ALL)
+        if len(found) == len(keys):
+            return found
+        ticket = await self.watch.ticket(fx) if leave and view.empty else view.ticket
         for key in keys:
             if key not in found:
                 self.tell(Event(kind="miss", key=key, namespace=namespace_of(key)))
                 if leave:
-                    self.tickets.leave(key, fx.owner(), view.ticket)
+                    self.tickets.leave(key, fx.owner(), ticket)
         return found
 
     async def look_up(self, fx: Effects, keys: Sequence[str], *, stale: bool) -> tuple[dict[str, Hit], View, Trust]:
@@ -243,12 +246,12 @@ class Engine:
     async def _admit_all(
         self, fx: Effects, answers: Mapping[str, tuple[Ask, Answer]], tickets: Mapping[str, tuple[Ticket, float] | None]
     ) -> list[Entry]:
-        view, _trust = await self.watch.current(fx)
+        born_now = await self.watch.ticket(fx)
         now = self.clock.time()
         entries: list[Entry] = []
         for key, (ask, answer) in answers.items():
-            ticket, since = tickets[key] or (view.ticket, 0.0)
-            if (entry := await self.admitted(fx, ask, answer, ticket, started=now - since)) is not None:
+            ticket, since = tickets[key] or (born_now, 0.0)
+            if (entry := self.admitted(ask, answer, ticket, started=now - since)) is not None:
                 entries.append(entry)
         return entries
 
@@ -258,14 +261,13 @@ class Engine:
     def _in_background(self, job: Coroutine[Any, Any, None]) -> None:
         self._background.spawn(job)
 
-    async def admitted(self, fx: Effects, ask: Ask, answer: Answer, ticket: Ticket, *, started: float) -> Entry | None:
+    def admitted(self, ask: Ask, answer: Answer, ticket: Ticket, *, started: float) -> Entry | None:
         """Return the entry to hold of *answer*, which memory has now; or None, having told why it is not held."""
         reason: str | None = self.policy.refuses(ask.request, answer)
         if reason is None:
-            resolved = await self.watch.resolved(fx, ticket)
             view = self.watch.view
-            entry = None if resolved is None else self.entry(ask, answer, resolved, started)
-            if entry is None or view.void(entry):
+            entry = self.entry(ask, answer, ticket, started)
+            if view.void(entry):
                 reason = "invalidated"
             elif self.local is not None:  # marked with the view that it was checked against, not with a newer one
                 self.local.put(self._capped(self.local, [entry])[0], view.position)

@@ -169,7 +169,11 @@ class Watch:
         return self.view, Trust.UNVERIFIED if lately else Trust.NOTHING
 
     async def _look(self, fx: Effects) -> bool:
-        """Read what is newer; with others who want the same, once. Return whether the log could be read."""
+        """Read what is newer; with others who want the same, once. Return whether the log could be read.
+
+        A look that was under way may have begun long before this call: it will do if it is new enough for `max_staleness`.
+        """
+        oldest = self._clock.monotonic() - cast("float", self._policy.max_staleness)
         while True:
             mine: Future[bool | None] = Future()
             mine.set_running_or_notify_cancel()  # a follower's cancellation stays its own
@@ -178,21 +182,21 @@ class Watch:
                 if under_way is None:
                     self._looking = mine
             if under_way is None:
-                return await self._lead(fx, mine)
+                return await self._lead(fx, mine, oldest)
             if not fx.may_wait():
-                return await self._read(fx)
+                return await self._read(fx, oldest)
             if not await fx.join(under_way, _EVERY, _never):
                 with self._lock:  # its looker was stopped for good: make room
                     if self._looking is under_way:
                         self._looking = None
-            elif (ended := under_way.result()) is not None:
+            elif (ended := under_way.result()) is False or (ended and self._looked_at >= oldest):
                 return ended
-            # else: its looker was cancelled before it knew
+            # else: its looker was cancelled before it knew, or had been under way for too long
 
-    async def _lead(self, fx: Effects, mine: Future[bool | None]) -> bool:
+    async def _lead(self, fx: Effects, mine: Future[bool | None], oldest: float) -> bool:
         ended = None
         try:
-            ended = await self._read(fx)
+            ended = await self._read(fx, oldest)
         except GeneratorExit:  # the collector, in the middle of anything: no lock may be taken, who follows gives up by himself
             raise
         except BaseException:
@@ -207,18 +211,21 @@ class Watch:
                 self._looking = None
         mine.set_result(ended)
 
-    async def _read(self, fx: Effects) -> bool:
-        before, started = self.view, self._clock.monotonic()
-        seen = UNKNOWN if before.rules.crowded else before.ticket
-        try:
-            state = await fx.read_log(self.authority, seen)
-            if state.epoch == before.position[0] and state.seq < before.position[1] and self.view is before:
-                state = await fx.restart_log(self.authority, before.ticket)
-        except TierError as error:
-            self.failed(error)
-            return False
-        self._adopt(state, before, seen, started)
-        return True
+    async def _read(self, fx: Effects, oldest: float) -> bool:
+        """Read what is newer, until this or somebody else's look that began at *oldest* or later is taken in."""
+        while True:
+            before, started = self.view, self._clock.monotonic()
+            seen = UNKNOWN if before.rules.crowded else before.ticket
+            try:
+                state = await fx.read_log(self.authority, seen)
+                if state.epoch == before.position[0] and state.seq < before.position[1] and self.view is before:
+                    state = await fx.restart_log(self.authority, before.ticket)
+            except TierError as error:
+                self.failed(error)
+                return False
+            self._adopt(state, before, seen, started)
+            if self._looked_at >= oldest:
+                return True
 
     def failed(self, error: TierError) -> None:
         """Note that the log could not be read or written."""
@@ -246,12 +253,12 @@ class Watch:
                     rules = Rules() if anew else now.rules
                     rules.add(state)
                     if state.seq > seq or anew:
-                        self.view = View(Ticket(epoch, state.seq), rules, now.follows)
+                        self.view = View(Ticket(epoch, state.seq), rules)
             elif now is before:
                 restarted = now.known and not now.empty
                 rules = Rules()
                 rules.add(state)
-                self.view = View(Ticket(state.epoch, state.seq), rules, epoch if now.empty else 0)
+                self.view = View(Ticket(state.epoch, state.seq), rules)
             else:
                 return  # late, and of another epoch than what others found meanwhile: let the next look tell
             self._looked_at = max(self._looked_at, started)
@@ -262,19 +269,21 @@ class Watch:
             self._tell(Event(kind="log_restarted", reason="it was lost or came back older: everything starts cold, once"))
         self._start_daemon()
 
-    async def resolved(self, fx: Effects, ticket: Ticket) -> Ticket | None:
-        """Return what an entry shall say of its birth, given what was known then; None: it is void.
+    async def ticket(self, fx: Effects) -> Ticket:
+        """Return what a computation that begins now is born with, newer than `max_staleness` if the log can be read.
 
-        Makes the log if there is none yet. While the log is unknown, entries may be held in memory only: their epoch is not
-        above zero.
+        Makes the log if there is none: a computation that began without one could not tell later whether another log came, and
+        went with its rules, before the one that it finds. While there is none all the same, or it was never read, the epoch
+        is not above zero: such entries may be held in memory only.
         """
-        if self.view.empty:
-            before, started = self.view, self._clock.monotonic()
+        await self.current(fx)
+        before, started = self.view, self._clock.monotonic()
+        if before.empty and started >= self._retry_at:
             try:
                 self._adopt(await fx.open_log(self.authority, before.ticket), before, before.ticket, started)
             except TierError as error:
                 self.failed(error)
-        return self.view.resolved(ticket)
+        return self.view.ticket
 
     async def append(self, fx: Effects, namespace: str, scope: Scope | None, before_seq: int) -> int:
         """Write a rule, or without a *scope* raise the floor of *namespace*; return its seq. In this process it holds at once.
