@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from layered_cache import (
     Policy,
     Request,
     SQLiteTier,
+    Ticket,
     TieredCache,
     TierError,
     TierTimeoutError,
@@ -367,6 +369,34 @@ def test_a_file_that_is_deleted_is_made_again(world: World, path: Path) -> None:
     with TieredCache(f"sqlite:///{path}") as other:
         assert other.get(ask()) == held
     world.call(cache, "close")
+
+
+def test_what_one_process_writes_outlives_the_end_of_another(path: Path) -> None:
+    """SQLite deletes the journal with the last connection to the file: nobody may come to think that his is the last."""
+    tier = SQLiteTier(path)
+    tier.set_many([an_entry("before")])
+    with ThreadPoolExecutor(1) as pool:  # opens a second connection of this process
+        assert pool.submit(tier.get_many, ["before"]).result()
+        subprocess.run([sys.executable, "-c", _ENDING, path], check=True)
+
+        tier.set_many([an_entry("after")])
+        tier.append_log("default", Scope(tags=("t",)), Ticket(0, 0), 0)
+
+    other = SQLiteTier(path)
+    assert other.get_many(["before", "after"]).keys() == {"before", "after"}
+    seen = subprocess.run([sys.executable, "-c", _ENDING, path], check=True, capture_output=True, text=True).stdout
+    assert seen.split() == ["2", "1"]
+    tier.close()
+    other.close()
+
+
+_ENDING = """
+import sys
+from layered_cache import SQLiteTier, Ticket
+tier = SQLiteTier(sys.argv[1])
+print(len(tier.get_many(["before", "after"])), len(tier.read_log(Ticket(0, 0)).rules))
+tier.close()
+"""
 
 
 def test_errors_say_what_and_nothing_else(path: Path) -> None:

@@ -9,6 +9,7 @@ release, is not touched.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -64,6 +65,7 @@ _PASSING = frozenset({
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_SCHEMA,
 })  # fmt: skip
+_TRY_EVERY = 0.001  # seconds; about as long as others' writes take
 _MOST_WAITING_TO_FORK = 1.0  # seconds
 # connections of a parent process: to close them in a child could hurt the parent, so they stay
 _parents_connections: list[object] = []
@@ -103,6 +105,7 @@ class _Connection:
         self.identity: tuple[int, int] | None = None
         self.check_at = time.monotonic() + _SAME_FILE_CHECK
         self.operation = ""
+        self.patience = 0.0
         self.lock = threading.Lock()
         self._closed = False
 
@@ -117,7 +120,7 @@ class _Connection:
         self.lock.release()
         # a corrupt file makes sqlite3 raise all kinds of errors, and gives values of all kinds
         if isinstance(error, Exception) and not isinstance(error, TierError):
-            raise self.file.failed(error, self.operation) from error
+            raise self.file.failed(error, self.operation, self.patience) from error
 
     def close(self) -> None:
         """Close it, when who uses it is done."""
@@ -130,6 +133,21 @@ class _Connection:
         with suppress(sqlite3.Error):
             if self.db is not None:
                 self.db.close()
+
+
+def _began(db: sqlite3.Connection, deadline: float) -> bool:
+    """Begin to write, and return whether that was possible; after *deadline*, raise why not."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _TIMEOUTS or time.monotonic() >= deadline:
+            raise
+        return False
+    return True
+
+
+def _locked(patience: float) -> str:
+    return f"locked for longer than {patience * 1000:.0f} ms"
 
 
 class SQLiteFile:
@@ -147,6 +165,7 @@ class SQLiteFile:
         self._timeout = timeout
         self._closed = False
         self._lock = threading.Lock()
+        self._turn = threading.Lock()  # to write
         self._local = threading.local()
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         _forks.restart_in_child(self)
@@ -155,6 +174,7 @@ class SQLiteFile:
         """Leave the parent's connections alone and open new ones."""
         _parents_connections.extend((*self._open, self._local))
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
         self._local = threading.local()
         self._open = weakref.WeakSet()
 
@@ -166,8 +186,12 @@ class SQLiteFile:
         for connection in connections:
             connection.close()
 
-    def using(self, operation: str) -> AbstractContextManager[sqlite3.Connection]:
+    def using(self, operation: str, patience: float | None = None) -> AbstractContextManager[sqlite3.Connection]:
         """Return this thread's connection as a context, in which errors of SQLite become those of a tier.
+
+        Args:
+            operation: For errors.
+            patience: The same: how long it waits for locks.
 
         Raises:
             TierError: The file cannot be opened, is not ours, or was closed.
@@ -181,37 +205,62 @@ class SQLiteFile:
         if held is None:
             held = self._opened()
         held.operation = operation
+        held.patience = self._timeout if patience is None else patience
         return held
 
-    def failed(self, error: Exception, operation: str) -> TierError:
+    def failed(self, error: Exception, operation: str, patience: float | None = None) -> TierError:
         """Return what *error* means. A connection on which it may have left a mark is given up."""
         code: int | None = getattr(error, "sqlite_errorcode", None)
         primary = code & 0xFF if code is not None else None
         if primary in _TIMEOUTS:
-            return TierTimeoutError(self.tier, operation, f"locked for longer than {self._timeout * 1000:.0f} ms")
+            return TierTimeoutError(self.tier, operation, _locked(self._timeout if patience is None else patience))
         self._local.held = None
-        reason = str(error) if isinstance(error, sqlite3.Error) else f"the file gives what it should not: {type(error).__qualname__}"
+        if isinstance(error, sqlite3.Error):
+            name = getattr(error, "sqlite_errorname", None)  # which of the many I/O errors it is
+            reason = str(error) if name is None else f"{error} ({name})"
+        else:
+            reason = f"the file gives what it should not: {type(error).__qualname__}"
         return TierUnavailableError(self.tier, operation, reason, retryable=primary in _PASSING)
 
     @contextmanager
-    def transaction(self, operation: str, *, durable: bool = False) -> Generator[sqlite3.Connection]:
-        """Have everything inside happen at once or not at all; *durable*: also if the machine crashes right after."""
-        with self.using(operation) as db:
-            if durable:
-                db.execute("PRAGMA synchronous=FULL")
-            try:
-                db.execute("BEGIN IMMEDIATE")
+    def transaction(self, operation: str, *, durable: bool = False, patience: float | None = None) -> Generator[sqlite3.Connection]:
+        """Have everything inside happen at once or not at all.
+
+        The threads of a process take turns, and the one whose turn it is tries for the file again and again: SQLite's own waiting
+        is to try ever more seldom, so that among many who write somebody comes too late each time.
+
+        Args:
+            operation: For errors.
+            durable: Whether it shall have happened also if the machine crashes right after.
+            patience: How long to wait for others' writes, in seconds; the usual time, unless given.
+        """
+        patience = self._timeout if patience is None else patience
+        deadline = time.monotonic() + patience
+        turn = self._turn  # a child that is forked meanwhile gets another one
+        if not turn.acquire(timeout=patience):
+            raise TierTimeoutError(self.tier, operation, _locked(patience))
+        try:
+            with self.using(operation, patience) as db:
                 try:
-                    yield db
-                    db.execute("COMMIT")
-                except BaseException:
+                    db.execute("PRAGMA busy_timeout=0")
+                    if durable:
+                        db.execute("PRAGMA synchronous=FULL")
+                    while not _began(db, deadline):
+                        time.sleep(_TRY_EVERY)
+                    try:
+                        yield db
+                        db.execute("COMMIT")
+                    except BaseException:
+                        with suppress(sqlite3.Error):
+                            db.execute("ROLLBACK")
+                        raise
+                finally:
                     with suppress(sqlite3.Error):
-                        db.execute("ROLLBACK")
-                    raise
-            finally:
-                if durable:
-                    with suppress(sqlite3.Error):
-                        db.execute("PRAGMA synchronous=NORMAL")
+                        db.execute(f"PRAGMA busy_timeout={self._timeout * 1000:.0f}")
+                        if durable:
+                            db.execute("PRAGMA synchronous=NORMAL")
+        finally:
+            turn.release()
 
     # --- opening
 
@@ -228,7 +277,7 @@ class SQLiteFile:
             raise TierUnavailableError(self.tier, "open", "it was closed", retryable=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._make()
         except OSError as error:
             raise TierUnavailableError(self.tier, "open", f"{error.strerror}: {self.path}") from error
         held = _Connection(self)
@@ -252,6 +301,23 @@ class SQLiteFile:
             raise TierUnavailableError(self.tier, "open", "it was closed", retryable=False)
         self._local.held = held
         return held
+
+    def _make(self) -> None:
+        """Make the file if it is not there.
+
+        One that is there is never opened here: to close it again would take from this process all locks that SQLite has on it, and
+        the next process to close its last connection would delete the journal that this one goes on writing to.
+
+        Raises:
+            OSError: It cannot be made, or be written to.
+        """
+        with _registering, suppress(FileExistsError):  # another thread shall not use it before it is closed here
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            return
+        if self.path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(self.path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         deadline = time.monotonic() + self._timeout

@@ -14,6 +14,8 @@ from layered_cache.errors import TierUnavailableError
 from layered_cache.invalidation import LogState, Rule, Scope, folded_floors, leaving
 from layered_cache.tiers._sqlite_file import SQLiteFile
 
+_PATIENCE = 2.0  # seconds that a removal waits for others' writes: who asks for one must know how it ended, and would rather wait
+
 
 class SQLiteLog:
     """The log of one file."""
@@ -42,7 +44,7 @@ class SQLiteLog:
 
     def append(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See Authority.append_log."""
-        with self._file.transaction("write the log", durable=True) as db:
+        with self._file.transaction("write the log", durable=True, patience=_PATIENCE) as db:
             self._ensure(db)
             self._restart_if_older(db, seen)
             epoch, seq = _position(db)
