@@ -5,6 +5,7 @@
 - `ChaosTier`, `ChaosAuthority`: what goes wrong between a cache and a tier, by chance, the same with the same seed.
 - `explore`, `pause`: a few callers in every order in which they can take their steps.
 - `FakeTier`, `FakeAuthority`: tiers in a dictionary that can be broken, and tell what was asked of them.
+- `History`: what was computed, removed and read in a run of many threads, tasks and processes, and whether it may have gone so.
 - `OpenAIServer`: a local server with OpenAI's API that counts its calls.
 """
 
@@ -17,6 +18,7 @@ from layered_cache.testing._chaos import ChaosAuthority, ChaosTier
 from layered_cache.testing._clock import FakeClock
 from layered_cache.testing._explore import Run, Stepwise, explore, pause
 from layered_cache.testing._fakes import FakeAuthority, FakeTier
+from layered_cache.testing._history import History, Verdict, Violation
 from layered_cache.testing._openai import OpenAIServer
 
 if TYPE_CHECKING:
@@ -31,11 +33,14 @@ __all__ = [
     "FakeAuthority",
     "FakeClock",
     "FakeTier",
+    "History",
     "OpenAIServer",
     "QueryableContract",
     "Run",
     "Stepwise",
     "TierContract",
+    "Verdict",
+    "Violation",
     "explore",
     "pause",
 ]
