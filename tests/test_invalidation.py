@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +19,20 @@ import pytest
 from layered_cache import Answer, ConfigurationError, DeletionError, Event, Policy, Request, TieredCache
 from layered_cache.entry import Entry, Ticket
 from layered_cache.errors import TierUnavailableError
-from layered_cache.invalidation import MAX_FLOORS, MAX_RULES, LogState, MemoryLog, Rule, Rules, Scope, View, folded_floors, leaving
+from layered_cache.invalidation import (
+    MAX_FLOORS,
+    MAX_LOG_BYTES,
+    MAX_RULES,
+    LogState,
+    MemoryLog,
+    Rule,
+    Rules,
+    Scope,
+    View,
+    below,
+    folded_floors,
+    leaving,
+)
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from layered_cache.testing._halves import an_entry
 from worlds import World, ask, kinds, settled
@@ -900,3 +915,229 @@ def test_scopes_survive_their_text() -> None:
     assert Scope.from_json("{}") == Scope()
     with pytest.raises(ValueError, match="colour"):
         Scope.from_json('{"colour": "red"}')
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        {"keys": ["a"]},
+        {"keys": "a"},
+        {"tags": ("a", 5)},
+        {"model": 5},
+        {"prompt": b"00"},
+        {"created_before": True},
+        {"created_before": "2024-01-01"},
+        {"created_after": float("nan")},
+    ],
+    ids=str,
+)
+def test_no_rule_of_a_wrong_type_is_made(criteria: dict[str, Any]) -> None:
+    """By nobody: it would fail in every process that reads it, for as long as it lives."""
+    with pytest.raises(ConfigurationError, match=f"^{next(iter(criteria))} must be"):
+        Scope(**criteria)
+
+
+def test_rules_do_not_change() -> None:
+    """Many threads read them without a lock."""
+    scope = Scope(keys=("a",))
+    rule = Rule(1, "app", scope)
+    for thing, name in ((scope, "keys"), (rule, "seq"), (LogState(1), "seq")):
+        with pytest.raises(AttributeError):
+            setattr(thing, name, ())
+    assert len({rule, Rule(1, "app", Scope(keys=("a",))), Rule(1, "app", Scope(keys=("b",)))}) == 2
+
+
+@pytest.mark.parametrize(
+    ("scope", "voided"),
+    [
+        (Scope(), True),
+        (Scope(keys=("other", "k")), True),
+        (Scope(keys=("other",)), False),
+        (Scope(tags=("b", "c")), True),
+        (Scope(tags=("c",)), False),
+        (Scope(model="*"), True),
+        (Scope(prompt=bytes(range(16)).hex()), True),
+        (Scope(prompt="00"), False),
+        (Scope(created_before=100.0), False),
+        (Scope(created_before=100.5), True),
+        (Scope(created_before=0), False),
+        (Scope(created_after=100.0), True),
+        (Scope(created_after=100.5), False),
+        (Scope(created_after=0), True),
+        (Scope(keys=("k",), tags=("c",)), False),
+        (Scope(keys=("other",), tags=("a",)), False),
+        (Scope(tags=("a",), model="another"), False),
+        (Scope(model="model-1", prompt="00"), False),
+        (Scope(prompt=bytes(range(16)).hex(), created_before=50), False),
+        (Scope(created_before=200, created_after=150), False),
+    ],
+    ids=str,
+)
+def test_a_rule_voids_what_meets_all_that_it_says(scope: Scope, voided: bool) -> None:
+    """The end of a time is not in it, its beginning is; whoever says nothing means everything."""
+    entry = an_entry(created_at=100.0, born=Ticket(1, 4))
+    rules = Rules()
+    rules.add(LogState(1, 5, {}, (Rule(5, "app", scope),)))
+
+    assert scope.matches(entry) is voided
+    assert rules.void(entry) is voided
+    assert not rules.void(dataclasses.replace(entry, born=Ticket(1, 5)))
+    assert not rules.void(dataclasses.replace(entry, key="lc1:another:x", namespace="another"))
+
+
+def test_a_model_that_is_not_known_meets_no_pattern() -> None:
+    """Not even the one that all others meet."""
+    assert not Scope(model="*").matches(an_entry(model=None))
+
+
+def test_a_scope_says_whether_it_says_anything() -> None:
+    """The beginning of time is something."""
+    assert not Scope()
+    for criteria in ({"keys": ("a",)}, {"tags": ("a",)}, {"model": ""}, {"prompt": ""}, {"created_before": 0}, {"created_after": 0.0}):
+        assert Scope(**criteria), criteria
+        assert Scope.from_json(Scope(**criteria).to_json()) == Scope(**criteria)
+    assert json.loads(Scope(tags=("a",), created_after=0).to_json()) == {"created_after": 0, "tags": ["a"]}
+
+
+@pytest.mark.parametrize("text", ['"keys"', "[]", "null", '{"keys": "ab"}', '{"tags": {"a": 1}}', '{"model": "m", "colour": 1}', "{"])
+def test_what_is_no_rule_is_not_read_as_one(text: str) -> None:
+    """It is an error, of which the reader of the log is told."""
+    with pytest.raises(ValueError):
+        Scope.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: LogState("1"),
+        lambda: LogState(1, 2.0),
+        lambda: LogState(1, 2, {"app": None}),
+        lambda: LogState(1, 2, {5: 1}),
+        lambda: LogState(1, 2, {}, (Rule("2", "app", Scope()),)),
+        lambda: LogState(1, 2, {}, (Rule(2, None, Scope()),)),
+    ],
+)
+def test_what_no_log_would_hold_is_refused(state: Callable[[], LogState]) -> None:
+    """A store may give back anything."""
+    with pytest.raises(ValueError, match="no log"):
+        state()
+    assert LogState(1).rules == ()
+
+
+def test_a_floor_holds_below_it_where_it_says_so() -> None:
+    """For the namespace itself, for all below it, and for no neighbour whose name begins alike."""
+    for floor, voided in (
+        ("", ["app", "app/a", "app/a/b", "apple", "other"]),
+        ("app", ["app"]),
+        (below("app"), ["app", "app/a", "app/a/b"]),
+        (below("app/a"), ["app/a", "app/a/b"]),
+        ("app/a/b", ["app/a/b"]),
+    ):
+        rules = Rules()
+        rules.add(LogState(1, 9, {floor: 5}))
+        names = ["app", "app/a", "app/a/b", "apple", "other"]
+        assert [name for name in names if rules.void(an_entry(namespace=name, born=Ticket(1, 4)))] == voided
+        assert not any(rules.void(an_entry(namespace=name, born=Ticket(1, 5))) for name in names)
+
+
+def test_an_older_floor_or_rule_lowers_nothing() -> None:
+    """Looks may land in any order."""
+    rules = Rules()
+    for seq in (7, 3):
+        rules.add(LogState(1, seq, {"app": seq}, (Rule(seq, "b", Scope(keys=("k",))), Rule(seq, "c", Scope(tags=("t",))))))
+
+    for seq in (2, 6, 7):
+        late = Ticket(1, seq)
+        assert rules.void(an_entry("x", namespace="app", tags=(), born=late)) is (seq < 7)
+        assert rules.void(an_entry("k", namespace="b", tags=(), born=late)) is (seq < 7)
+        assert rules.void(an_entry("x", namespace="c", tags=("s", "t"), born=late)) is (seq < 7)
+    assert not rules.void(an_entry("x", namespace="b", tags=("t",), born=Ticket(1, 0)))
+
+
+def test_conditions_are_found_wherever_the_birth_is() -> None:
+    """Among many, older and newer than it."""
+    rules = Rules()
+    rules.add(LogState(1, 9, {}, tuple(Rule(seq, "app", Scope(model=f"model-{seq}")) for seq in range(1, 10))))
+
+    for seq in range(1, 10):
+        assert [born for born in range(10) if rules.void(an_entry(model=f"model-{seq}", born=Ticket(1, born)))] == list(range(seq))
+
+
+def test_rules_are_built_anew_when_most_have_left_the_log() -> None:
+    """Until then they may be twice as many."""
+    rules = Rules()
+    rules.add(LogState(1, 1, {}, tuple(Rule(1, "app", Scope(keys=("k",))) for _ in range(2 * MAX_RULES))))
+    assert not rules.crowded
+    rules.add(LogState(1, 1, {}, (Rule(1, "app", Scope(model="m")),)))
+    assert rules.crowded
+
+
+def test_what_a_view_says_of_itself() -> None:
+    """Before the first look, where there is no log, and where there is one."""
+    for epoch, known, empty in ((0, False, False), (-5, True, True), (7, True, False)):
+        view = View(Ticket(epoch, 3), Rules())
+        assert (view.known, view.empty, view.ticket) == (known, empty, Ticket(epoch, 3))
+
+
+def test_a_look_brings_what_is_newer() -> None:
+    """Of the same log; of another epoch all, for what was seen of that one says nothing here."""
+    log = MemoryLog(epoch=5)
+    for name in "abc":
+        log.append("app", Scope(keys=(name,)), clock=0.0)
+    log.append("other", None, clock=0.0)
+
+    def brought(seen: Ticket) -> list[int]:
+        state = log.state(seen)
+        assert (state.epoch, state.seq, state.floors) == (5, 4, {"other": 4})
+        return [rule.seq for rule in state.rules]
+
+    assert brought(Ticket(5, 0)) == [1, 2, 3]
+    assert brought(Ticket(5, 1)) == [2, 3]
+    assert brought(Ticket(5, 3)) == []
+    assert brought(Ticket(5, 4)) == []
+    assert brought(Ticket(4, 3)) == [1, 2, 3]
+    assert brought(Ticket(6, 3)) == [1, 2, 3]
+
+
+def test_what_a_look_brought_stays_as_it_was() -> None:
+    """Though the log goes on."""
+    log = MemoryLog()
+    log.append("app", None, clock=0.0)
+    before = log.state(Ticket(0, 0))
+    log.append("app", None, clock=0.0)
+
+    assert before.floors == {"app": 1}
+
+
+def test_rules_leave_when_no_living_entry_predates_them() -> None:
+    """They, and none that is newer."""
+    log = MemoryLog()
+    for seconds in (1, 2, 3):
+        log.append(f"app {seconds}", Scope(tags=("t",)), clock=seconds)
+    log.append("app 4", Scope(tags=("t",)), clock=4, before=2_500_000)
+
+    assert [rule.seq for rule in log.state(Ticket(0, 0)).rules] == [3_000_000, 4_000_000]
+    assert log.floors == {"app 1": 1_000_000, "app 2": 2_000_000}
+    log.append("app 5", Scope(tags=("t",)), clock=5, before=4_000_000)
+    assert [rule.seq for rule in log.state(Ticket(0, 0)).rules] == [4_000_000, 5_000_000]
+
+
+def test_a_log_is_bounded_in_bytes() -> None:
+    """Room that rules have left is room again."""
+    log = MemoryLog()
+    large = Scope(keys=("x" * (MAX_LOG_BYTES // 4),))
+    for number in range(10):
+        log.append("app", large, clock=number)
+        assert len(log.state(Ticket(0, 0)).rules) == min(number + 1, 3)
+
+
+def test_floors_fold_so_that_the_newest_keep_their_names() -> None:
+    """Everyone's rises to the newest that lost its name, and never falls."""
+    floors = {f"tenant {number}": number for number in range(1, MAX_FLOORS + 1)}
+    assert folded_floors(floors) == floors
+    assert folded_floors(floors) is not floors
+
+    folded = folded_floors({"": 7, **floors})
+    assert folded.pop("") == MAX_FLOORS // 2
+    assert folded == {f"tenant {number}": number for number in range(MAX_FLOORS // 2 + 1, MAX_FLOORS + 1)}
+    assert folded_floors({"": 10 * MAX_FLOORS, **floors})[""] == 10 * MAX_FLOORS
