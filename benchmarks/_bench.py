@@ -27,16 +27,16 @@ class Bench:
         self._stack = ExitStack()
         self._loop = self._stack.enter_context(asyncio.Runner())
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="layered-cache-bench-")))
-        self._files = 0
+        self._paths = 0
 
     def race(self) -> Race:
         """Return a race of this effort."""
         return Race(self.effort, self._loop)
 
-    def file(self) -> Path:
-        """Return the path of a database that does not exist yet."""
-        self._files += 1
-        return self._folder / f"{self._files}.db"
+    def path(self) -> Path:
+        """Return a path where nothing is yet."""
+        self._paths += 1
+        return self._folder / str(self._paths)
 
     def cache(self, *tiers: str) -> LayeredCache:
         """Return a cache of ours, closed at the end."""

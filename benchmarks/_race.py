@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks._line import Line
 
-_FEW = 3  # calls that tell how long one takes
+_FEW = 10  # calls that tell how long one takes
 _MOST = 50_000  # calls in a batch
 
 Call = Callable[..., object]

@@ -22,14 +22,14 @@ def measure(bench: Bench) -> Iterator[Line]:
 
 
 def _hits(bench: Bench) -> Iterator[Line]:
-    file = bench.file()
+    file = bench.path()
     ours = bench.cache(f"sqlite:///{file}")
     holding(ours)
     select, key = _select(file), ours.key(PROMPT, LLM)
     race = bench.race()
     race.enter("LayeredCache", lambda: ours.lookup, copies(PROMPT, LLM))
     race.enter("select", lambda: select, lambda count: [(key,)] * count)
-    race.enter("SQLiteCache", lambda: holding(peers.sqlite_cache(bench.file())).lookup, copies(PROMPT, LLM))
+    race.enter("SQLiteCache", lambda: holding(peers.sqlite_cache(bench.path())).lookup, copies(PROMPT, LLM))
     race.run()
     yield race.compare("G7", "SQLite hit / bare SELECT of its row", "LayeredCache", "select", "<= 2.5x")
     yield race.compare("G7", "SQLite hit: community SQLiteCache / ours", "SQLiteCache", "LayeredCache", ">= 20x")
@@ -47,10 +47,10 @@ def _select(file: Path) -> Any:  # noqa: ANN401 - a function of a key
 
 
 def _asynchronous_hits(bench: Bench) -> Iterator[Line]:
-    ours = holding(bench.cache(f"sqlite:///{bench.file()}"))
+    ours = holding(bench.cache(f"sqlite:///{bench.path()}"))
     race = bench.race()
     race.enter("LayeredCache", lambda: ours.alookup, copies(PROMPT, LLM))
-    race.enter("SQLiteCache", lambda: holding(peers.sqlite_cache(bench.file())).alookup, copies(PROMPT, LLM))
+    race.enter("SQLiteCache", lambda: holding(peers.sqlite_cache(bench.path())).alookup, copies(PROMPT, LLM))
     race.run()
     yield race.compare("G7", "asynchronous SQLite hit: community SQLiteCache / ours", "SQLiteCache", "LayeredCache", ">= 5x")
 
@@ -62,7 +62,7 @@ def _updates(bench: Bench) -> Iterator[Line]:
         return [(unlike(PROMPT), LLM, answers) for _ in range(count)]
 
     race = bench.race()
-    race.enter("LayeredCache", lambda: bench.cache(f"sqlite:///{bench.file()}").update, new)
-    race.enter("SQLiteCache", lambda: peers.sqlite_cache(bench.file()).update, new)
+    race.enter("LayeredCache", lambda: bench.cache(f"sqlite:///{bench.path()}").update, new)
+    race.enter("SQLiteCache", lambda: peers.sqlite_cache(bench.path()).update, new)
     race.run()
     yield race.compare("G7", "SQLite update: community SQLiteCache / ours", "SQLiteCache", "LayeredCache", ">= 15x")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks import _cold as cold
@@ -24,52 +25,75 @@ print((time.perf_counter() - began) * 1000)
 """
 
 
-def measure(bench: Bench) -> Iterator[Line]:
-    """Yield the lines of this theme."""
-    file, theirs = bench.file(), bench.file()
-    programs: dict[str, Callable[[], float]] = {
-        "layered_cache": lambda: _import_ms("layered_cache"),
-        "langchain_layered_cache": lambda: _import_ms("langchain_layered_cache"),
-        "floor": lambda: _cold_ms("floor"),
-        "layered": lambda: _cold_ms("layered", file),
-        "community": lambda: _cold_ms("community", theirs),
-    }
-    found: dict[str, list[float]] = {name: [] for name in programs}
-    absent = dict[str, str]()
-    rounds = bench.some(ROUNDS, least=0)
-    for _ in range(rounds + 1):
-        for name in random.sample(list(programs), len(programs)):
-            try:
-                found[name].append(programs[name]())
-            except subprocess.CalledProcessError as error:
-                absent[name] = error.stderr.strip().rpartition("\n")[2]
-                del programs[name]
-    if rounds:  # the first time fills the file, and the interpreter's caches
-        found = {name: times[1:] for name, times in found.items()}
+class Starts:
+    """New processes, by turns, and how many milliseconds each took for what it was to do."""
 
-    def later(what: str, name: str, target: str | None = None, base: str | None = None) -> Line:
-        if name in absent:
-            return Line("G17", what, target=target, reason=absent[name])
-        bases = found[base] if base else [0.0] * len(found[name])
-        ms = statistics.median(mine - other for mine, other in zip(found[name], bases, strict=True))
+    def __init__(self, programs: Mapping[str, Callable[[], float]]) -> None:
+        self._programs = dict(programs)
+        self._ms: dict[str, list[float]] = {name: [] for name in programs}
+        self._absent: dict[str, str] = {}
+
+    def run(self, rounds: int) -> None:
+        """Start all of them so often, and once before: the first time fills files, and the interpreter's caches."""
+        for _ in range(rounds + 1):
+            for name in random.sample(list(self._programs), len(self._programs)):
+                try:
+                    self._ms[name].append(self._programs[name]())
+                except subprocess.CalledProcessError as error:
+                    self._absent[name] = error.stderr.strip().rpartition("\n")[2]
+                    del self._programs[name]
+        if rounds:
+            self._ms = {name: times[1:] for name, times in self._ms.items()}
+
+    def median(self, name: str) -> float:
+        """Return what *name* took."""
+        return statistics.median(self._ms[name])
+
+    def line(self, what: str, name: str, target: str | None = None, base: str | None = None) -> Line:
+        """Return the line of what *name* took, or of what it took longer than *base*."""
+        if name in self._absent:
+            return Line("G17", what, target=target, reason=self._absent[name])
+        bases = self._ms[base] if base else [0.0] * len(self._ms[name])
+        ms = statistics.median(mine - other for mine, other in zip(self._ms[name], bases, strict=True))
         return Line("G17", what, ms, " ms", target)
 
-    yield later("import layered_cache, langchain_core being loaded", "layered_cache", "<= 20 ms")
-    yield later("import langchain_layered_cache, langchain_core being loaded", "langchain_layered_cache")
+
+def measure(bench: Bench) -> Iterator[Line]:
+    """Yield the lines of this theme."""
+    rounds = bench.some(ROUNDS, least=0)
+    file, theirs = bench.path(), bench.path()
+    environment = _environment(bench.path()) if rounds else None
+    starts = Starts({
+        "layered_cache": lambda: _import_ms("layered_cache", environment),
+        "langchain_layered_cache": lambda: _import_ms("langchain_layered_cache", environment),
+        "floor": lambda: _cold_ms(environment, "floor"),
+        "layered": lambda: _cold_ms(environment, "layered", file),
+        "community": lambda: _cold_ms(environment, "community", theirs),
+    })  # fmt: skip
+    starts.run(rounds)
+    yield starts.line("import layered_cache, langchain_core being loaded", "layered_cache", "<= 20 ms")
+    yield starts.line("import langchain_layered_cache, langchain_core being loaded", "langchain_layered_cache")
     floor = "later than LangChain's own first answer"
-    yield later(f"first SQLite hit of a process: {floor} ({statistics.median(found['floor']):.0f} ms)", "layered", "<= 40 ms", "floor")
-    yield later(f"first hit of community SQLiteCache: {floor}", "community", base="floor")
+    yield starts.line(f"first SQLite hit of a process: {floor} ({starts.median('floor'):.0f} ms)", "layered", "<= 40 ms", "floor")
+    yield starts.line(f"first hit of community SQLiteCache: {floor}", "community", base="floor")
 
 
-def _import_ms(module: str) -> float:
-    return float(_output("-c", _IMPORT.format(module=module)))
+def _environment(folder: Path) -> dict[str, str] | None:
+    """Return variables by which compiled code is kept, as it is everywhere but where the environment forbids it."""
+    if not sys.dont_write_bytecode:
+        return None
+    return {**{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}, "PYTHONPYCACHEPREFIX": str(folder)}
 
 
-def _cold_ms(kind: str, *paths: Path) -> float:
+def _import_ms(module: str, environment: Mapping[str, str] | None) -> float:
+    return float(_output(environment, "-c", _IMPORT.format(module=module)))
+
+
+def _cold_ms(environment: Mapping[str, str] | None, kind: str, *paths: Path) -> float:
     """Return how long a new process takes to its first answer. The clock is the same in all processes."""
     began = time.monotonic()
-    return (float(_output("-W", "ignore", cold.__file__, kind, *map(str, paths))) - began) * 1000
+    return (float(_output(environment, "-W", "ignore", cold.__file__, kind, *map(str, paths))) - began) * 1000
 
 
-def _output(*arguments: str) -> str:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout
+def _output(environment: Mapping[str, str] | None, *arguments: str) -> str:
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True).stdout
