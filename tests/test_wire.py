@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import struct
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from golden import vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layered_cache import Entry, Refused, Request, Ticket, Usage, wire
@@ -23,38 +23,11 @@ from layered_cache.wire import decode, decode_request, encode
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def golden_entries() -> dict[str, Entry]:
-    """Return the entries whose envelopes are written down."""
-    request = Request([{"role": "user", "content": "größe"}], model="m", params={"api_key": "x", "temperature": 0}, framework="f")
-    full = Entry(
-        key="lc1:app:" + "A" * 43,
-        value=b"value \x00\xff",
-        codec="codec-1",
-        namespace="app",
-        model="gpt-4o-mini",
-        tags=("a", "тег"),
-        prompt_digest=bytes(range(16)),
-        created_at=1_700_000_000.123456,
-        fresh_until=1_700_000_001.5,
-        keep_until=1_800_000_000.000001,
-        born=Ticket(2**62 + 1, 1_700_000_000_000_000),
-        finish="length",
-        usage=Usage(7, 2**31 - 1),
-        cost_usd=0.000123,
-        compute_seconds=1.25,
-        request=request,
-        response="answer",
-    )
-    bare = Entry(key="any key", value=b"", created_at=0.0, fresh_until=0.0, keep_until=1.0, born=Ticket(1, 0))
-    long = dataclasses.replace(full, value=b"the same again " * 1000, finish="tool", model=None, tags=())
-    return {"full": full, "bare": bare, "long": long}
-
-
-@pytest.mark.parametrize("name", golden_entries())
+@pytest.mark.parametrize("name", vectors.entries())
 def test_golden_envelopes_can_be_read(name: str) -> None:
     """Of every version ever released; and this release writes what it wrote (compressed payloads may differ in their bytes)."""
-    entry = golden_entries()[name]
-    data = (GOLDEN / f"envelope-1-{name}.bin").read_bytes()
+    entry = vectors.entries()[name]
+    data = vectors.envelope(name)
 
     assert decode(data, entry.key) == entry
     request = decode_request(data)

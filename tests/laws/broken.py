@@ -6,11 +6,13 @@ Each takes a `MonkeyPatch`; what is wrong then is its docstring.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import sys
 from typing import Any
 
 import pytest
-from layered_cache import MemoryTier
+from layered_cache import MemoryTier, keys
 from layered_cache._engine.computing import Computing
 from layered_cache._engine.engine import Engine
 from layered_cache._engine.flights import Flight, Flights
@@ -173,3 +175,45 @@ def own_removals_wait_for_the_next_look(patch: pytest.MonkeyPatch) -> None:
         return (await fx.append_log(self.authority, namespace, scope, self.view.ticket, before)).seq
 
     patch.setattr(Watch, "append", append)
+
+
+def nulls_never_count(patch: pytest.MonkeyPatch) -> None:
+    """Nulls inside of parameters are dropped as those at the top are."""
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: without(item) for name, item in value.items() if item is not None}
+        return value
+
+    patch.setattr("layered_cache.entry.folded", without)
+
+
+def whole_floats_are_integers_everywhere(patch: pytest.MonkeyPatch) -> None:
+    """As at the top of parameters, so inside of them and in prompts."""
+    canonical = keys.canonical
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: whole(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [whole(item) for item in value]
+        return int(value) if type(value) is float and value.is_integer() else value
+
+    patch.setattr(keys, "canonical", lambda value, what="the value": canonical(whole(value), what))
+
+
+def parts_run_together(patch: pytest.MonkeyPatch) -> None:
+    """The parts of a request are hashed one after the other, without their lengths, the names as one text."""
+    digest = hashlib.sha256
+
+    def make_key(request: Any, namespace: str) -> str:
+        head = f"{namespace}{request.framework}{request.model}{request.sample}".encode()
+        return digest(head + request.canonical_prompt + request.canonical_params).hexdigest()
+
+    patch.setattr(keys, "make_key", make_key)
+
+
+def the_order_of_names_counts(patch: pytest.MonkeyPatch) -> None:
+    """JSON is written in the order in which names come."""
+    keys._writer.cache_clear()
+    patch.setattr(keys, "_writer", lambda: lambda value: json.dumps(value).encode())
