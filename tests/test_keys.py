@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import datetime as dt
 import decimal
 import enum
+import hashlib
 import json
 import math
 import os
@@ -13,6 +15,7 @@ import pickle
 import sys
 import uuid
 from collections import OrderedDict
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,7 +24,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layered_cache import ConfigurationError, Request, UncacheableRequestError
 from layered_cache import keys as keys_module
-from layered_cache.keys import canonical, child_namespace, digest_of, feed, make_key, namespace_of, prompt_digest, write_json
+from layered_cache.keys import (
+    canonical,
+    check_namespace,
+    child_namespace,
+    digest_of,
+    feed,
+    make_key,
+    namespace_of,
+    prompt_digest,
+    write_json,
+)
 
 
 class Colour(enum.Enum):
@@ -255,10 +268,127 @@ def test_children_cannot_pass_for_others() -> None:
 @pytest.mark.parametrize("size", [0, 1, 2047, 2048, 5000, 16_384, 16_385, 100_000])
 def test_hashing_in_slices_changes_nothing(size: int) -> None:
     """Whatever the size."""
-    import hashlib
-
     data = os.urandom(size)
     digest = hashlib.sha256()
     feed(digest, data)
 
     assert digest.digest() == hashlib.sha256(data).digest()
+
+
+def test_whatever_a_key_is_its_digest_has_32_bytes() -> None:
+    """Of a key that was made here those in it; of a foreign key, however much it looks like one, its hash."""
+    made = make_key(Request("a"), "app")
+    text = made.rpartition(":")[2]
+    others = ["k", "", "\ud800", text, f"lc2:app:{text}", f"lc10:app:{text}"]
+    lengths = [f"lc1:app:{other}" for other in ("", text[:40], text[:-1], text + "A", text * 2)]
+
+    assert base64.urlsafe_b64encode(digest_of(made)).decode() == text + "="
+    for key in (*others, *lengths, "lc1:app:é" + text[1:]):
+        assert digest_of(key) == hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(), key
+
+
+def test_the_namespace_in_a_key() -> None:
+    """It can be read back from what was made here, and from nothing else."""
+    for namespace in ("app", "app/a", "a b", "lc1", "größe %2F 🙂", "x:y"):
+        assert namespace_of(make_key(Request("a"), namespace)) == namespace
+    for foreign in ("", "app", "app:x", "lc2:app:x", "lc10:app:x", "lc1", "xlc1:app:x"):
+        assert namespace_of(foreign) == ""
+
+
+@pytest.mark.parametrize("namespace", ["a", "a/b/c", "größe 🙂", "x" * 255, "a//b", "%2F"])
+def test_what_may_be_a_namespace(namespace: str) -> None:
+    """Texts that can be read."""
+    assert check_namespace(namespace) == namespace
+
+
+@pytest.mark.parametrize("namespace", ["", "x" * 256, "/", "/a", "a/", "a\nb", "\x00", "\ud800", None, 7, b"a", ["a"]])
+def test_what_may_not_be_a_namespace(namespace: object) -> None:
+    """Nor a child, where it is one's whole name."""
+    with pytest.raises(ConfigurationError, match="1 to 255"):
+        check_namespace(namespace)
+
+
+def test_the_longest_child() -> None:
+    """The length is that of the whole."""
+    assert len(child_namespace("app", "x" * 251)) == 255
+    with pytest.raises(ConfigurationError):
+        child_namespace("app", "x" * 252)
+
+
+class Kept:
+    """A hash that keeps how much it was given at a time."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def update(self, data: bytes) -> None:
+        self.sizes.append(len(data))
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [(0, [0]), (2047, [2047]), (2048, [2047, 1]), (4094, [2047, 2047]), (16_384, [2047] * 8 + [8]), (16_385, [16_385]), (10**6, [10**6])],
+)
+def test_texts_of_a_medium_size_are_hashed_without_giving_up_the_gil(size: int, sizes: list[int]) -> None:
+    """As hashlib does from 2,048 bytes on; of long ones it is worth it."""
+    digest: Any = Kept()
+    feed(digest, bytes(size))
+
+    assert digest.sizes == sizes
+
+
+def test_numbers_that_are_too_long_are_refused() -> None:
+    """Python writes no integer of more than some thousand digits."""
+    with pytest.raises(UncacheableRequestError, match="the prompt"):
+        canonical([10**10_000], "the prompt")
+
+
+def test_keys_of_dictionaries_are_told_apart_by_what_they_are() -> None:
+    """A member of an enumeration is none of its value; a text of another class is a text."""
+
+    class Text(str):
+        __slots__ = ()
+
+    texts = [canonical({key: 1}) for key in ("big", Size.BIG, "red", Colour.RED, "\x00", "\x00enum", 1, "1", None, "null", True)]
+    assert len(set(texts)) == len(texts)
+    assert canonical({Text("a"): {Text("b"): 1}}) == canonical({"a": {"b": 1}})
+    assert canonical({Size.BIG: 1, "a": 2}) == canonical({"a": 2, Size.BIG: 1}) != canonical({Size.BIG: 2, "a": 1})
+
+
+def test_what_a_set_holds_counts_and_its_order_does_not() -> None:
+    """Also where its members are no texts."""
+    assert canonical({1, "a", (2, 3), None}) == canonical({None, (2, 3), "a", 1}) != canonical({None, (3, 2), "a", 1})
+
+
+def test_copies_of_plain_values_by_other_classes_are_the_same() -> None:
+    """A number of numpy's or a mapping of a library's is what it says."""
+
+    class Number(int):
+        pass
+
+    class Fraction(float):
+        pass
+
+    class Listed(list[Any]):
+        pass
+
+    plain_ones: list[tuple[Any, Any]] = [
+        (Number(5), 5),
+        (Fraction(1.5), 1.5),
+        (Fraction("inf"), math.inf),
+        (Fraction(1e300), 1e300),
+        (Listed([1, (2,)]), [1, (2,)]),
+        (MappingProxyType({"b": 1, "a": (2,)}), {"a": (2,), "b": 1}),
+        (bytearray(b"a"), b"a"),
+    ]
+    for other, plain_one in plain_ones:
+        assert canonical(other) == canonical(plain_one)
+        assert canonical([other]) == canonical([plain_one])
+        assert canonical({"x": other}) == canonical({"x": plain_one})
+
+
+def test_the_standard_librarys_json_is_json() -> None:
+    """What JSON cannot say is an error, not a text that other readers refuse."""
+    assert write_json({"b": 1, "a": ["é", None, True]}) == '{"a":["é",null,true],"b":1}'.encode()
+    with pytest.raises(ValueError):
+        write_json(math.nan)
