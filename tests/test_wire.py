@@ -250,3 +250,149 @@ def test_the_request_is_readable_and_redacted() -> None:
 def test_zstd_declares_its_size() -> None:
     """Or this release could not read what it wrote."""
     assert zstandard.frame_content_size(wire._squeezed(bytes(5000), compress=True)[0]) == 5000
+
+
+def sealed(
+    *, texts: bytes | None = None, request: bytes = b"", payload: bytes = b"value", size: int = 5, flags: int = wire.FLAG_MODEL
+) -> bytes:
+    """Return the envelope of an entry with such parts, and a checksum that fits."""
+    entry = an_entry()
+    texts = wire._pack_texts(("app", "test", "model-1", "a", "b")) if texts is None else texts
+    head = wire._HEAD.pack(wire.MAGIC, 1, flags, wire.digest_of("k")) + wire.pack_facts(entry)
+    return resealed(
+        bytearray(head + struct.pack("<IIII", len(texts), len(request), len(payload), size) + texts + request + payload + b"crc_")
+    )
+
+
+def frame(value: bytes) -> bytes:
+    """Return *value* as zstd has it."""
+    return zstandard.ZstdCompressor(level=1).compress(value)
+
+
+def test_parts_that_make_an_entry() -> None:
+    """The tests below break one of them each."""
+    for data in (sealed(), sealed(payload=frame(b"value"), flags=wire.FLAG_MODEL | wire.FLAG_ZSTD)):
+        entry = decode(data, "k")
+        assert isinstance(entry, Entry)
+        assert (entry.value, entry.namespace, entry.codec, entry.model, entry.tags) == (b"value", "app", "test", "model-1", ("a", "b"))
+    without = decode(sealed(flags=0), "k")
+    assert isinstance(without, Entry)
+    assert (without.model, without.tags) == (None, ("model-1", "a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"size": 4}, "another size"),
+        ({"size": 6}, "another size"),
+        ({"texts": b""}, "no entry"),
+        ({"texts": wire._pack_texts(("app",))}, "no entry"),
+        ({"texts": wire._pack_texts(("app", "test"))}, "no entry"),
+        ({"texts": wire._pack_texts(("app", "test", "m")) + b"\x02\x00\x00\x00x"}, "no entry"),
+        ({"texts": wire._pack_texts(("app", "test", "m")) + b"\x00\x00"}, "no entry"),
+        ({"texts": b"\x01\x00\x00\x00\xff" * 3}, "no entry"),
+        ({"payload": b"no frame", "flags": wire.FLAG_ZSTD}, "cannot be expanded"),
+        ({"payload": frame(b"value"), "size": 6, "flags": wire.FLAG_ZSTD}, "another size"),
+        ({"payload": frame(b"value"), "size": 4, "flags": wire.FLAG_ZSTD}, "another size"),
+        ({"payload": frame(b"value")[:-1], "flags": wire.FLAG_ZSTD}, "cannot be expanded"),
+    ],
+)
+def test_what_a_known_version_wrote_wrongly_is_worthless(parts: dict[str, Any], reason: str) -> None:
+    """Though its checksum fits: it can be erased."""
+    refused = decode(sealed(**parts), "k")
+
+    assert isinstance(refused, Refused)
+    assert reason in refused.reason
+    assert refused.erase
+
+
+def test_parts_that_are_more_or_less_than_all_are_worthless() -> None:
+    """Though the checksum fits."""
+    for data in (sealed() + b"x", sealed()[:-1]):
+        assert decode(resealed(bytearray(data)), "k") == Refused("its parts do not add up", erase=True)
+
+
+def test_what_may_be_somebody_elses_is_left_alone() -> None:
+    """What is no envelope, or larger than this release takes."""
+    text: Any = "not even bytes"
+    for data in (text, b"", b"\xc1lc", b"another format", bytes(200), bytes(wire.MAX_STORED + 1), sealed(size=wire.MAX_VALUE + 1)):
+        refused = decode(data, "k")
+        assert isinstance(refused, Refused)
+        assert not refused.erase, refused
+
+
+def test_what_is_cut_short_is_worthless_as_soon_as_it_says_its_version() -> None:
+    """Before that, it may be anybody's."""
+    data = sealed()
+
+    for size in range(len(data)):
+        refused = decode(data[:size], "k")
+        assert isinstance(refused, Refused)
+        assert refused.erase is (size > 3), size
+
+
+def test_a_value_may_have_64_mib() -> None:
+    """And no byte more, also where it is stored as it is."""
+    largest = encode(an_entry(value=bytes(64 * 2**20)))
+    assert isinstance(decode(largest, "k"), Entry)
+    refused = decode(encode(an_entry(value=bytes(64 * 2**20 + 1))), "k")
+    assert isinstance(refused, Refused)
+    assert "larger than a value" in refused.reason
+
+    for size, reason in ((64 * 2**20, "no envelope"), (64 * 2**20 + 1, "larger than an envelope")):
+        refused = decode(bytes(size), "k")
+        assert isinstance(refused, Refused)
+        assert reason in refused.reason
+
+
+def test_values_are_compressed_from_4_kib_on() -> None:
+    """Of shorter ones too little is saved."""
+    assert len(encode(an_entry(value=bytes(4095)))) > 4095
+    assert len(encode(an_entry(value=bytes(4096)))) < 400
+
+
+def test_a_value_is_compressed_where_that_saves_a_tenth() -> None:
+    """Else it would cost time at every hit, for nothing."""
+    for noise, small in ((7_000, True), (9_800, False)):
+        value = os.urandom(noise) + bytes(10_000 - noise)
+        assert (len(encode(an_entry(value=value))) < 10_000) is small
+
+
+def test_requests_that_cannot_be_expanded_are_none() -> None:
+    """Whatever they say of themselves."""
+    entry = an_entry(request=Request("a long question " * 1000), response="text")
+    squeezed, plain = encode(entry, with_request=True), encode(entry, with_request=True, compress=False)
+    assert len(squeezed) < 2_000 < 16_000 < len(plain)
+    assert decode_request(squeezed) == decode_request(plain)
+
+    for request in (b"", b"no frame", frame(b""), frame(bytes(100))[:-1]):
+        assert decode_request(sealed(request=request, flags=wire.FLAG_REQUEST_ZSTD)) is None
+    assert decode_request(sealed()) is None
+    assert decode_request(sealed(request=frame(b'{"a":1}'), flags=wire.FLAG_REQUEST_ZSTD)) == {"a": 1}
+    assert decode_request(sealed(request=b'{"a":1}')) == {"a": 1}
+
+
+def test_times_are_kept_to_the_nearest_microsecond() -> None:
+    """Not to the one below."""
+    entry = an_entry(created_at=1.0000006, fresh_until=2.0000014, keep_until=3.0000006)
+    got = decode(encode(entry), "k")
+
+    assert isinstance(got, Entry)
+    assert (got.created_at, got.fresh_until, got.keep_until) == (1.000001, 2.000001, 3.000001)
+
+
+def test_what_a_hit_saves_is_told_from_the_facts_alone() -> None:
+    """For any of them that is known."""
+    for facts in ({"usage": Usage(5, 0)}, {"usage": Usage(0, 6)}, {"usage": None}, {"cost_usd": None}, {"compute_seconds": None}):
+        entry = an_entry(**facts)
+        assert wire.savings(wire.pack_facts(entry)) == entry.savings
+
+
+def test_a_tier_loads_the_compressor_when_it_is_made() -> None:
+    """And nobody before: an import in a background thread would stay locked in the child of a fork."""
+    program = (
+        "import sys; from layered_cache import wire; print('zstandard' in sys.modules); wire.load(); print('zstandard' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["False", "True"]
