@@ -1021,7 +1021,7 @@ def test_what_no_log_would_hold_is_refused(state: Callable[[], LogState]) -> Non
     """A store may give back anything."""
     with pytest.raises(ValueError, match="no log"):
         state()
-    assert LogState(1).rules == ()
+    assert LogState(1) == LogState(1, 0, {}, ())
 
 
 def test_a_floor_holds_below_it_where_it_says_so() -> None:
@@ -1141,3 +1141,21 @@ def test_floors_fold_so_that_the_newest_keep_their_names() -> None:
     assert folded.pop("") == MAX_FLOORS // 2
     assert folded == {f"tenant {number}": number for number in range(MAX_FLOORS // 2 + 1, MAX_FLOORS + 1)}
     assert folded_floors({"": 10 * MAX_FLOORS, **floors})[""] == 10 * MAX_FLOORS
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        LogState(1, 1, {"app": 1}),
+        *(LogState(1, 1, {}, (Rule(1, "app", scope),)) for scope in (Scope(keys=("k",)), Scope(tags=("a",)), Scope(model="*"))),
+    ],
+    ids=["a floor", "by key", "by tag", "by a condition"],
+)
+def test_the_first_rule_of_all_holds(state: LogState) -> None:
+    """For what was born before it."""
+    rules = Rules()
+    assert not rules.void(an_entry(born=Ticket(1, 0)))
+    rules.add(state)
+
+    assert rules.void(an_entry(born=Ticket(1, 0)))
+    assert not rules.void(an_entry(born=Ticket(1, 1)))
