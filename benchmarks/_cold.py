@@ -1,6 +1,6 @@
-"""A program for `start`: ask a model whose cache has the answer, and say when it was there. Run as a file, it imports what it must.
+"""A program for `start`, run as a file: it asks a model whose cache has the answer.
 
-It takes `floor`, `layered` or `community`, and a file.
+It takes `floor`, `layered` or `community`, and a file. It says when the answer was there, and how long the processor was at it.
 """
 
 from __future__ import annotations
@@ -39,4 +39,4 @@ def cache_of(kind: str, *paths: str) -> BaseCache:
 if __name__ == "__main__":
     model = Model(cache=cache_of(*sys.argv[1:]))
     model.invoke("a question")
-    print(time.monotonic())
+    print(time.monotonic(), time.process_time())

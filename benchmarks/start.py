@@ -19,9 +19,9 @@ ROUNDS = 11
 _IMPORT = """
 import time
 import langchain_core.language_models.chat_models, langchain_core.caches
-began = time.perf_counter()
+began, cpu = time.monotonic(), time.process_time()
 import {module}
-print((time.perf_counter() - began) * 1000)
+print(time.monotonic() - began, time.process_time() - cpu)
 """
 
 
@@ -62,13 +62,13 @@ def measure(bench: Bench) -> Iterator[Line]:
     """Yield the lines of this theme."""
     rounds = bench.some(ROUNDS, least=0)
     file, theirs = bench.path(), bench.path()
-    environment = _environment(bench.path()) if rounds else None
+    process = Process(bench.path() if rounds else None, by_cpu=bench.effort.by_cpu)
     starts = Starts({
-        "layered_cache": lambda: _import_ms("layered_cache", environment),
-        "langchain_layered_cache": lambda: _import_ms("langchain_layered_cache", environment),
-        "floor": lambda: _cold_ms(environment, "floor"),
-        "layered": lambda: _cold_ms(environment, "layered", file),
-        "community": lambda: _cold_ms(environment, "community", theirs),
+        "layered_cache": lambda: process.importing("layered_cache"),
+        "langchain_layered_cache": lambda: process.importing("langchain_layered_cache"),
+        "floor": lambda: process.answering("floor"),
+        "layered": lambda: process.answering("layered", file),
+        "community": lambda: process.answering("community", theirs),
     })  # fmt: skip
     starts.run(rounds)
     yield starts.line("import layered_cache, langchain_core being loaded", "layered_cache", "<= 20 ms")
@@ -78,22 +78,33 @@ def measure(bench: Bench) -> Iterator[Line]:
     yield starts.line(f"first hit of community SQLiteCache: {floor}", "community", base="floor")
 
 
-def _environment(folder: Path) -> dict[str, str] | None:
-    """Return variables by which compiled code is kept, as it is everywhere but where the environment forbids it."""
-    if not sys.dont_write_bytecode:
-        return None
-    return {**{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}, "PYTHONPYCACHEPREFIX": str(folder)}
+class Process:
+    """Starts new processes.
 
+    Args:
+        code: A folder for compiled code, which is kept everywhere but where the environment forbids it.
+        by_cpu: See `Effort`.
+    """
 
-def _import_ms(module: str, environment: Mapping[str, str] | None) -> float:
-    return float(_output(environment, "-c", _IMPORT.format(module=module)))
+    def __init__(self, code: Path | None, *, by_cpu: bool) -> None:
+        self._by_cpu = by_cpu
+        self._environment = dict(os.environ)
+        if code is not None and self._environment.pop("PYTHONDONTWRITEBYTECODE", None):
+            self._environment["PYTHONPYCACHEPREFIX"] = str(code)
 
+    def importing(self, module: str) -> float:
+        """Return how long the import of *module* takes, in milliseconds."""
+        clock, cpu = self._output("-c", _IMPORT.format(module=module))
+        return (cpu if self._by_cpu else clock) * 1000
 
-def _cold_ms(environment: Mapping[str, str] | None, kind: str, *paths: Path) -> float:
-    """Return how long a new process takes to its first answer. The clock is the same in all processes."""
-    began = time.monotonic()
-    return (float(_output(environment, "-W", "ignore", cold.__file__, kind, *map(str, paths))) - began) * 1000
+    def answering(self, kind: str, *paths: Path) -> float:
+        """Return how long it is until the first answer. The clock is the same in all processes."""
+        began = time.monotonic()
+        end, cpu = self._output("-W", "ignore", cold.__file__, kind, *map(str, paths))
+        return (cpu if self._by_cpu else end - began) * 1000
 
-
-def _output(environment: Mapping[str, str] | None, *arguments: str) -> str:
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True).stdout
+    def _output(self, *arguments: str) -> tuple[float, float]:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True)
+        one, other = map(float, done.stdout.split())
+        return one, other

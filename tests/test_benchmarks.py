@@ -117,14 +117,14 @@ def test_the_table(tmp_path: Path) -> None:
     assert str(lines[0]) == "| G1 | a / b | 0.045x | <= 0.06x | yes | 6.12 / 137 | 6.00 / 70.0 |"
     assert str(lines[1]) == "| G2 | c | 1,234 us | <= 100 us | **no** |  |  |"
     assert report.summary(lines) == "1 of 2 targets met, 1 missed, 0 not measured"
-    assert [line["met"] for line in json.loads(report.as_json(lines))["lines"]] == [True, False, None]
+    assert [line["met"] for line in json.loads(report.as_json("here", lines))["lines"]] == [True, False, None]
 
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
-    report.into_readme(lines, readme)
+    report.into_readme("Today, here", lines, readme)
 
     text = readme.read_text()
-    assert text.startswith("before\n<!-- benchmarks -->\n2")
+    assert text.startswith("before\n<!-- benchmarks -->\nToday, here:\n")
     assert text.endswith("|\n<!-- /benchmarks -->\nafter\n")
     assert ("old" in text, str(lines[0]) in text, "only to compare" in text) == (False, True, False)
 
