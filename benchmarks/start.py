@@ -8,103 +8,72 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import _cold as cold
 from benchmarks._bench import Bench
 from benchmarks._line import Line
 
-ROUNDS = 11
-_IMPORT = """
-import time
-import langchain_core.language_models.chat_models, langchain_core.caches
-began, cpu = time.monotonic(), time.process_time()
-import {module}
-print(time.monotonic() - began, time.process_time() - cpu)
-"""
+ROUNDS = 15
+KINDS = ("floor", "layered", "community")
 
 
-class Starts:
-    """New processes, by turns, and how many milliseconds each took for what it was to do."""
+class Start(NamedTuple):
+    """How long a new process took, in milliseconds: to import our package, and from nothing to its first answer."""
 
-    def __init__(self, programs: Mapping[str, Callable[[], float]]) -> None:
-        self._programs = dict(programs)
-        self._ms: dict[str, list[float]] = {name: [] for name in programs}
-        self._absent: dict[str, str] = {}
-
-    def run(self, rounds: int) -> None:
-        """Start all of them so often, and once before: the first time fills files, and the interpreter's caches."""
-        for _ in range(rounds + 1):
-            for name in random.sample(list(self._programs), len(self._programs)):
-                try:
-                    self._ms[name].append(self._programs[name]())
-                except subprocess.CalledProcessError as error:
-                    self._absent[name] = error.stderr.strip().rpartition("\n")[2]
-                    del self._programs[name]
-        if rounds:
-            self._ms = {name: times[1:] for name, times in self._ms.items()}
-
-    def median(self, name: str) -> float:
-        """Return what *name* took."""
-        return statistics.median(self._ms[name])
-
-    def line(self, what: str, name: str, target: str | None = None, base: str | None = None) -> Line:
-        """Return the line of what *name* took, or of what it took longer than *base*."""
-        if name in self._absent:
-            return Line("G17", what, target=target, reason=self._absent[name])
-        bases = self._ms[base] if base else [0.0] * len(self._ms[name])
-        ms = statistics.median(mine - other for mine, other in zip(self._ms[name], bases, strict=True))
-        return Line("G17", what, ms, " ms", target)
+    import_ms: float
+    answer_ms: float
 
 
 def measure(bench: Bench) -> Iterator[Line]:
     """Yield the lines of this theme."""
+    starts, absent = _starts(bench)
+    own, floor = starts["layered"], f"later than LangChain's own first answer ({_median_answer(starts['floor']):.0f} ms)"
+    what = {"layered": "first SQLite hit of a process", "community": "first hit of community SQLiteCache"}
+    imported = statistics.median(start.import_ms for start in own) if own else None
+    yield Line("G17", "import layered_cache, langchain_core being loaded", imported, " ms", "<= 20 ms", reason=absent.get("layered", ""))
+    for kind, target in (("layered", "<= 40 ms"), ("community", None)):
+        pairs = zip(starts[kind], starts["floor"], strict=True) if kind not in absent else ()
+        later = [one.answer_ms - other.answer_ms for one, other in pairs]
+        ms = statistics.median(later) if later else None
+        yield Line("G17", f"{what[kind]}: {floor}", ms, " ms", target, reason=absent.get(kind, ""))
+
+
+def _starts(bench: Bench) -> tuple[dict[str, list[Start]], dict[str, str]]:
+    """Start processes by turns; return what they took, and why those of some kind failed."""
     rounds = bench.some(ROUNDS, least=0)
-    file, theirs = bench.path(), bench.path()
-    process = Process(bench.path() if rounds else None, by_cpu=bench.effort.by_cpu)
-    starts = Starts({
-        "layered_cache": lambda: process.importing("layered_cache"),
-        "langchain_layered_cache": lambda: process.importing("langchain_layered_cache"),
-        "floor": lambda: process.answering("floor"),
-        "layered": lambda: process.answering("layered", file),
-        "community": lambda: process.answering("community", theirs),
-    })  # fmt: skip
-    starts.run(rounds)
-    yield starts.line("import layered_cache, langchain_core being loaded", "layered_cache", "<= 20 ms")
-    yield starts.line("import langchain_layered_cache, langchain_core being loaded", "langchain_layered_cache")
-    floor = "later than LangChain's own first answer"
-    yield starts.line(f"first SQLite hit of a process: {floor} ({starts.median('floor'):.0f} ms)", "layered", "<= 40 ms", "floor")
-    yield starts.line(f"first hit of community SQLiteCache: {floor}", "community", base="floor")
+    environment = _environment(bench.path() if rounds else None)
+    files = {kind: bench.path() for kind in KINDS}
+    starts: dict[str, list[Start]] = {kind: [] for kind in KINDS}
+    absent = dict[str, str]()
+    for _ in range(rounds + 1):
+        for kind in random.sample(KINDS, len(KINDS)):
+            try:
+                starts[kind].append(_start(kind, files[kind], environment, by_cpu=bench.effort.by_cpu))
+            except subprocess.CalledProcessError as error:
+                absent[kind] = error.stderr.strip().rpartition("\n")[2]
+    if rounds:  # the first time fills the file, and the interpreter's caches
+        starts = {kind: found[1:] for kind, found in starts.items()}
+    return starts, absent
 
 
-class Process:
-    """Starts new processes.
+def _start(kind: str, file: Path, environment: Mapping[str, str], *, by_cpu: bool) -> Start:
+    command = [sys.executable, "-W", "ignore", cold.__file__, kind, *([] if kind == "floor" else [str(file)])]
+    began = time.monotonic()  # the same clock in all processes
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    imported, answered, imported_cpu, answered_cpu = map(float, done.stdout.split())
+    return Start(imported_cpu * 1000, answered_cpu * 1000) if by_cpu else Start(imported * 1000, (answered - began) * 1000)
 
-    Args:
-        code: A folder for compiled code, which is kept everywhere but where the environment forbids it.
-        by_cpu: See `Effort`.
-    """
 
-    def __init__(self, code: Path | None, *, by_cpu: bool) -> None:
-        self._by_cpu = by_cpu
-        self._environment = dict(os.environ)
-        if code is not None and self._environment.pop("PYTHONDONTWRITEBYTECODE", None):
-            self._environment["PYTHONPYCACHEPREFIX"] = str(code)
+def _environment(code: Path | None) -> dict[str, str]:
+    """Return variables by which compiled code is kept, as everywhere; in the folder *code* where the environment forbids it."""
+    environment = dict(os.environ)
+    if code is not None and environment.pop("PYTHONDONTWRITEBYTECODE", None):
+        environment["PYTHONPYCACHEPREFIX"] = str(code)
+    return environment
 
-    def importing(self, module: str) -> float:
-        """Return how long the import of *module* takes, in milliseconds."""
-        clock, cpu = self._output("-c", _IMPORT.format(module=module))
-        return (cpu if self._by_cpu else clock) * 1000
 
-    def answering(self, kind: str, *paths: Path) -> float:
-        """Return how long it is until the first answer. The clock is the same in all processes."""
-        began = time.monotonic()
-        end, cpu = self._output("-W", "ignore", cold.__file__, kind, *map(str, paths))
-        return (cpu if self._by_cpu else end - began) * 1000
-
-    def _output(self, *arguments: str) -> tuple[float, float]:
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True)
-        one, other = map(float, done.stdout.split())
-        return one, other
+def _median_answer(starts: list[Start]) -> float:
+    return statistics.median(start.answer_ms for start in starts)

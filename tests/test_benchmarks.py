@@ -133,7 +133,7 @@ def test_each_theme_runs(tmp_path: Path) -> None:
     """In its quickest form; a peer that is not there is a line that says so, and nothing else is missing."""
     file = tmp_path / "lines.json"
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--json", str(file), *THEMES, "--without", "litellm"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     lines = json.loads(file.read_text())["lines"]
 
     reasons = {line["reason"] for line in lines if line["measured"] is None}
