@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -217,3 +218,20 @@ def the_order_of_names_counts(patch: pytest.MonkeyPatch) -> None:
     """JSON is written in the order in which names come."""
     keys._writer.cache_clear()
     patch.setattr(keys, "_writer", lambda: lambda value: json.dumps(value).encode())
+
+
+def promotions_live_on(patch: pytest.MonkeyPatch) -> None:
+    """What is copied to a faster tier begins its life anew."""
+    promote = Engine._promote
+
+    def anew(self: Engine, depth: int, entries: Any, view: View) -> None:
+        later = self.clock.time() + 10_000
+        promote(self, depth, [replace(entry, fresh_until=later, keep_until=later) for entry in entries], view)
+
+    patch.setattr(Engine, "_promote", anew)
+
+
+def namespaces_are_one(patch: pytest.MonkeyPatch) -> None:
+    """The namespace is no part of the key."""
+    make_key = keys.make_key
+    patch.setattr("layered_cache._arguments.make_key", lambda request, namespace: make_key(request, "one"))
