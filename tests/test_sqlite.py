@@ -34,6 +34,7 @@ from layered_cache import (
 from layered_cache.invalidation import UNKNOWN, Scope
 from layered_cache.testing import FakeClock
 from layered_cache.testing._halves import an_entry
+from layered_cache.tiers._sqlite_file import _Turns
 from worlds import World, ask, kinds
 
 
@@ -184,6 +185,49 @@ def test_a_file_that_is_locked(world: World, path: Path) -> None:
         assert "locked" in reasons(answered(world, f"sqlite:///{path}"))
     finally:
         writer.close()
+
+
+def test_a_removal_waits_longer_than_an_answer(world: World, path: Path) -> None:
+    """Others write for half a second: the answer is written later, the removal is recorded now."""
+    events: list[Event] = []
+    cache = TieredCache(f"sqlite:///{path}", observers=[events.append])
+    world.call(cache, "set", ask(), Answer(value=b"x", tags=("t",)))
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.6, writer.rollback)
+    end.start()
+
+    world.call(cache, "set", ask("other"), b"y")
+    assert "locked" in reasons(events)
+    assert world.call(cache, "invalidate", tag="t").seq
+    assert world.call(cache, "get", ask()) is None
+    end.join()
+    writer.close()
+    world.call(cache, "close")
+
+
+def test_who_is_in_a_hurry_goes_before_most_who_wait() -> None:
+    """Of those who wait for their turn to write, one at a time competes with him."""
+    turns, order = _Turns(), list[str]()
+
+    def write(name: str) -> None:
+        assert turns.take(time.monotonic() + 10.0, hurry=name == "hurry")
+        order.append(name)
+        turns.end()
+
+    assert turns.take(time.monotonic() + 10.0, hurry=False)
+    assert not turns.take(time.monotonic() + 0.01, hurry=False)
+    assert not turns.take(time.monotonic() + 0.01, hurry=True)
+    threads = [threading.Thread(target=write, args=(name,)) for name in (*map(str, range(6)), "hurry")]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    turns.end()
+    for thread in threads:
+        thread.join()
+
+    assert order.index("hurry") < 4
+    assert len(order) == 7
 
 
 def test_a_file_that_is_no_database(world: World, path: Path) -> None:

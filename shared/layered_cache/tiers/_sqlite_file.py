@@ -135,6 +135,36 @@ class _Connection:
                 self.db.close()
 
 
+class _Turns:
+    """Lets one thread of the process write at a time.
+
+    All but those in a hurry wait at the door first, one of them inside it: so who is in a hurry competes with one other, not with all.
+    """
+
+    def __init__(self) -> None:
+        self._door = threading.Lock()
+        self._turn = threading.Lock()
+
+    def take(self, deadline: float, *, hurry: bool) -> bool:
+        """Wait for a turn until *deadline*, and return whether it has come; it then has to be ended."""
+        if hurry:
+            return self._turn.acquire(timeout=_until(deadline))
+        if not self._door.acquire(timeout=_until(deadline)):
+            return False
+        try:
+            return self._turn.acquire(timeout=_until(deadline))
+        finally:
+            self._door.release()
+
+    def end(self) -> None:
+        """Let the next one write."""
+        self._turn.release()
+
+
+def _until(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
 def _began(db: sqlite3.Connection, deadline: float) -> bool:
     """Begin to write, and return whether that was possible; after *deadline*, raise why not."""
     try:
@@ -165,7 +195,7 @@ class SQLiteFile:
         self._timeout = timeout
         self._closed = False
         self._lock = threading.Lock()
-        self._turn = threading.Lock()  # to write
+        self._turns = _Turns()
         self._local = threading.local()
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         _forks.restart_in_child(self)
@@ -174,7 +204,7 @@ class SQLiteFile:
         """Leave the parent's connections alone and open new ones."""
         _parents_connections.extend((*self._open, self._local))
         self._lock = threading.Lock()
-        self._turn = threading.Lock()
+        self._turns = _Turns()
         self._local = threading.local()
         self._open = weakref.WeakSet()
 
@@ -232,12 +262,12 @@ class SQLiteFile:
         Args:
             operation: For errors.
             durable: Whether it shall have happened also if the machine crashes right after.
-            patience: How long to wait for others' writes, in seconds; the usual time, unless given.
+            patience: How long to wait for others' writes, in seconds; who says so goes first. Unless given: the usual time.
         """
-        patience = self._timeout if patience is None else patience
+        hurry, patience = patience is not None, self._timeout if patience is None else patience
         deadline = time.monotonic() + patience
-        turn = self._turn  # a child that is forked meanwhile gets another one
-        if not turn.acquire(timeout=patience):
+        turns = self._turns
+        if not turns.take(deadline, hurry=hurry):
             raise TierTimeoutError(self.tier, operation, _locked(patience))
         try:
             with self.using(operation, patience) as db:
@@ -260,7 +290,7 @@ class SQLiteFile:
                         if durable:
                             db.execute("PRAGMA synchronous=NORMAL")
         finally:
-            turn.release()
+            turns.end()
 
     # --- opening
 

@@ -84,6 +84,7 @@ class SQLiteTier(ThreadedTier):
         self._log = SQLiteLog(self._file, clock, name)
         super().__init__()
         self._writer = Workers(name, 1)
+        self._keeper = Workers(name, 1)  # of the log: a removal must not wait for all answers that wait to be written
         load()
 
     @classmethod
@@ -150,6 +151,7 @@ class SQLiteTier(ThreadedTier):
         """Close the file."""
         self._file.close()
         self._writer.stop()
+        self._keeper.stop()
         super().close()
 
     def purge(self) -> int:
@@ -231,15 +233,15 @@ class SQLiteTier(ThreadedTier):
 
     async def aopen_log(self, seen: Ticket) -> LogState:
         """See open_log."""
-        return await self._writer.run(self._log.open, seen)
+        return await self._keeper.run(self._log.open, seen)
 
     async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See append_log."""
-        return await self._writer.run(self._log.append, namespace, scope, seen, before)
+        return await self._keeper.run(self._log.append, namespace, scope, seen, before)
 
     async def arestart_log(self, seen: Ticket) -> LogState:
         """See restart_log."""
-        return await self._writer.run(self._log.restart, seen)
+        return await self._keeper.run(self._log.restart, seen)
 
     def __repr__(self) -> str:
         return f"SQLiteTier({str(self.path)!r})"
