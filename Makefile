@@ -13,7 +13,7 @@ THEMES ?=
 DEMO = $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(if $(COLUMN),--column "$(COLUMN)") $(if $(DRAWS),--draws $(DRAWS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format bench bench-quick lowest clean
+.PHONY: help demo test slow lint format bench bench-quick lowest mutants clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench-quick: $(VENV)/.bench  ## the same, coarsely, within a minute
 lowest:  ## the suite on the lowest versions that are promised, in an environment of its own
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
 
+mutants: $(VENV)/.mutants  ## break some modules in 900 small ways, one after the other: does a test notice? An hour, not part of CI (ARGS=keys)
+	$(BIN)/python tests/mutants/run.py $(ARGS)
+
 clean:  ## remove the environments and what tools leave behind
 	rm -rf .venv .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -54,6 +57,7 @@ $(VENV)/.demo: GROUP = demo
 $(VENV)/.test: GROUP = test
 $(VENV)/.lint: GROUP = dev
 $(VENV)/.bench: GROUP = bench
+$(VENV)/.mutants: GROUP = mutants
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
 	@if [ ! -x $(BIN)/python ]; then $(PYTHON) -m venv $(VENV) || { echo "make: cannot make $(VENV): Python >= 3.11 with venv is needed (PYTHON=/path/to/python)"; exit 1; }; fi
 	@echo "installing what is needed for this into $(VENV) ..."
