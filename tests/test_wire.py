@@ -396,3 +396,18 @@ def test_a_tier_loads_the_compressor_when_it_is_made() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_no_two_keys_share_an_envelope() -> None:
+    """Whichever digest is the larger."""
+    for written in "abcdef":
+        data = encode(an_entry(written))
+        assert [asked for asked in "abcdef" if isinstance(decode(data, asked), Entry)] == [written]
+
+
+def test_what_is_no_bytes_is_refused() -> None:
+    """Some client may give back anything, or nothing."""
+    for given_back in (None, 5, "text", [], bytearray(encode(an_entry())), memoryview(encode(an_entry()))):
+        refused = decode(given_back, "k")  # type: ignore[arg-type]
+        assert isinstance(refused, Refused)
+        assert not refused.erase

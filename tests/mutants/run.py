@@ -15,6 +15,7 @@ import argparse
 import ast
 import contextlib
 import difflib
+import math
 import os
 import shutil
 import signal
@@ -50,7 +51,6 @@ class Target:
 
     module: str
     tests: tuple[str, ...]
-    seconds: int  # a mutant that takes longer hangs, and is killed by that
 
     @property
     def path(self) -> str:
@@ -58,10 +58,10 @@ class Target:
 
 
 TARGETS = {
-    "flights": Target("layered_cache._engine.flights", ("tests/test_compute.py", "tests/laws/test_schedules.py"), 120),
-    "invalidation": Target("layered_cache.invalidation", ("tests/test_invalidation.py", "tests/test_tiers.py"), 60),
-    "wire": Target("layered_cache.wire", ("tests/test_wire.py",), 60),
-    "keys": Target("layered_cache.keys", ("tests/test_keys.py", "tests/langchain/test_requests.py"), 90),
+    "flights": Target("layered_cache._engine.flights", ("tests/test_compute.py", "tests/laws/test_schedules.py")),
+    "invalidation": Target("layered_cache.invalidation", ("tests/test_invalidation.py", "tests/test_tiers.py")),
+    "wire": Target("layered_cache.wire", ("tests/test_wire.py",)),
+    "keys": Target("layered_cache.keys", ("tests/test_keys.py", "tests/langchain/test_requests.py")),
 }
 
 
@@ -245,7 +245,7 @@ def copied(to: Path) -> Path:
     return to
 
 
-def tested(target: Target) -> tuple[str, str, float]:
+def tested(target: Target, limit: float) -> tuple[str, str, float]:
     """Return whether the tests noticed what is in the copy, what they said, and how long they took.
 
     They run in a fork, which has already imported all that is not ours.
@@ -262,7 +262,7 @@ def tested(target: Target) -> tuple[str, str, float]:
                 sys.stdout.flush()
             finally:
                 os._exit(code)
-        word = _ended(child, started + target.seconds)
+        word = _ended(child, started + limit)
         said.seek(0)
         return word, said.read().decode(errors="replace"), time.monotonic() - started
 
@@ -291,7 +291,7 @@ def examined(name: str, copy: Path, only: list[str]) -> tuple[int, int, int, lis
     source = module.read_text()
     where = [sys.executable, "-c", f"import {target.module} as module; print(module.__file__)"]
     assert Path(subprocess.check_output(where, text=True).strip()).samefile(module), "the tests would not see the mutants"
-    word, said, seconds = tested(target)
+    word, said, seconds = tested(target, math.inf)
     assert word == "survived", said
     sys.dont_write_bytecode = True  # of mutants, which may be as long and as old as what they come from
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -301,9 +301,10 @@ def examined(name: str, copy: Path, only: list[str]) -> tuple[int, int, int, lis
     everyone = [mutant for mutant in mutants(name, source) if not only or mutant.id in only]
     words: dict[str, int] = {"killed": 0, "timeout": 0, "survived": 0}
     survivors: list[str] = []
+    limit = 10 + 4 * seconds  # a mutant that takes longer hangs, and is killed by that
     for mutant in everyone:
         module.write_text(mutant.code)
-        word, said, seconds = tested(target)
+        word, said, seconds = tested(target, limit)
         words[word] += 1
         print(f"{word:8} {seconds:5.1f} s  {mutant.id}  {mutant.what}", flush=True)
         if word == "survived":
@@ -311,7 +312,7 @@ def examined(name: str, copy: Path, only: list[str]) -> tuple[int, int, int, lis
         if only:
             print(said)
     module.write_text(source)
-    word, said, _ = tested(target)
+    word, said, _ = tested(target, math.inf)
     assert word == "survived", f"the tests kill by chance: {said}"
     return len(everyone), words["killed"] + words["timeout"], words["timeout"], survivors
 
