@@ -1,9 +1,9 @@
 """A process of the storm: 8 threads and 32 tasks over one cache, as fast as they can, until its standard input ends.
 
-    python storm.py FILE HISTORY NAME [--seed 1] [--strict] [--mutant NAME]
+    python storm.py FILE HISTORY NAME [--seed 1] [--strict] [--meek] [--mutant NAME]
 
 What it reads, computes and removes goes into its history; how it goes, in numbers, into standard output, a line ten times a second, so
-that a process that is killed has told nearly all.
+that a process that is killed has told nearly all. A meek one removes nothing: it learns of removals only by looking for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layered_cache import Answer, Entry, Event, MemoryTier, Policy, Request, SQLiteTier, TieredCache
+from layered_cache import Answer, Entry, Event, MemoryTier, Policy, Request, SQLiteTier, TieredCache, invalidation
 from layered_cache._engine.engine import Engine, Hit
 from layered_cache.invalidation import View
 from layered_cache.keys import key_prefix, make_key
@@ -37,13 +37,14 @@ THREADS, TASKS = 8, 32
 MAX_STALENESS = 0.5  # of the caches: less than a process lives
 NAMESPACES = ("storm", "storm/a", "storm/b")
 KEYS, MODELS, TAGS = 300, 6, 40  # of each namespace
+RULES = 300  # in the log, so that they leave it, and floors rise, at every removal
 TOLD_EVERY = 0.1
 _TOLERANCE = 0.05  # seconds by which the wall clock may be off between two looks at it
 
 # of the reading calls, how many are of which kind
 _READS = {"get_or_compute": 40, "get": 22, "peek": 8, "look up and store": 14, "get_many": 10, "get_many and set_many": 6}
 # of a thousand calls
-_REMOVALS = {"delete": 8, "tag": 6, "model": 0.6, "glob": 0.2, "clear": 0.2, "clear children": 0.05}
+_REMOVALS = {"delete": 12, "tag": 9, "model": 0.9, "glob": 0.3, "clear": 0.3, "clear children": 0.1}
 
 
 def request(name: str) -> Request:
@@ -67,12 +68,12 @@ def _tags(number: int) -> tuple[str, ...]:
 class Storm:
     """The callers of one process, and what they have seen."""
 
-    def __init__(self, cache: TieredCache, history: History, seed: int) -> None:
+    def __init__(self, cache: TieredCache, history: History, seed: int, *, meek: bool) -> None:
         self.caches = {name: cache if name == cache.name else cache.namespace(name.removeprefix(f"{cache.name}/")) for name in NAMESPACES}
         self.history = history
         self.seed = seed
+        self.removals = 0.0 if meek else sum(_REMOVALS.values()) / 1000
         self.counts: Counter[str] = Counter()
-        self.reasons: dict[str, str] = {}
         self.unexpected: list[str] = []
         self.ended = threading.Event()
         self._lock = threading.Lock()
@@ -126,15 +127,17 @@ class Storm:
         return Answer(value=value, tags=tags, keep_for=dice.choice((0.05, 0.3, 1.0)) if number % 10 == 3 else None)
 
     @staticmethod
-    def _pause(dice: random.Random) -> float:
-        return dice.choice((0.0, 0.0, 0.0, 0.001, 0.005)) if dice.random() < 0.98 else dice.uniform(0.0, 0.3)
+    def _pause(name: str, dice: random.Random) -> float:
+        if _number(name) == 0:  # what everybody asks takes long, so that much happens meanwhile
+            return dice.uniform(0.05, 0.25)
+        return dice.choice((0.0, 0.0, 0.0, 0.001, 0.005)) if dice.random() < 0.95 else dice.uniform(0.0, 0.3)
 
     def _name(self, dice: random.Random, namespace: str | None = None) -> str:
         return self._names[namespace or dice.choice(NAMESPACES)][int(KEYS * dice.random() ** 3)]
 
     async def step(self, dice: random.Random, call: Callable[..., Awaitable[Any]], sleep: Callable[[float], Awaitable[None]]) -> None:
         """Do one thing. *call* calls a method of a cache, or its twin."""
-        if dice.random() * 1000 < sum(_REMOVALS.values()):
+        if dice.random() < self.removals:
             await self._remove(dice.choices([*_REMOVALS], [*_REMOVALS.values()])[0], dice, call)
             return
         how = dice.choices([*_READS], [*_READS.values()])[0]
@@ -143,8 +146,7 @@ class Storm:
         cache = self.caches[namespace]
         began, wall = self._doubt()
         if how == "get_or_compute":
-            entry = await call(cache, "get_or_compute", request(name), self._compute(name, dice))
-            self._got(name, entry, began, wall, fresh=False)
+            await self._ask(name, dice, call)
         elif how == "peek":
             if (value := cache.peek(cache.key(request(name)))) is not None:
                 self.history.read(name, value, began=began)
@@ -156,7 +158,7 @@ class Storm:
             self._got(name, entry, began, wall, fresh=True)
             if entry is None:
                 answer = self._answer(name, dice)
-                await sleep(self._pause(dice))
+                await sleep(self._pause(name, dice))
                 await call(cache, "set", request(name), answer)
                 self._count("set")
         else:
@@ -168,13 +170,18 @@ class Storm:
             if how == "get_many and set_many":
                 missing = {one: self._answer(name, dice) for one, name in names.items() if one not in found}
             if missing:
-                await sleep(self._pause(dice))
+                await sleep(self._pause(name, dice))
                 await call(cache, "set_many", missing)
                 self._count("set_many")
         self._count(how)
 
+    async def _ask(self, name: str, dice: random.Random, call: Callable[..., Awaitable[Any]]) -> None:
+        began, wall = self._doubt()
+        entry = await call(self.caches[name.partition(":")[0]], "get_or_compute", request(name), self._compute(name, dice))
+        self._got(name, entry, began, wall, fresh=False)
+
     def _compute(self, name: str, dice: random.Random) -> tuple[Callable[[], Answer], Callable[[], Awaitable[Answer]]]:
-        pause = self._pause(dice)
+        pause = self._pause(name, dice)
         dice = random.Random(dice.random())  # a refresh computes while its caller goes on
 
         def compute() -> Answer:
@@ -215,6 +222,8 @@ class Storm:
             for namespace in NAMESPACES:
                 removed(called=called, namespace=namespace)
         self._count(how)
+        await self._ask(name, dice, call)  # at once: what is under way is from before
+        self._count("get_or_compute")
 
     # --- the callers
 
@@ -357,12 +366,14 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--strict", action="store_true")
+    parser.add_argument("--meek", action="store_true")
     parser.add_argument("--mutant")
     options = parser.parse_args()
     faulthandler.enable()
+    invalidation.MAX_RULES = RULES
     if options.mutant:
         _break(options.mutant)
-    policy = Policy(fresh_for=1.0, keep_for=30.0, max_staleness=MAX_STALENESS, strict_invalidation=options.strict)
+    policy = Policy(fresh_for=4.0, keep_for=30.0, max_staleness=MAX_STALENESS, strict_invalidation=options.strict)
     observers: list[Callable[[Event], object]] = []
     cache = TieredCache(
         MemoryTier(max_bytes=300_000),
@@ -371,7 +382,7 @@ def main() -> None:
         policy=policy,
         observers=[lambda event: [tell(event) for tell in observers]],
     )
-    storm = Storm(cache, History(options.history, process=options.name), options.seed)
+    storm = Storm(cache, History(options.history, process=options.name), options.seed, meek=options.meek)
     observers.append(storm.observe)
     threading.Thread(target=_wait_for_the_end, args=(storm,), daemon=True).start()
     callers = [threading.Thread(target=storm.thread, args=(number,)) for number in range(THREADS)]
