@@ -283,8 +283,8 @@ def test_parts_that_make_an_entry() -> None:
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        ({"size": 4}, "another size"),
-        ({"size": 6}, "another size"),
+        ({"size": 4}, "value has another size"),
+        ({"size": 6}, "value has another size"),
         ({"texts": b""}, "no entry"),
         ({"texts": wire._pack_texts(("app",))}, "no entry"),
         ({"texts": wire._pack_texts(("app", "test"))}, "no entry"),
@@ -292,8 +292,8 @@ def test_parts_that_make_an_entry() -> None:
         ({"texts": wire._pack_texts(("app", "test", "m")) + b"\x00\x00"}, "no entry"),
         ({"texts": b"\x01\x00\x00\x00\xff" * 3}, "no entry"),
         ({"payload": b"no frame", "flags": wire.FLAG_ZSTD}, "cannot be expanded"),
-        ({"payload": frame(b"value"), "size": 6, "flags": wire.FLAG_ZSTD}, "another size"),
-        ({"payload": frame(b"value"), "size": 4, "flags": wire.FLAG_ZSTD}, "another size"),
+        ({"payload": frame(b"value"), "size": 6, "flags": wire.FLAG_ZSTD}, "frame declares another size"),
+        ({"payload": frame(b"value"), "size": 4, "flags": wire.FLAG_ZSTD}, "frame declares another size"),
         ({"payload": frame(b"value")[:-1], "flags": wire.FLAG_ZSTD}, "cannot be expanded"),
     ],
 )
@@ -310,6 +310,8 @@ def test_parts_that_are_more_or_less_than_all_are_worthless() -> None:
     """Though the checksum fits."""
     for data in (sealed() + b"x", sealed()[:-1]):
         assert decode(resealed(bytearray(data)), "k") == Refused("its parts do not add up", erase=True)
+    for size in range(8, len(sealed())):
+        assert isinstance(decode(resealed(bytearray(sealed()[:size])), "k"), Refused)
 
 
 def test_what_may_be_somebody_elses_is_left_alone() -> None:
@@ -353,9 +355,9 @@ def test_values_are_compressed_from_4_kib_on() -> None:
 
 def test_a_value_is_compressed_where_that_saves_a_tenth() -> None:
     """Else it would cost time at every hit, for nothing."""
-    for noise, small in ((7_000, True), (9_800, False)):
-        value = os.urandom(noise) + bytes(10_000 - noise)
-        assert (len(encode(an_entry(value=value))) < 10_000) is small
+    for noise, small in ((8_500, True), (9_500, False), (10_000, False)):
+        data = encode(an_entry(value=os.urandom(noise) + bytes(10_000 - noise)))
+        assert bool(data[4] & wire.FLAG_ZSTD) is small
 
 
 def test_requests_that_cannot_be_expanded_are_none() -> None:
@@ -365,7 +367,8 @@ def test_requests_that_cannot_be_expanded_are_none() -> None:
     assert len(squeezed) < 2_000 < 16_000 < len(plain)
     assert decode_request(squeezed) == decode_request(plain)
 
-    for request in (b"", b"no frame", frame(b""), frame(bytes(100))[:-1]):
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b'{"a":1}')
+    for request in (b"", b"no frame", frame(b""), frame(bytes(100))[:-1], unsized):
         assert decode_request(sealed(request=request, flags=wire.FLAG_REQUEST_ZSTD)) is None
     assert decode_request(sealed()) is None
     assert decode_request(sealed(request=frame(b'{"a":1}'), flags=wire.FLAG_REQUEST_ZSTD)) == {"a": 1}
@@ -411,3 +414,16 @@ def test_what_is_no_bytes_is_refused() -> None:
         refused = decode(given_back, "k")  # type: ignore[arg-type]
         assert isinstance(refused, Refused)
         assert not refused.erase
+
+
+def test_a_value_for_which_there_is_no_memory_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no exception."""
+
+    class Full:
+        def decompress(self, *_: object, **__: object) -> bytes:
+            raise MemoryError
+
+    data = encode(an_entry(value=bytes(10_000)))
+    monkeypatch.setattr(wire._local, "decompressor", Full(), raising=False)
+
+    assert isinstance(decode(data, "k"), Refused)
