@@ -32,7 +32,11 @@ from langchain_layered_cache._values import dumps, loads
 
 CODEC = "lc-generations-1"
 
-_new, _put = object.__new__, object.__setattr__
+_new = object.__new__
+# pydantic's own slots: what an object consists of, past the checks of its __setattr__
+_put_values, _put_given, _put_extra, _put_private = (
+    vars(BaseModel)[slot].__set__ for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
 
 _MESSAGE = ("content", "additional_kwargs", "response_metadata", "name", "id")
 _AI = (*_MESSAGE, "tool_calls", "invalid_tool_calls", "usage_metadata")
@@ -72,6 +76,11 @@ class _Layout:
         self.raw = True
         self.raw = self._rebuilds(cls.model_validate(sample))
 
+    @property
+    def plain(self) -> bool:
+        """Whether an object is nothing but the values of the table, in its order."""
+        return self.raw and self.in_order and not self.uneven
+
     def _rebuilds(self, validated: BaseModel) -> bool:
         """Whether an object built without validation is what validation makes."""
         values = {name: validated.__dict__.get(name) for name in (*validated.__dict__, *self.missing)}
@@ -92,10 +101,15 @@ class _Layout:
             mask = self._masks[given] = sum(self._bits.get(name, 0) for name in given)
             return mask
 
-    def _remember(self, mask: int) -> None:
-        if len(self._given) > 1024:  # noqa: PLR2004 - whoever writes nonsense shall not fill the memory
-            self._given.clear()
-        self._given[mask] = {name for name, bit in self._bits.items() if mask & bit}
+    def given(self, mask: int) -> set[str]:
+        """Return the fields that *mask* says were set, in a new set."""
+        try:
+            return self._given[mask].copy()
+        except KeyError:
+            if len(self._given) > 1024:  # noqa: PLR2004 - whoever writes nonsense shall not fill the memory
+                self._given.clear()
+            self._given[mask] = {name for name, bit in self._bits.items() if mask & bit}
+            return self._given[mask].copy()
 
     def more(self, thing: BaseModel) -> dict[str, object] | None:
         """Return the fields of *thing* that the table does not name and that say something."""
@@ -105,21 +119,14 @@ class _Layout:
 
     def built(self, values: dict[str, Any], mask: int, more: dict[str, Any] | None) -> BaseModel:
         """Return an object of the class with *values*, of which *mask* says which were set."""
-        if mask not in self._given:
-            self._remember(mask)
-        given = self._given[mask].copy()
+        given = self.given(mask)
         extra: dict[str, Any] | None = {} if self.extra_allowed else None
         if more is not None or self.uneven:
             extra = self._complete(values, more or {})
             given |= (extra or {}).keys()
         if not self.raw:
             return self.cls.model_validate({**{name: value for name, value in values.items() if name in given}, **(extra or {})})
-        thing = _new(self.cls)
-        _put(thing, "__dict__", values if self.in_order else {name: values[name] for name in self.cls.model_fields})
-        _put(thing, "__pydantic_fields_set__", given)
-        _put(thing, "__pydantic_extra__", extra)
-        _put(thing, "__pydantic_private__", None)
-        return thing
+        return _made(self.cls, values if self.in_order else {name: values[name] for name in self.cls.model_fields}, given, extra)
 
     def _complete(self, values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any] | None:
         """Put into *values* what the table does not name; return what belongs to no field."""
@@ -131,6 +138,16 @@ class _Layout:
         if more and not self.extra_allowed:
             raise KeyError(*more)
         return more if self.extra_allowed else None
+
+
+def _made(cls: type[BaseModel], values: dict[str, Any], given: set[str], extra: dict[str, Any] | None) -> BaseModel:
+    """Return an object of *cls* without asking it."""
+    thing = _new(cls)
+    _put_values(thing, values)
+    _put_given(thing, given)
+    _put_extra(thing, extra)
+    _put_private(thing, None)
+    return thing
 
 
 def _default(field: FieldInfo) -> object:
@@ -153,6 +170,9 @@ _GENERATIONS = (
 _LAYOUTS = {cast("type", layout.cls): layout for layout in (*_MESSAGES, *_GENERATIONS)}
 _MESSAGE_OF = {layout.number: layout for layout in _MESSAGES}
 _GENERATION_OF = {layout.number: layout for layout in _GENERATIONS}
+_AI_MESSAGE, _CHAT_GENERATION = _MESSAGE_OF[1], _GENERATION_OF[3]
+# then an answer of a chat model can be made on the shortest way
+_CHAT_IS_PLAIN = _AI_MESSAGE.plain and _CHAT_GENERATION.plain
 
 
 def encode(generations: Sequence[Generation]) -> bytes:
@@ -172,8 +192,8 @@ def decode(data: bytes) -> list[Generation]:
     """
     parts = loads(data)
     try:
-        return [_generation(*part) for part in cast("list[list[Any]]", parts)] if type(parts) is list else _no_generations(None)
-    except (TypeError, KeyError, AttributeError) as error:
+        return [_generation(part) for part in cast("list[list[Any]]", parts)] if type(parts) is list else _no_generations(None)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         return _no_generations(error)
 
 
@@ -261,7 +281,15 @@ def _layout_of(thing: object) -> _Layout:
 # --- from parts
 
 
-def _generation(
+def _generation(parts: list[Any]) -> Generation:
+    if _CHAT_IS_PLAIN and len(parts) == 6 and parts[0] == _CHAT_GENERATION.number and parts[2] is None:  # noqa: PLR2004
+        message = parts[5]
+        if message[0] == _AI_MESSAGE.number and message[2] is None:
+            return _chat_generation(*parts)
+    return _any_generation(*parts)
+
+
+def _any_generation(
     number: int,
     mask: int,
     more: dict[str, Any] | None,
@@ -283,38 +311,47 @@ def _generation(
     return cast("Generation", layout.built(values, mask, more))
 
 
+def _chat_generation(_number: int, mask: int, _more: None, text: str | None, info: object, message_parts: list[Any]) -> Generation:
+    """Return what nearly every answer is, as the others would, in two thirds of the time: see `_CHAT_IS_PLAIN`."""
+    _number, message_mask, _more, content, kwargs, metadata, name, id_, calls, invalid_calls, usage = message_parts
+    kind = cast("object", type(content))
+    if kind is not str and kind is not list:
+        raise TypeError(kind)
+    message = _made(
+        AIMessage,
+        {
+            "content": content,
+            "additional_kwargs": kwargs,
+            "response_metadata": metadata,
+            "type": "ai",
+            "name": name,
+            "id": None if id_ is None else new_id(),
+            "tool_calls": calls,
+            "invalid_tool_calls": invalid_calls,
+            "usage_metadata": usage,
+        },
+        _AI_MESSAGE.given(message_mask),
+        {},
+    )
+    values = {
+        "text": _Text(content if text is None else text),
+        "generation_info": info,
+        "type": "ChatGeneration",
+        "message": message,
+    }
+    return cast("Generation", _made(ChatGeneration, values, _CHAT_GENERATION.given(mask), None))
+
+
 def _message(number: int, mask: int, more: dict[str, Any] | None, *values: Any) -> BaseMessage:  # noqa: ANN401 - plain data
     layout = _MESSAGE_OF[number]
-    fields = _ai_fields(*values) if number == 1 else dict(zip(layout.names, values, strict=True), type=layout.type)
+    named = dict(zip(layout.names, values, strict=True), type=layout.type)
+    fields = {name: named[name] for name in _AI_IN_ORDER} if number == 1 else named
     if fields["id"] is not None:
         fields["id"] = new_id()
     kind = cast("object", type(fields["content"]))
     if kind is not str and kind is not list:
         raise TypeError(number)
     return cast("BaseMessage", layout.built(fields, mask, more))
-
-
-def _ai_fields(  # nearly all messages: three times as fast as by the table
-    content: object,
-    additional_kwargs: object,
-    response_metadata: object,
-    name: object,
-    id: object,  # noqa: A002
-    tool_calls: object,
-    invalid_tool_calls: object,
-    usage_metadata: object,
-) -> dict[str, Any]:
-    return {
-        "content": content,
-        "additional_kwargs": additional_kwargs,
-        "response_metadata": response_metadata,
-        "type": "ai",
-        "name": name,
-        "id": id,
-        "tool_calls": tool_calls,
-        "invalid_tool_calls": invalid_tool_calls,
-        "usage_metadata": usage_metadata,
-    }
 
 
 # --- ids

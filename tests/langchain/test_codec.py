@@ -376,6 +376,7 @@ def test_fields_of_another_release_travel_by_name(monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patched:
         patched.setitem(_codec._LAYOUTS, Newer, layout)
         patched.setitem(_codec._MESSAGE_OF, 1, layout)
+        patched.setattr(_codec, "_CHAT_IS_PLAIN", False)
         usual, unusual = (encode([ChatGeneration(message=Newer("a", **more))]) for more in ({}, {"brand_new": "other"}))
         assert decode(unusual)[0].message.brand_new == "other"  # type: ignore[attr-defined]
         assert decode(usual)[0].message.brand_new == "usual"  # type: ignore[attr-defined]
@@ -384,11 +385,32 @@ def test_fields_of_another_release_travel_by_name(monkeypatch: pytest.MonkeyPatc
     assert decode(unusual)[0].message.__pydantic_extra__ == {"brand_new": "other"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", GENERATIONS)
+def test_the_short_way_makes_what_the_long_way_makes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to what pydantic notes of an object."""
+    data = encode([GENERATIONS[name]])
+    assert _codec._CHAT_IS_PLAIN
+    (short,) = decode(data)
+    monkeypatch.setattr(_codec, "_CHAT_IS_PLAIN", False)
+    (long,) = decode(data)
+
+    def facts(thing: BaseModel) -> list[object]:
+        values = [(field, value) for field, value in vars(thing).items() if field not in {"id", "message"}]
+        return [type(thing), values, thing.__pydantic_fields_set__, thing.__pydantic_extra__, thing.__pydantic_private__]
+
+    assert facts(short) == facts(long)
+    if isinstance(short, ChatGeneration):
+        assert list(vars(short)) == list(vars(long))
+        assert facts(short.message) == facts(long.message)  # type: ignore[attr-defined]
+        assert list(vars(short.message)) == list(vars(long.message))  # type: ignore[attr-defined]
+
+
 def test_a_class_whose_objects_cannot_be_built_raw_is_validated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another release of pydantic or LangChain may need more than fields."""
     for layout in _codec._MESSAGES + _codec._GENERATIONS:
         assert layout.raw, layout.cls
         monkeypatch.setattr(layout, "raw", False)
+    monkeypatch.setattr(_codec, "_CHAT_IS_PLAIN", False)
 
     for name in ("plain", "full", "blocks", "generation", "chunk", "chat", "dates"):
         (back,) = decode(encode([GENERATIONS[name]]))
