@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from layered_cache import Answer, Event, Policy, Request, TieredCache
-from layered_cache._engine.flights import holds_any
+from layered_cache._engine.flights import _held, holds_any
 from layered_cache.testing import FakeAuthority, FakeClock
 from worlds import Tasks, Threads, World, ask, kinds, settled
 
@@ -284,6 +284,27 @@ def test_the_same_key_nested_in_tasks(cache: TieredCache) -> None:
     entry = quickly(lambda: asyncio.run(cache.aget_or_compute(ask(), outer)))
 
     assert entry.value == b"value+value"
+
+
+def test_who_has_computed_holds_nothing(cache: TieredCache) -> None:
+    """However it ended; else all that a thread has ever computed would be kept, and looked through again at every computation."""
+
+    cache.get_or_compute(ask("a"), lambda: b"x")
+    for text, error in (("b", ValueError()), ("c", KeyboardInterrupt())):
+        with pytest.raises(type(error)):
+            cache.get_or_compute(ask(text), Threads().compute(error=error))
+    assert _held.get() == ()
+
+    async def failing_later() -> bytes:
+        raise ValueError
+
+    async def main() -> object:
+        await cache.aget_or_compute(ask("d"), later)
+        with pytest.raises(ValueError):
+            await cache.aget_or_compute(ask("e"), failing_later)
+        return _held.get()
+
+    assert asyncio.run(main()) == ()
 
 
 def test_abba(cache: TieredCache) -> None:
