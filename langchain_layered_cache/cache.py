@@ -224,7 +224,8 @@ class LayeredCache(BaseCache):
     # --- keys and values
 
     def _model(self, llm_string: str) -> Model:
-        if (model := self._models.get(llm_string)) is None or not model.is_current:
+        model = self._models.get(llm_string)
+        if model is None or (model.classes and not model.is_current):
             model = parse_model(llm_string)
             self._models.put(llm_string, model)
         return model

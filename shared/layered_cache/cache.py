@@ -23,7 +23,6 @@ from layered_cache._engine.effects import run
 from layered_cache._engine.engine import Ask, Engine, Hit
 from layered_cache._engine.removing import Removing
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
-from layered_cache.config import load_settings
 from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
 from layered_cache.errors import ConfigurationError
 from layered_cache.events import Event, Observer, Observers
@@ -90,6 +89,8 @@ class TieredCache:
         Raises:
             ConfigurationError: A name or value is not allowed, or no tiers are named.
         """
+        from layered_cache.config import load_settings  # noqa: PLC0415 - a tenth of the time of the import, and few need it
+
         settings = load_settings(file)
         return cls(
             *settings.open_tiers(),
@@ -226,29 +227,29 @@ class TieredCache:
         everyone who waits for it, unchanged. A caller waits for another one's computation for `Policy.max_wait` at most, and
         never from inside a computation of its own or from a thread whose event loop is running.
         """
-        ask = self._ask(request)
-        if (entry := self._peek(ask.key)) is not None:
+        key = self._key_of(request)
+        if (entry := self._peek(key)) is not None:
             return entry
         labels = checked_tags(tags)
 
         async def computed() -> Answer:
             return labelled(compute(), labels)
 
-        return run(self._computing.get_or_compute(self._blocking, ask, computed))
+        return run(self._computing.get_or_compute(self._blocking, self._ask(request, key), computed))
 
     async def aget_or_compute(
         self, request: Request, compute: Callable[[], Awaitable[bytes | Answer]], *, tags: Iterable[str] = ()
     ) -> Entry:
         """See get_or_compute. A stale entry is refreshed in a task of this loop, and not if the loop ends before."""
-        ask = self._ask(request)
-        if (entry := self._peek(ask.key)) is not None:
+        key = self._key_of(request)
+        if (entry := self._peek(key)) is not None:
             return entry
         labels = checked_tags(tags)
 
         async def computed() -> Answer:
             return labelled(await compute(), labels)
 
-        return await self._computing.get_or_compute(self._asyncio, ask, computed)
+        return await self._computing.get_or_compute(self._asyncio, self._ask(request, key), computed)
 
     # --- remove
 
@@ -393,12 +394,12 @@ class TieredCache:
     def _keys(self, requests: Iterable[Request]) -> dict[Request, str]:
         return {request: self._key_of(request) for request in requests}
 
-    def _ask(self, request: Request) -> Ask:
-        return Ask(request, self._key_of(request), self._namespace)
+    def _ask(self, request: Request, key: str) -> Ask:
+        return Ask(request, key, self._namespace)
 
     def _answers(self, answers: Mapping[Request, Answer | bytes], tags: Iterable[str]) -> dict[str, tuple[Ask, Answer]]:
         labels = checked_tags(tags)
-        asks = ((self._ask(request), answer) for request, answer in answers.items())
+        asks = ((self._ask(request, self._key_of(request)), answer) for request, answer in answers.items())
         return {ask.key: (ask, labelled(answer, labels)) for ask, answer in asks}
 
     def _peek(self, key: str) -> Entry | None:

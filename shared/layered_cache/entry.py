@@ -10,7 +10,6 @@ Clocks are Unix seconds, whole microseconds, so that they survive every store. A
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -132,12 +131,12 @@ class Request:
     @property
     def prompt(self) -> object:
         """The prompt as plain data, a new copy each time."""
-        return _read(self._prompt)
+        return keys.read_json(self._prompt)
 
     @property
     def params(self) -> dict[str, object]:
         """The parameters as plain data, a new copy each time."""
-        return cast("dict[str, object]", _read(self._params))
+        return cast("dict[str, object]", keys.read_json(self._params))
 
     @property
     def prompt_digest(self) -> bytes:
@@ -162,10 +161,6 @@ def _restored_request(*parts: object) -> Request:
     for name, part in zip(("framework", "model", "sample", "_prompt", "_params", "_question"), parts, strict=True):
         object.__setattr__(request, name, part)
     return request
-
-
-def _read(data: bytes) -> object:
-    return cast("object", json.loads(data.decode("utf-8", "surrogatepass")))
 
 
 def folded(params: Mapping[str, object]) -> dict[str, object]:

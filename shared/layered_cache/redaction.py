@@ -5,9 +5,12 @@ Redaction touches only what is stored for people to read. Keys are derived from 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
+
+from layered_cache.keys import read_json
 
 if TYPE_CHECKING:
     from layered_cache.entry import Entry
@@ -36,6 +39,7 @@ _NAMED_SECRET = re.compile(
 _QUERY_SECRET = re.compile(r"(?i)(?P<name>[?&](?:[\w-]*(?:key|token|secret|password|sig|signature|code))=)[^&\s#]+")
 
 
+@functools.lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Whether what stands under *name* must not be stored."""
     flat = _CAMEL.sub("_", name).lower().replace("-", "_")
@@ -75,8 +79,14 @@ def _redacted_item(name: str, item: object) -> object:
     return redacted(item)
 
 
+@functools.lru_cache(maxsize=128)
+def _redacted_params(canonical: bytes) -> object:
+    """Return what may be read of parameters; most requests of a process have the same, so it is not worked out each time."""
+    return redacted(read_json(canonical))
+
+
 def redacted_request(entry: Entry) -> dict[str, object]:
-    """Return what a person may read of the request that *entry* answers."""
+    """Return what a person may read of the request that *entry* answers: to be written down, not to be changed."""
     request = entry.request
     if request is None:
         return {}
@@ -85,6 +95,6 @@ def redacted_request(entry: Entry) -> dict[str, object]:
         "model": request.model,
         "sample": request.sample,
         "prompt": request.prompt,
-        "params": redacted(request.params),
+        "params": _redacted_params(request.canonical_params),
         "response": entry.response,
     }

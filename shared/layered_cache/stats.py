@@ -15,7 +15,7 @@ from layered_cache.entry import Savings
 from layered_cache.events import Event
 from layered_cache.wire import savings
 
-_TAPE = 4096
+TAPE = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +64,8 @@ class Stats:
 class Counters:
     """Counts for one cache.
 
-    A hit in memory must cost nothing: it puts the facts of its entry on a tape (one append, which needs no lock), and they are
-    added up later.
+    A hit in memory must cost nothing: the engine puts the facts of its entry on the tape (one append, which needs no lock), and has
+    them added up when there are as many as `TAPE`.
     """
 
     def __init__(self, local: str | None) -> None:
@@ -80,13 +80,6 @@ class Counters:
     def after_fork(self) -> None:
         """Go on with a new lock."""
         self._lock = threading.Lock()
-
-    def memory_hit(self, facts: bytes) -> None:
-        """Count a hit of the local tier."""
-        tape = self.tape
-        tape.append(facts)
-        if len(tape) >= _TAPE:
-            self._read_tape()
 
     def hit(self, tier: str, saved: Savings) -> None:
         """Count a hit of *tier*."""
@@ -113,7 +106,8 @@ class Counters:
             old.seconds + saved.seconds * hits,
         )
 
-    def _read_tape(self) -> None:
+    def read_tape(self) -> None:
+        """Add up what is on the tape."""
         with self._lock:
             tape, read = self.tape, len(self.tape)
             # the same entry is hit again and again: count first, read the facts once
@@ -129,7 +123,7 @@ class Counters:
 
     def snapshot(self, *, queued: int, evicted: int, observer_failures: int) -> Stats:
         """Return what was counted so far."""
-        self._read_tape()
+        self.read_tape()
         with self._lock:
             counts, hits, saved = Counter(self._counts), dict(self._hits), self._saved
         return Stats(

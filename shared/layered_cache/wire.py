@@ -221,6 +221,7 @@ def _pack_texts(texts: Iterable[str]) -> bytes:
     return b"".join(parts)
 
 
+@functools.lru_cache(maxsize=1024)  # most entries of a process have the same ones
 def _unpack_texts(data: bytes, *, has_model: bool) -> Texts:
     texts: list[str] = []
     at = 0

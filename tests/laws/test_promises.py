@@ -18,6 +18,7 @@ from layered_cache._engine.engine import Engine
 from layered_cache._engine.watch import Trust, Watch
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.invalidation import MemoryLog, View
+from layered_cache.keys import read_json
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from layered_cache.testing._halves import an_entry
 from layered_cache.wire import decode, decode_request, encode
@@ -131,7 +132,7 @@ def test_what_unpacks_to_too_much_is_refused_without_the_memory() -> None:
         tracemalloc.stop()
 
 
-@catches(where("requests are stored as they are", "layered_cache.redaction.redacted", lambda value: value))
+@catches(where("requests are stored as they are", "layered_cache.redaction._redacted_params", read_json))
 def test_secrets_are_never_stored() -> None:
     """They count for the key, and are blacked out wherever a request can be read."""
     secret = Request("x", params={"api_key": "sk-1", "headers": {"Authorization": "Bearer 1"}})

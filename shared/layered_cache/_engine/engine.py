@@ -29,7 +29,7 @@ from layered_cache.events import Event, Observers
 from layered_cache.invalidation import Scope, View
 from layered_cache.keys import namespace_of
 from layered_cache.policy import Policy
-from layered_cache.stats import Counters, Stats
+from layered_cache.stats import TAPE, Counters, Stats
 from layered_cache.tiers._tier import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, QueryableTier, Slot, Tier, slot_entry
 
 _PURGE_EVERY = 60.0
@@ -64,6 +64,8 @@ class Engine:
         self.queryable = cast("list[QueryableTier]", [tier for tier in self.slower if isinstance(tier, Queryable)])
         self._purging = [tier for tier in self.slower if isinstance(tier, Purges)]
         self.counters = Counters(self.local.name if self.local is not None else None)
+        # what every hit needs, at hand
+        self._monotonic, self._tape, self._observed = clock.monotonic, self.counters.tape, bool(observers)
         self.tickets = Tickets(clock)
         self.longest_life = cast("float", policy.keep_for)  # of an entry that this process has stored
         self.tell = Teller(self.counters, observers)
@@ -81,12 +83,15 @@ class Engine:
         The short cut of every hit in memory: no coroutine, no lock, one reading of the clock.
         """
         local, watch = self.local, self.watch
-        if local is None or (now := self.clock.monotonic()) >= watch.good_until:
+        if local is None or (now := self._monotonic()) >= watch.good_until:
             return None
         slot = local.peek(key, watch.view.position, now)
         if slot is not None:
-            self.counters.memory_hit(slot[SLOT_FACTS])
-            if self.observers:
+            tape = self._tape
+            tape.append(slot[SLOT_FACTS])
+            if len(tape) >= TAPE:
+                self.counters.read_tape()
+            if self._observed:
                 self.observers(self._hit_event(Hit(slot_entry(key, slot), local.name)))
         return slot
 
@@ -126,7 +131,9 @@ class Engine:
             if tier is self.local:
                 entries = self._read_local(missing, view)
             else:
-                entries = await self._usable(fx, tier, await self._read_tier(fx, tier, missing), view)
+                entries, worthless = self._usable(tier, await self._read_tier(fx, tier, missing), view)
+                if worthless:
+                    await self._erase(fx, tier, worthless)
             now = self.clock.time()
             good = {key: entry for key, entry in entries.items() if (entry.is_live(now) if stale else entry.is_fresh(now))}
             if good:
@@ -165,17 +172,22 @@ class Engine:
             return queued
         return {**held, **queued} if queued else held
 
-    async def _usable(self, fx: Effects, tier: Tier, held: Mapping[str, Entry | Refused], view: View) -> dict[str, Entry]:
-        """Return the entries in *held* that are not void; what is worthless is erased."""
+    async def _erase(self, fx: Effects, tier: Tier, worthless: Sequence[str]) -> None:
+        """Erase what is no entry of any release; now, not later: later it could hit the answer that replaces it."""
+        try:
+            await fx.erase(tier, worthless)
+        except TierError as error:
+            self.tell.tier_failed(error)
+
+    def _usable(self, tier: Tier, held: Mapping[str, Entry | Refused], view: View) -> tuple[dict[str, Entry], list[str]]:
+        """Return the entries in *held* that are not void, and the keys under which there is nothing that anybody could use."""
         entries: dict[str, Entry] = {}
+        worthless: list[str] = []
         for key, entry in held.items():
             if isinstance(entry, Refused):
                 self.tell(Event(kind="refused", tier=tier.name, key=key, namespace=namespace_of(key), reason=entry.reason))
-                if entry.erase:  # now, not later: later it could hit the answer that replaces it
-                    try:
-                        await fx.erase(tier, [key])
-                    except TierError as error:
-                        self.tell.tier_failed(error)
+                if entry.erase:
+                    worthless.append(key)
             elif view.void(entry):
                 self.counters.void()
                 if tier in self.queryable:  # by its birth, so that the answer that replaces it stays
@@ -183,7 +195,7 @@ class Engine:
                     self.backlog.courtesy(tier, key, erase)
             else:
                 entries[key] = entry
-        return entries
+        return entries, worthless
 
     def _promote(self, depth: int, entries: Iterable[Entry], view: View) -> None:
         for tier in self.tiers[:depth]:
