@@ -5,17 +5,29 @@ Safe without a lock: the worst that a race brings is work done twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Memo(Generic[K, V]):
-    """Remembers at least the *most* / 2 last values, and at most *most*."""
+def _one(_key: object) -> int:
+    return 1
 
-    def __init__(self, most: int) -> None:
+
+class Memo(Generic[K, V]):
+    """Remembers at least the last values that weigh *most* / 2 together, and about *most* at most.
+
+    Args:
+        most: How much.
+        weigh: What the value under a key weighs; one, unless given.
+    """
+
+    def __init__(self, most: int, weigh: Callable[[K], int] = _one) -> None:
         self._half = most // 2
+        self._weigh = weigh
+        self._weight = 0
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
 
@@ -28,6 +40,7 @@ class Memo(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Remember *value*."""
-        if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
+        if self._weight >= self._half:
+            self._old, self._young, self._weight = self._young, {}, 0
         self._young[key] = value
+        self._weight += self._weigh(key)

@@ -10,18 +10,17 @@ written out as JSON (plain LLMs, most models that people write themselves), what
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from layered_cache.entry import folded
-from layered_cache.keys import feed
 from pydantic import BaseModel
 
 from langchain_layered_cache._messages import ADDRESS, BY_ADDRESS, is_written_out
-from langchain_layered_cache._reprs import NoKeyError, Reader, find_class, schema_of
+from langchain_layered_cache._reprs import NoKeyError, Reader, find_class
 
 # what a call may be given that does not change what is answered
 _TRANSPORT_OF_CALLS = frozenset({
@@ -41,36 +40,32 @@ _BASE_URLS = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 class Model:
     """What an `llm_string` says.
 
-    `digest` has been fed the text. `environment` names the variables that decide where requests go. `refusal` says why requests of
-    this model and these parameters have no key. `classes` are those whose schemas count.
+    `number` is no other model's in this process. `environment` names the variables that decide where requests go. `refusal` says why
+    requests of this model and these parameters have no key. `classes` are those whose schemas count.
     """
 
     params: dict[str, object]
     name: str | None
-    digest: Any
     environment: tuple[str, ...] = ()
     keeps_ids: bool = False
     refusal: str | None = None
     classes: tuple[tuple[str, type[BaseModel]], ...] = ()
+    number: int = field(default_factory=itertools.count().__next__, compare=False)
 
     @property
     def is_current(self) -> bool:
         """Whether the classes that its text names are still the same ones: a notebook defines one again and again."""
         return all(find_class(path) is found for path, found in self.classes)
 
-    def raw_digest(self, prompt: str) -> bytes:
-        """Return 32 bytes that stand for *prompt* under this model, by the letter: for a memo, not for a key."""
-        digest = self.digest.copy()
-        for name in self.environment:
-            digest.update(os.environ.get(name, "").encode("utf-8", "surrogateescape") + b"\0")
-        feed(digest, prompt.encode("utf-8", "surrogatepass"))
-        return cast("bytes", digest.digest())
+    def reading(self, prompt: str) -> tuple[object, ...]:
+        """Return what stands for *prompt* under this model, as it and the environment are now: for a memo, not for a key."""
+        if not self.environment:
+            return (prompt, self.number)
+        return (prompt, self.number, *[os.environ.get(name) for name in self.environment])
 
 
 def parse_model(llm_string: str) -> Model:
     """Return what *llm_string* says. It raises nothing: a text of an unknown form counts as it is."""
-    digest = hashlib.sha256(len(llm_string).to_bytes(8, "big"))
-    digest.update(llm_string.encode("utf-8", "surrogatepass"))
     head, call_text = _split(llm_string)
     init = dict(cast("dict[str, object]", head.get("kwargs") or {}))
     reader = Reader(_TRANSPORT_OF_CALLS)
@@ -82,17 +77,14 @@ def parse_model(llm_string: str) -> Model:
         }
         _refuse_objects(params["model"])
     except NoKeyError as error:
-        return Model({}, None, digest, refusal=str(error), classes=tuple(reader.classes.items()))
+        return Model({}, None, refusal=str(error), classes=tuple(reader.classes.items()))
     path = cast("list[str]", head.get("id") or [])
     if path:
         params["class"] = path
-    for found in reader.classes.values():
-        digest.update((schema_of(found) or "").encode("utf-8", "surrogatepass"))
     kind = call.get("_type")
     return Model(
         params,
         _name_of(call, init) or (kind if isinstance(kind, str) else None),
-        digest,
         environment=_environment(path, kind, init),
         keeps_ids=bool(call.get("use_previous_response_id", init.get("use_previous_response_id"))),
         classes=tuple(reader.classes.items()),

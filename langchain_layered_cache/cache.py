@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.outputs import Generation
@@ -49,6 +49,9 @@ from langchain_layered_cache._requests import to_request
 
 _log = logging.getLogger("layered_cache")
 
+# characters of prompts whose keys are remembered: to compare a text is quicker than to hash it as a key must be, by two microseconds
+_REMEMBERED = 16 * 1024 * 1024
+
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
 
@@ -63,6 +66,10 @@ def default_tiers() -> tuple[str, str]:
         folder = platformdirs.user_cache_path("layered-cache")
     path = Path(folder).expanduser().absolute() / "cache.sqlite3"
     return "memory://", f"sqlite:///{path}"
+
+
+def _length(reading: tuple[object, ...]) -> int:
+    return len(cast("str", reading[0])) + 300  # and what else a key takes
 
 
 class LayeredCache(BaseCache):
@@ -101,7 +108,7 @@ class LayeredCache(BaseCache):
         self._cache = cache
         self._peek = cache.peek
         self._models: Memo[str, Model] = Memo(512)
-        self._keys: Memo[bytes, str] = Memo(16_384)
+        self._keys: Memo[tuple[object, ...], str] = Memo(_REMEMBERED, weigh=_length)
         self._warned: set[str] = set()
 
     @classmethod
@@ -231,14 +238,14 @@ class LayeredCache(BaseCache):
         return model
 
     def _key(self, prompt: str, llm_string: str) -> str | None:
-        """Return the key, by one hash if these very texts were seen before."""
+        """Return the key, at once if these very texts were seen before."""
         model = self._model(llm_string)
-        digest = model.raw_digest(prompt)
-        if (key := self._keys.get(digest)) is None:
+        reading = model.reading(prompt)
+        if (key := self._keys.get(reading)) is None:
             if (request := self._request(prompt, model)) is None:
                 return None
             key = self._cache.key(request)
-            self._keys.put(digest, key)
+            self._keys.put(reading, key)
         return key
 
     def _request(self, prompt: str, model: Model) -> Request | None:

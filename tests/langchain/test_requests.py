@@ -23,6 +23,7 @@ from layered_cache.keys import canonical, prompt_digest
 from pydantic import BaseModel
 
 from langchain_layered_cache import LayeredCache
+from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._messages import canonical_prompt
 from langchain_layered_cache._models import parse_model
 from langchain_layered_cache._requests import to_request
@@ -522,11 +523,23 @@ def test_any_two_texts_are_told_apart(one: str, other: str) -> None:
     assert (cache.key(one, other) == cache.key(other, one)) is (one == other)
 
 
+def test_the_memo_keeps_to_its_weight() -> None:
+    """Long prompts weigh more than short ones, and what is asked again stays."""
+    memo: Memo[str, int] = Memo(1000, weigh=len)
+    for number in range(100):
+        memo.put("x" * 90 + str(number), number)
+        assert memo.get("x" * 90 + "0") == 0
+    held = sum(map(len, (*memo._young, *memo._old)))
+
+    assert held < 1300
+    assert memo.get("x" * 90 + "1") is None
+
+
 def test_the_memo_changes_nothing() -> None:
     """Keys are the same, the first time and any other, however many there were."""
     cache, rnd = LayeredCache("memory://"), random.Random(7)
     texts = [str(number) for number in range(200)]
-    cache._keys._half = 20
+    cache._keys._half = 20 * 300
     cache._models._half = 20
     fresh = {(prompt, model): LayeredCache("memory://").key(prompt, model) for prompt in texts[:20] for model in texts[:20]}
 
