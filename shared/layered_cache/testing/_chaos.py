@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import threading
 import time
@@ -146,23 +147,17 @@ class ChaosTier:
 class ChaosAuthority(ChaosTier):
     """The same before a tier that keeps the invalidation log, whose calls fail as well."""
 
-    def __init__(
-        self,
-        tier: Tier,
-        *,
-        seed: object = 0,
-        fails: float = 0.0,
-        loses: float = 0.0,
-        late: float = 0.0,
-        garbles: float = 0.0,
-        delay: float = 0.0,
-    ) -> None:
-        super().__init__(tier, seed=seed, fails=fails, loses=loses, late=late, garbles=garbles, delay=delay)
-        if not isinstance(tier, Authority):
-            msg = f"{tier.name} keeps no invalidation log: use ChaosTier"
+    @functools.cached_property
+    def _authority(self) -> Authority:
+        if not isinstance(self._tier, Authority):
+            msg = f"{self._tier.name} keeps no invalidation log: use ChaosTier"
             raise TypeError(msg)
-        self._authority: Authority = tier
-        self.log_is_durable = self._authority.log_is_durable
+        return self._tier
+
+    @property
+    def log_is_durable(self) -> bool:
+        """See Authority."""
+        return self._authority.log_is_durable
 
     def read_log(self, seen: Ticket) -> LogState:
         """See Authority."""
