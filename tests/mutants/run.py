@@ -299,6 +299,7 @@ def examined(name: str, copy: Path, only: list[str]) -> tuple[int, int, int, lis
         compiled.unlink()
     print(f"# {name}: the tests pass in {seconds:.0f} s", flush=True)
     everyone = [mutant for mutant in mutants(name, source) if not only or mutant.id in only]
+    assert everyone, "there is no such mutant"
     words: dict[str, int] = {"killed": 0, "timeout": 0, "survived": 0}
     survivors: list[str] = []
     limit = 10 + 4 * seconds  # a mutant that takes longer hangs, and is killed by that
@@ -322,7 +323,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help=f"of {', '.join(TARGETS)}; all, if none is given")
     parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="only these mutants, and what the tests said to each")
     arguments = parser.parse_args()
-    known = KNOWN.read_text() if KNOWN.exists() else ""
+    known = " ".join(KNOWN.read_text().split())
     good = True
     summary: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -338,8 +339,9 @@ def main() -> int:
         for name in arguments.modules or TARGETS:
             total, killed, late, survivors = examined(name, copy, arguments.only)
             summary += ["", f"{name}: {killed} of {total} killed ({killed / total:.1%}), {late} of them by time"]
-            summary += [f"    {'known' if f'- {what} - ' in known else 'NEW  '} {what}" for what in survivors]
-            good &= killed >= WANTED * total and all(f"- {what} - " in known for what in survivors)
+            new = [what for what in survivors if f"- {' '.join(what.split())} - " not in known]
+            summary += [f"    {'NEW  ' if what in new else 'known'} {what}" for what in survivors]
+            good &= killed >= WANTED * total and not new
     print("\n".join(summary))
     return 0 if good else 1
 
