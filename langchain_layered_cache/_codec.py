@@ -193,7 +193,7 @@ def decode(data: bytes) -> list[Generation]:
     parts = loads(data)
     try:
         return [_generation(part) for part in cast("list[list[Any]]", parts)] if type(parts) is list else _no_generations(None)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         return _no_generations(error)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from layered_cache import Answer, ConfigurationError, DeletionError, Event, Policy, Request, TieredCache
 from layered_cache.entry import Entry, Ticket
-from layered_cache.errors import TierUnavailableError
+from layered_cache.errors import TierTimeoutError, TierUnavailableError
 from layered_cache.invalidation import (
     MAX_FLOORS,
     MAX_LOG_BYTES,
@@ -1159,3 +1159,47 @@ def test_the_first_rule_of_all_holds(state: LogState) -> None:
 
     assert rules.void(an_entry(born=Ticket(1, 0)))
     assert not rules.void(an_entry(born=Ticket(1, 1)))
+
+
+def test_a_log_that_cannot_be_written_is_read_all_the_same(
+    world: World, shared: FakeAuthority, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removal that failed here does not keep this process from learning of one that another process made."""
+    cache = other_process(shared, clock, policy=Policy(max_staleness=0.0))
+    other = other_process(shared, clock)
+    world.call(cache, "set", ask(), b"old")
+
+    def locked(*_args: object) -> LogState:
+        raise TierTimeoutError("authority", "write the log", "locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "append_log", locked)
+        with pytest.raises(DeletionError):
+            world.call(cache, "delete", ask("another"))
+    world.call(other, "delete", ask())
+
+    assert world.call(cache, "get", ask()) is None
+
+
+def test_a_log_that_cannot_be_made_is_read_all_the_same(
+    world: World, shared: FakeAuthority, clock: FakeClock, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To make it is tried once a second, not for each miss; meanwhile what memory has is served as what it is: verified."""
+    cache = other_process(shared, clock, policy=Policy(max_staleness=0.0, strict_invalidation=True), observers=[events.append])
+    tried: list[object] = []
+
+    def full(*args: object) -> LogState:
+        tried.append(args)
+        raise TierUnavailableError("authority", "open the log", "the disk is full")
+
+    monkeypatch.setattr(shared, "open_log", full)
+    world.call(cache, "set", ask(), b"answer")
+    for number in range(10):
+        assert world.call(cache, "get", ask(f"miss {number}")) is None
+    assert len(tried) == 1
+    assert world.call(cache, "get", ask()).value == b"answer"
+    assert "served_unverified" not in kinds(events)
+
+    clock.advance(1.0)
+    world.call(cache, "get", ask("miss"))
+    assert len(tried) == 2

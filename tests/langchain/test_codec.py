@@ -353,6 +353,7 @@ def test_deeply_nested_bytes_are_refused() -> None:
         [[3, 0, None, "a", None, [1, 0, None, 5, {}, {}, None, None, [], [], None]]],
         [[3, 0, None, "a", None, [9, 0, None, "a", {}, {}, None, None, [], [], None]]],
         [[3, 0, None, "a", None, [1, 0, None, "a", {}, {}, None, None, [], []]]],
+        [[3, 0, None, None, None, []]], [[3, 0, None, None, None, [1]]],
     ],
     ids=str,
 )  # fmt: skip

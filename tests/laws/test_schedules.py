@@ -322,3 +322,17 @@ def test_a_look_that_was_cancelled_is_looked_again() -> None:
 
     for run in runs(crew, at_least=10, cancel=0):
         nothing_void_is_served(run.world)
+
+
+def test_what_the_last_caller_left_to_do_is_done() -> None:
+    """Also if he ends with the step in which he leaves it."""
+    done: list[str] = []
+
+    async def job() -> None:
+        done.append("job")
+
+    async def caller(fx: Stepwise) -> None:
+        fx.spawn(job())
+
+    assert [run.order for run in explore(lambda fx: (None, [caller(fx)]))] == [[0, 1]]
+    assert done == ["job"]

@@ -130,7 +130,8 @@ class Watch:
         self._counters = counters
         self._blocking = Blocking()
         self._looked_at = float("-inf")
-        self._retry_at = float("-inf")
+        self._retry_at = float("-inf")  # when to look again after the log could not be read
+        self._make_at = float("-inf")  # when to make it after it could not be made: it may be read all the same
         self._emptinesses = 0
         self._closed = threading.Event()
         self.after_fork()
@@ -221,6 +222,7 @@ class Watch:
                 if state.epoch == before.position[0] and state.seq < before.position[1] and self.view is before:
                     state = await fx.restart_log(self.authority, before.ticket)
             except TierError as error:
+                self._retry_at = self._clock.monotonic() + _EVERY
                 self.failed(error)
                 return False
             self._adopt(state, before, seen, started)
@@ -228,8 +230,7 @@ class Watch:
                 return True
 
     def failed(self, error: TierError) -> None:
-        """Note that the log could not be read or written."""
-        self._retry_at = self._clock.monotonic() + _EVERY
+        """Tell that the log could not be read or written."""
         self._tell(Event(kind="log_failed", tier=error.tier, reason=f"{type(error).__name__}: {error.operation}: {error.reason}"))
 
     # --- what is known
@@ -278,10 +279,11 @@ class Watch:
         """
         await self.current(fx)
         before, started = self.view, self._clock.monotonic()
-        if before.empty and started >= self._retry_at:
+        if before.empty and started >= max(self._retry_at, self._make_at):
             try:
                 self._adopt(await fx.open_log(self.authority, before.ticket), before, before.ticket, started)
             except TierError as error:
+                self._make_at = self._clock.monotonic() + _EVERY
                 self.failed(error)
         return self.view.ticket
 

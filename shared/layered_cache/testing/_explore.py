@@ -191,7 +191,7 @@ def _one_run(
     started = len(alive)
     taken: list[tuple[int, int]] = []
     cancelled = cancel is None
-    while alive:
+    while alive or fx.spawned:
         for job in fx.spawned:
             alive[started] = _Caller(job, copy_context())
             started += 1
