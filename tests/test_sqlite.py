@@ -210,24 +210,62 @@ def test_who_is_in_a_hurry_goes_before_most_who_wait() -> None:
     """Of those who wait for their turn to write, one at a time competes with him."""
     turns, order = _Turns(), list[str]()
 
-    def write(name: str) -> None:
-        assert turns.take(time.monotonic() + 10.0, hurry=name == "hurry")
-        order.append(name)
-        turns.end()
+    def write(name: str, seconds: float) -> None:
+        with turns.taken(time.monotonic() + seconds, hurry=name == "hurry") as taken:
+            order.append(name if taken else "too late")
 
-    assert turns.take(time.monotonic() + 10.0, hurry=False)
-    assert not turns.take(time.monotonic() + 0.01, hurry=False)
-    assert not turns.take(time.monotonic() + 0.01, hurry=True)
-    threads = [threading.Thread(target=write, args=(name,)) for name in (*map(str, range(6)), "hurry")]
-    for thread in threads:
+    def started(name: str, seconds: float = 10.0) -> threading.Thread:
+        thread = threading.Thread(target=write, args=(name, seconds))
         thread.start()
         time.sleep(0.02)
-    turns.end()
+        return thread
+
+    with turns.taken(time.monotonic() + 10.0, hurry=False):
+        for name in ("no hurry", "hurry"):
+            started(name, 0.01).join()
+        assert order == ["too late", "too late"]
+        threads = [started(name) for name in (*map(str, range(6)), "hurry")]
     for thread in threads:
         thread.join()
 
-    assert order.index("hurry") < 4
-    assert len(order) == 7
+    assert order.index("hurry") < 6
+    assert len(order) == 9
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may also come where Python has to swallow it
+@pytest.mark.parametrize("operation", ["set_many", "get_many", "open_log"])
+def test_an_interrupt_takes_nothing_along(path: Path, operation: str) -> None:
+    """Ctrl-C may come after any step of Python: this thread and others go on at once, and nobody waits for what was left."""
+    tier, entry = SQLiteTier(path), an_entry()
+    tier.set_many([entry])
+    calls: dict[str, tuple[Any, ...]] = {
+        "set_many": ([entry],),
+        "get_many": ([entry.key],),
+        "open_log": (UNKNOWN,),
+    }
+    interrupts, left = 0, [0]
+
+    def step(_frame: object, event: str, _arg: object) -> None:
+        if event in ("call", "c_return"):  # where Python looks for signals
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as another:
+        while left[0] <= 0:  # the last one did come
+            interrupts += 1
+            left[0] = interrupts
+            with suppress(KeyboardInterrupt):
+                try:
+                    sys.setprofile(step)
+                    getattr(tier, operation)(*calls[operation])
+                finally:
+                    sys.setprofile(None)
+            another.submit(tier.set_many, [entry]).result(timeout=10.0)
+            tier.set_many([entry])
+            assert entry.key in tier.get_many([entry.key])
+    assert interrupts > 10
+    tier.close()
 
 
 def test_a_file_that_is_no_database(world: World, path: Path) -> None:
@@ -359,6 +397,56 @@ def test_a_path_that_cannot_be(world: World, path: Path) -> None:
     folder = path.parent / "folder"
     folder.mkdir()
     assert "directory" in reasons(answered(world, f"sqlite:///{folder}")).lower()
+
+
+def test_a_link_to_a_file_that_is_not_there_yet(path: Path) -> None:
+    """The file is made where the link says, for its owner alone."""
+    target = path.parent / "elsewhere.db"
+    path.symlink_to(target)
+    SQLiteTier(path).set_many([an_entry()])
+
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert path.is_symlink()
+    assert rows(path, "SELECT count(*) FROM entries") == [(1,)]
+
+
+def test_a_file_whose_journal_somebody_changed(path: Path) -> None:
+    """Where the end of a write has to wait for readers, it waits."""
+    tier = SQLiteTier(path)
+    tier.set_many([an_entry()])
+    tier.close()
+    assert rows(path, "PRAGMA journal_mode=DELETE") == [("delete",)]
+    reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM entries").fetchone()
+    end = threading.Timer(0.2, reader.rollback)
+    end.start()
+
+    SQLiteTier(path, timeout=5.0).set_many([an_entry()])
+    end.join()
+    reader.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_while_a_file_is_being_made(path: Path) -> None:
+    """For longer than a fork waits: the child does not wait for a thread that it does not have."""
+    program = f"""
+import os, signal, threading, time
+from layered_cache.tiers import _sqlite_file
+from layered_cache import SQLiteTier
+
+_sqlite_file._MOST_WAITING_TO_FORK = 0.05
+with _sqlite_file._registering:
+    thread = threading.Thread(target=lambda: os._exit(child()))
+    def child():
+        if pid := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        signal.alarm(5)
+        return len(SQLiteTier({str(path)!r}).get_many(["key"]))
+    thread.start()
+    time.sleep(30)
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False, timeout=60).returncode == 0
 
 
 def mounted(folder: Path, *options: str) -> bool:

@@ -85,7 +85,9 @@ class Backlog:
 
     def after_fork(self) -> None:
         """Begin with nothing: what was queued is the parent's to write."""
-        self._changed = threading.Condition(threading.Lock())
+        # taken as what it is: in a condition's own steps of Python, an interrupt (Ctrl-C) could leave it taken
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._lanes: dict[int, _Lane] = {}
         self._late: deque[tuple[Tier, Sequence[Entry]]] = deque()
         self._courtesies: OrderedDict[object, tuple[Tier, Callable[[], object]]] = OrderedDict()
@@ -94,7 +96,7 @@ class Backlog:
         self._closed = False
 
     def __len__(self) -> int:
-        with self._changed:
+        with self._lock:
             return sum(len(lane.waiting) + len(lane.writing) for lane in self._lanes.values())
 
     def put(self, tier: Tier, entries: Sequence[Entry]) -> None:
@@ -102,7 +104,7 @@ class Backlog:
         if self._closed:
             self._tell.dropped(len(entries), tier.name, "the cache is closed")
             return
-        with self._changed:
+        with self._lock:
             self._enqueue(tier, entries)
             gone = self._shrink()
             self._start()
@@ -127,7 +129,7 @@ class Backlog:
         """Have *job* done for *tier* when there is time; another one of that *name* stands for both."""
         if self._closed or len(self._courtesies) >= _MOST_COURTESIES:
             return
-        with self._changed:
+        with self._lock:
             self._courtesies[id(tier), name] = (tier, job)
             self._start()
             self._changed.notify_all()
@@ -136,7 +138,7 @@ class Backlog:
         """Return what waits to be written to *tier* under *keys*."""
         if not self._lanes:  # no lock on the way to a hit
             return {}
-        with self._changed:
+        with self._lock:
             lane = self._lanes.get(id(tier))
             if lane is None:
                 return {}
@@ -147,7 +149,7 @@ class Backlog:
         """Whether a write of *keys* to *tier* has to wait its turn: the tier is failing, or older writes of them are under way."""
         if not self._lanes:
             return False
-        with self._changed:
+        with self._lock:
             lane = self._lanes.get(id(tier))
             if lane is None:
                 return False
@@ -155,7 +157,7 @@ class Backlog:
 
     def forget(self, keys: Iterable[str]) -> None:
         """Write none of *keys* any more, to any tier."""
-        with self._changed:
+        with self._lock:
             for lane in self._lanes.values():
                 for key in keys:
                     if (entry := lane.waiting.pop(key, None)) is not None:
@@ -165,7 +167,7 @@ class Backlog:
         """Wait until everything is written, *timeout* seconds at most; return whether it is."""
         deadline = time.monotonic() + timeout
         self.take_late()
-        with self._changed:
+        with self._lock:
             for lane in self._lanes.values():
                 lane.not_before = 0.0  # try once more, now
             self._start()
@@ -184,7 +186,7 @@ class Backlog:
         """Write what waits, for *timeout* seconds at most, and count what is given up. Later writes are not taken."""
         self.drain(timeout)
         given_up: list[tuple[Tier, int]] = []
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._courtesies.clear()
             for lane in self._lanes.values():
@@ -242,7 +244,7 @@ class Backlog:
     def step(self) -> bool:
         """Write one batch, or do a courtesy, or wait for a moment in which one could; return whether the thread shall go on."""
         self.take_late()
-        with self._changed:
+        with self._lock:
             now = time.monotonic()
             waiting = [lane for lane in self._lanes.values() if lane.waiting]
             ready = next((lane for lane in waiting if lane.not_before <= now), None)
@@ -273,7 +275,7 @@ class Backlog:
             failed, lost = (failures[0] if failures else None), len(failures)
         elif failed is not None and not failed.retryable:
             lost = len(entries)
-        with self._changed:
+        with self._lock:
             if failed is None:
                 lane.pause = lane.not_before = 0.0
             elif failed.retryable and (self._owner() is not None or lane.pause < _PATIENCE) and not self._closed:

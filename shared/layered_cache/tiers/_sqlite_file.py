@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from layered_cache import _forks
 from layered_cache.errors import TierError, TierTimeoutError, TierUnavailableError
@@ -67,11 +68,12 @@ _PASSING = frozenset({
 })  # fmt: skip
 _TRY_EVERY = 0.001  # seconds; about as long as others' writes take
 _MOST_WAITING_TO_FORK = 1.0  # seconds
+_MOST_WAITING_TO_CLOSE = 5.0  # seconds; longer than who waits for a lock of the file waits
 # connections of a parent process: to close them in a child could hurt the parent, so they stay
 _parents_connections: list[object] = []
 _all_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 _registering = threading.Lock()
-_held_for_fork: list[threading.Lock] = []
+_held_for_fork: list[Any] = []  # locks
 
 
 def _stand_still() -> None:
@@ -89,14 +91,22 @@ def _go_on() -> None:
         _held_for_fork.pop().release()
 
 
+def _go_on_in_child() -> None:
+    """Also where a thread of the parent did not let go in time: it is not here, and would never."""
+    global _registering  # noqa: PLW0603 - one per process
+    _go_on()
+    _registering = threading.Lock()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_stand_still, after_in_parent=_go_on, after_in_child=_go_on)
+    os.register_at_fork(before=_stand_still, after_in_parent=_go_on, after_in_child=_go_on_in_child)
 
 
 class _Connection:
     """A connection of one thread, closed when the thread ends. To be used as a context, which translates errors.
 
-    Whoever closes it from another thread has to wait: to close one that is in use crashes the interpreter.
+    Whoever closes it from another thread has to wait: to close one that is in use crashes the interpreter. The lock is one that its
+    thread can take again: an interrupt (Ctrl-C) between two steps of Python can have left it taken.
     """
 
     def __init__(self, file: SQLiteFile) -> None:
@@ -106,7 +116,7 @@ class _Connection:
         self.check_at = time.monotonic() + _SAME_FILE_CHECK
         self.operation = ""
         self.patience = 0.0
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._closed = False
 
     def __enter__(self) -> sqlite3.Connection:
@@ -123,11 +133,15 @@ class _Connection:
             raise self.file.failed(error, self.operation, self.patience) from error
 
     def close(self) -> None:
-        """Close it, when who uses it is done."""
-        with self.lock, suppress(sqlite3.Error):
-            self._closed = True
-            if self.db is not None:
-                self.db.close()
+        """Close it, when who uses it is done; if that takes for ever, it is closed when its thread ends."""
+        self._closed = True
+        if self.lock.acquire(timeout=_MOST_WAITING_TO_CLOSE):
+            try:
+                with suppress(sqlite3.Error):
+                    if self.db is not None:
+                        self.db.close()
+            finally:
+                self.lock.release()
 
     def __del__(self) -> None:
         with suppress(sqlite3.Error):
@@ -139,26 +153,34 @@ class _Turns:
     """Lets one thread of the process write at a time.
 
     All but those in a hurry wait at the door first, one of them inside it: so who is in a hurry competes with one other, not with all.
+    The locks know their thread: who is interrupted (Ctrl-C) does not know whether he has them, and gives back what he has.
     """
 
     def __init__(self) -> None:
-        self._door = threading.Lock()
-        self._turn = threading.Lock()
+        self._door = threading.RLock()
+        self._turn = threading.RLock()
 
-    def take(self, deadline: float, *, hurry: bool) -> bool:
-        """Wait for a turn until *deadline*, and return whether it has come; it then has to be ended."""
+    @contextmanager
+    def taken(self, deadline: float, *, hurry: bool) -> Generator[bool]:
+        """Wait for a turn until *deadline*; tell whether it has come. It ends with the context."""
+        try:
+            yield self._take(deadline, hurry=hurry)
+        finally:
+            try:  # noqa: SIM105 - no step of Python may stand between the end of the turn and its release
+                self._turn.release()
+            except RuntimeError:
+                pass
+
+    def _take(self, deadline: float, *, hurry: bool) -> bool:
         if hurry:
             return self._turn.acquire(timeout=_until(deadline))
-        if not self._door.acquire(timeout=_until(deadline)):
-            return False
         try:
-            return self._turn.acquire(timeout=_until(deadline))
+            return self._door.acquire(timeout=_until(deadline)) and self._turn.acquire(timeout=_until(deadline))
         finally:
-            self._door.release()
-
-    def end(self) -> None:
-        """Let the next one write."""
-        self._turn.release()
+            try:  # noqa: SIM105
+                self._door.release()
+            except RuntimeError:
+                pass
 
 
 def _until(deadline: float) -> float:
@@ -266,31 +288,33 @@ class SQLiteFile:
         """
         hurry, patience = patience is not None, self._timeout if patience is None else patience
         deadline = time.monotonic() + patience
-        turns = self._turns
-        if not turns.take(deadline, hurry=hurry):
-            raise TierTimeoutError(self.tier, operation, _locked(patience))
-        try:
+        with self._turns.taken(deadline, hurry=hurry) as taken:
+            if not taken:
+                raise TierTimeoutError(self.tier, operation, _locked(patience))
             with self.using(operation, patience) as db:
                 try:
-                    db.execute("PRAGMA busy_timeout=0")
                     if durable:
                         db.execute("PRAGMA synchronous=FULL")
-                    while not _began(db, deadline):
-                        time.sleep(_TRY_EVERY)
-                    try:
-                        yield db
-                        db.execute("COMMIT")
-                    except BaseException:
-                        with suppress(sqlite3.Error):
-                            db.execute("ROLLBACK")
-                        raise
-                finally:
+                    self._begin(db, deadline)
+                    yield db
+                    db.execute("COMMIT")
+                except BaseException:
                     with suppress(sqlite3.Error):
-                        db.execute(f"PRAGMA busy_timeout={self._timeout * 1000:.0f}")
-                        if durable:
+                        db.execute("ROLLBACK")
+                    raise
+                finally:
+                    if durable:
+                        with suppress(sqlite3.Error):
                             db.execute("PRAGMA synchronous=NORMAL")
+
+    def _begin(self, db: sqlite3.Connection, deadline: float) -> None:
+        """Begin to write. SQLite's own waiting is off meanwhile, and no longer: without a WAL, the end has to wait for readers."""
+        try:
+            db.execute("PRAGMA busy_timeout=0")
+            while not _began(db, deadline):
+                time.sleep(_TRY_EVERY)
         finally:
-            turns.end()
+            db.execute(f"PRAGMA busy_timeout={self._timeout * 1000:.0f}")
 
     # --- opening
 
@@ -342,7 +366,8 @@ class SQLiteFile:
             OSError: It cannot be made, or be written to.
         """
         with _registering, suppress(FileExistsError):  # another thread shall not use it before it is closed here
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            # by its real path: a link to a file that is not there yet is no file that is there
+            os.close(os.open(os.path.realpath(self.path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             return
         if self.path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
