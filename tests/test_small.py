@@ -13,7 +13,7 @@ from layered_cache._engine import tickets as tickets_module
 from layered_cache._engine.refreshes import Refreshes
 from layered_cache._engine.tickets import GOOD_FOR, Tickets
 from layered_cache.policy import FOR_EVER
-from layered_cache.redaction import REDACTED, is_secret_name, redacted
+from layered_cache.redaction import REDACTED, _redacted_params, is_secret_name, redacted, redacted_request
 from layered_cache.testing import FakeClock
 from layered_cache.testing._halves import an_entry
 from layered_cache.units import parse_duration, parse_size, seconds
@@ -98,6 +98,15 @@ def test_secret_names(name: str) -> None:
 def test_names_that_are_no_secrets(name: str) -> None:
     """An operator has to see what was asked."""
     assert not is_secret_name(name)
+
+
+def test_large_parameters_are_not_remembered() -> None:
+    """What is redacted once for many requests takes little memory, however large parameters are."""
+    for size in (100, 100_000):
+        _redacted_params.cache_clear()
+        request = Request("q", params={"api_key": "canary", "user": "x" * size})
+        assert redacted_request(an_entry(request=request))["params"] == {"api_key": REDACTED, "user": "x" * size}
+        assert _redacted_params.cache_info().currsize == (size == 100)
 
 
 def test_redaction() -> None:

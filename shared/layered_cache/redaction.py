@@ -36,6 +36,7 @@ _USER_INFO = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^\s\"'<>]*@")
 _NAMED_SECRET = re.compile(
     r"""(?ix)(?P<name>\b[\w-]*(?:password|passwd|secret|token|api_?key|authorization|cookie)s?['"]?\s*[=:]\s*)(?:'[^']*'|"[^"]*"|[^\s,;)}\]]+)"""
 )
+_MOST_REMEMBERED = 16 * 1024  # bytes of parameters: so they take a few MiB at most
 _QUERY_SECRET = re.compile(r"(?i)(?P<name>[?&](?:[\w-]*(?:key|token|secret|password|sig|signature|code))=)[^&\s#]+")
 
 
@@ -90,11 +91,12 @@ def redacted_request(entry: Entry) -> dict[str, object]:
     request = entry.request
     if request is None:
         return {}
+    params = request.canonical_params
     return {
         "framework": request.framework,
         "model": request.model,
         "sample": request.sample,
         "prompt": request.prompt,
-        "params": _redacted_params(request.canonical_params),
+        "params": _redacted_params(params) if len(params) <= _MOST_REMEMBERED else redacted(read_json(params)),
         "response": entry.response,
     }
