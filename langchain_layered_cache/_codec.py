@@ -172,7 +172,7 @@ _MESSAGE_OF = {layout.number: layout for layout in _MESSAGES}
 _GENERATION_OF = {layout.number: layout for layout in _GENERATIONS}
 _AI_MESSAGE, _CHAT_GENERATION = _MESSAGE_OF[1], _GENERATION_OF[3]
 # then an answer of a chat model can be made on the shortest way
-_CHAT_IS_PLAIN = _AI_MESSAGE.plain and _CHAT_GENERATION.plain
+_CHAT_IS_PLAIN = _AI_MESSAGE.plain and _CHAT_GENERATION.plain and _AI_MESSAGE.extra_allowed and not _CHAT_GENERATION.extra_allowed
 
 
 def encode(generations: Sequence[Generation]) -> bytes:
