@@ -1172,6 +1172,18 @@ def test_of_a_long_log_only_what_leaves_is_looked_at() -> None:
     assert list(oldest_first) == [(3, 10), (4, 10)]
 
 
+def test_a_log_keeps_as_many_floors_as_it_may() -> None:
+    """However many namespaces are cleared: the oldest become everyone's."""
+    log = MemoryLog()
+    log.floors = {f"tenant {number}": number for number in range(1, MAX_FLOORS + 1)}
+    log.append("one more", None, clock=1.0)
+
+    floors = log.state(Ticket(0, 0)).floors
+    assert len(floors) <= MAX_FLOORS
+    assert floors["one more"] == log.seq
+    assert floors[""] >= 1
+
+
 def test_a_new_log_is_one() -> None:
     """It has an epoch, so that who looks at it knows that he did."""
     log = MemoryLog()
