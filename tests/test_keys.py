@@ -283,7 +283,7 @@ def test_whatever_a_key_is_its_digest_has_32_bytes() -> None:
     lengths = [f"lc1:app:{other}" for other in ("", text[:40], text[:-1], text + "A", text * 2)]
 
     assert base64.urlsafe_b64encode(digest_of(made)).decode() == text + "="
-    for key in (*others, *lengths, "lc1:app:é" + text[1:]):
+    for key in (*others, *lengths, "lc1:app:é" + text[1:], "lc1:app:" + "!" * 43, "lc1:app:!!!" + text[3:]):
         assert digest_of(key) == hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(), key
 
 

@@ -417,7 +417,7 @@ def test_what_is_no_bytes_is_refused() -> None:
 
 
 def test_a_value_for_which_there_is_no_memory_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no exception."""
+    """And no exception; it stays, since another process may have the memory."""
 
     class Full:
         def decompress(self, *_: object, **__: object) -> bytes:
@@ -426,4 +426,13 @@ def test_a_value_for_which_there_is_no_memory_is_a_miss(monkeypatch: pytest.Monk
     data = encode(an_entry(value=bytes(10_000)))
     monkeypatch.setattr(wire._local, "decompressor", Full(), raising=False)
 
-    assert isinstance(decode(data, "k"), Refused)
+    assert decode(data, "k") == Refused("there is no memory to expand it", erase=False)
+
+
+@pytest.mark.parametrize("section", [b"5", b"{", b"\xff", b"[" * 100_000])
+def test_a_request_that_is_none_is_none(section: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wrote it under a good checksum."""
+    monkeypatch.setattr(wire, "write_json", lambda value: section)
+    data = encode(an_entry(request=Request("x")), with_request=True, compress=False)
+
+    assert decode_request(data) is None

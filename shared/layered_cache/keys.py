@@ -70,7 +70,9 @@ def digest_of(key: str) -> bytes:
     head, _, text = key.rpartition(":")
     if len(text) == 43 and head.startswith(KEY_VERSION + ":"):  # noqa: PLR2004 - base64 of 32 bytes
         try:
-            return base64.urlsafe_b64decode(text + "=")
+            digest = base64.urlsafe_b64decode(text + "=")
+            if base64.urlsafe_b64encode(digest) == f"{text}=".encode():  # it skips what is no base64
+                return digest
         except ValueError:
             pass
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -179,7 +179,11 @@ def decode_request(data: bytes) -> Mapping[str, object] | None:
         section = _expanded(section, None)
     if isinstance(section, Refused) or not section:
         return None
-    return cast("Mapping[str, object]", json.loads(section.decode("utf-8", "surrogatepass")))
+    try:
+        found: object = json.loads(section.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None
+    return cast("Mapping[str, object]", found) if isinstance(found, dict) else None
 
 
 class _Opened(NamedTuple):
@@ -288,6 +292,8 @@ def _expanded(data: bytes, size: int | None) -> bytes | Refused:
         except AttributeError:
             decompressor = _local.decompressor = zstd.ZstdDecompressor()
         expanded: bytes = decompressor.decompress(data, max_output_size=declared)
-    except (zstd.ZstdError, MemoryError):
+    except MemoryError:
+        return Refused("there is no memory to expand it", erase=False)  # another process may have it
+    except zstd.ZstdError:
         return Refused("its frame cannot be expanded", erase=True)
     return expanded
