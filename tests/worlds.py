@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from layered_cache import Event, Request, TieredCache
@@ -92,3 +94,27 @@ def kinds(events: list[Event]) -> list[str]:
 def settled(cache: TieredCache) -> None:
     """Wait until nothing waits to be written."""
     assert cache._engine.backlog.drain(5.0)
+
+
+def interrupted(work: Callable[[], object], *, at_least: int) -> Iterator[None]:
+    """Do *work* again and again, with Ctrl-C after one more step of Python each time, until it ends before that; yield after each."""
+    number, left = 0, 0
+
+    def step(_frame: object, event: str, _arg: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return"):  # where Python looks for signals
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+    while left <= 0:  # the last one did come
+        number += 1
+        left = number
+        with suppress(KeyboardInterrupt):
+            try:
+                sys.setprofile(step)
+                work()
+            finally:
+                sys.setprofile(None)
+        yield
+    assert number > at_least
