@@ -1111,6 +1111,25 @@ def test_what_a_look_brought_stays_as_it_was() -> None:
     assert before.floors == {"app": 1}
 
 
+def test_a_log_is_the_same_made_of_its_parts() -> None:
+    """So a store may keep it as a whole; what an older release does not know in it is kept, and not served by."""
+    log, large = MemoryLog(epoch=5), Scope(keys=("x" * (MAX_LOG_BYTES // 4),))
+    for number in range(3):
+        log.append("app", large, clock=number)
+    again = MemoryLog(log.epoch, log.seq, log.floors, log.lines)
+    for one in (log, again):
+        one.append("app", large, clock=4)  # the oldest has to leave
+
+    assert again.state(Ticket(0, 0)) == log.state(Ticket(0, 0))
+    assert [again.is_older(seen) for seen in (Ticket(5, log.seq), Ticket(5, log.seq + 1), Ticket(4, log.seq + 1))] == [False, True, False]
+    newer = MemoryLog(5, 1, {}, [(1, "app", '{"mood": "bad"}')])
+    newer.append("app", Scope(tags=("t",)), clock=0)
+    assert newer.lines == ((1, "app", '{"mood": "bad"}'), (2, "app", '{"tags": ["t"]}'))
+    assert len(newer.state(Ticket(5, 1)).rules) == 1
+    with pytest.raises(ValueError, match="mood"):
+        newer.state(Ticket(0, 0))
+
+
 def test_rules_leave_when_no_living_entry_predates_them() -> None:
     """They, and none that is newer."""
     log = MemoryLog()

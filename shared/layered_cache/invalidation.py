@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from layered_cache.entry import Entry, Ticket
 from layered_cache.errors import ConfigurationError
@@ -281,35 +281,65 @@ def folded_floors(floors: Mapping[str, int]) -> dict[str, int]:
     return kept
 
 
-class MemoryLog:
-    """A log in this process, for caches without a tier that can keep one; it ends with the process. One caller at a time."""
+Line: TypeAlias = tuple[int, str, str]
+"""A rule as a store keeps it: seq, namespace, scope as JSON."""
 
-    def __init__(self, epoch: int = 1) -> None:
-        self.epoch, self.seq = epoch, 0
-        self.floors: dict[str, int] = {}
-        self._rules: deque[tuple[Rule, int]] = deque()
-        self._bytes = 0
+
+def rules_of(lines: Iterable[Line]) -> tuple[Rule, ...]:
+    """Return the rules that *lines* say.
+
+    Raises:
+        ValueError: One has a criterion that this release does not know: whoever does not understand a rule must not serve what it
+            may void.
+    """
+    return tuple(Rule(seq, namespace, Scope.from_json(text)) for seq, namespace, text in lines)
+
+
+class MemoryLog:
+    """A log in this process, for caches without a tier that can keep one; it ends with the process. One caller at a time.
+
+    Or the log of a store that keeps it as a whole: made of its parts, changed here, and written back as its parts.
+    """
+
+    def __init__(self, epoch: int = 1, seq: int = 0, floors: Mapping[str, int] | None = None, lines: Iterable[Line] = ()) -> None:
+        self.epoch, self.seq = epoch, seq
+        self.floors: dict[str, int] = dict(floors or {})
+        self._rules: deque[Line] = deque(lines)
+        self._bytes = sum(len(scope) for _, _, scope in self._rules)
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """All rules, oldest first."""
+        return tuple(self._rules)
+
+    def is_older(self, seen: Ticket) -> bool:
+        """Whether it came back from a snapshot: *seen* of it is newer than it is, and nobody knows what it lost."""
+        return self.epoch == seen.epoch and self.seq < seen.seq
 
     def state(self, seen: Ticket) -> LogState:
-        """Return what is newer than *seen*."""
+        """Return what is newer than *seen*.
+
+        Raises:
+            ValueError: It holds a rule that this release does not know.
+        """
         since = seen.seq if seen.epoch == self.epoch else 0
-        newer = takewhile(lambda rule: rule.seq > since, (rule for rule, _ in reversed(self._rules)))
-        return LogState(self.epoch, self.seq, dict(self.floors), tuple(newer)[::-1])
+        newer = takewhile(lambda line: line[0] > since, reversed(self._rules))
+        return LogState(self.epoch, self.seq, dict(self.floors), rules_of(newer)[::-1])
 
     def append(self, namespace: str, scope: Scope | None, *, clock: float, before: int = 0) -> None:
         """Add a rule; without a *scope*, raise the floor of *namespace*. *clock*: Unix seconds; *before*: as for `leaving`."""
         self.seq = max(self.seq + 1, int(clock * 1e6))
         if scope is not None:
-            self._rules.append((Rule(self.seq, namespace, scope), size := len(scope.to_json())))
-            self._bytes += size
+            self._rules.append((self.seq, namespace, text := scope.to_json()))
+            self._bytes += len(text)
         else:
             self._raise_floor(namespace, self.seq)
-        sizes = ((rule.seq, size) for rule, size in self._rules)
+        sizes = ((seq, len(text)) for seq, _, text in self._rules)
         newest = leaving(sizes, count=len(self._rules), size=self._bytes, before=before)
-        while self._rules and self._rules[0][0].seq <= newest:
-            gone, size = self._rules.popleft()
-            self._bytes -= size
-            self._raise_floor(gone.namespace, gone.seq)
+        while self._rules and self._rules[0][0] <= newest:
+            seq, name, text = self._rules.popleft()
+            self._bytes -= len(text)
+            self._raise_floor(name, seq)
         self.floors = folded_floors(self.floors)
 
     def _raise_floor(self, name: str, seq: int) -> None:
