@@ -12,6 +12,8 @@ from layered_cache import Event
 from layered_cache.testing import FakeClock, OpenAIServer
 from worlds import Tasks, Threads, World
 
+pytest_plugins = ["server_fixtures"]
+
 os.environ.setdefault("OPENAI_API_KEY", "none")
 os.environ.setdefault("LANGSMITH_TRACING", "false")
 
