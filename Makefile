@@ -13,7 +13,7 @@ THEMES ?=
 DEMO = $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(if $(COLUMN),--column "$(COLUMN)") $(if $(DRAWS),--draws $(DRAWS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format bench bench-quick lowest mutants clean
+.PHONY: help demo test slow servers lint format bench bench-quick lowest mutants clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,11 +21,25 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## a FAQ bot without cache, with it, and again in a new process (QUESTIONS=file.csv COLUMN=text DRAWS=10000)
 	$(BIN)/python examples/faq_bot.py $(DEMO) $(ARGS)
 
-test: $(VENV)/.test  ## the ordinary suite (ARGS="-k name" for a part of it)
+test: $(VENV)/.test servers  ## the ordinary suite (ARGS="-k name" for a part of it)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-slow: $(VENV)/.test  ## the tests that take longer
+slow: $(VENV)/.test servers  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# redis-server has Sentinel in it; openssl makes certificates; the mongod of the test wheel is linked with libcurl
+servers:  ## the programs of Debian that tests and benchmarks start: installed as root, else it says how
+	@missing=; \
+	for name in redis-server openssl; do command -v $$name >/dev/null 2>&1 || missing="$$missing $$name"; done; \
+	[ "$$(uname -s)" != Linux ] || ls /usr/lib/*/libcurl.so.4 /usr/lib*/libcurl.so.4 2>/dev/null | grep -q . || missing="$$missing libcurl4"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	install="apt-get install -y -qq --no-install-recommends$$missing"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		echo "installing$$missing ..."; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		$$install >/dev/null 2>&1 || { apt-get update -qq && $$install >/dev/null; } && exit 0; \
+	fi; \
+	echo "make: tests that need$$missing are skipped until it is installed; on Debian: sudo apt-get install$$missing"
 
 lint: $(VENV)/.lint  ## ruff, basedpyright on the packages, mypy on the typed API
 	$(BIN)/ruff check .
@@ -37,10 +51,10 @@ format: $(VENV)/.lint  ## put the code in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## how fast it is, beside its goals and other caches, some minutes (THEMES="memory sqlite" for a part of it)
+bench: $(VENV)/.bench servers  ## how fast it is, beside its goals and other caches, some minutes (THEMES="memory sqlite" for a part of it)
 	$(BIN)/python -m benchmarks $(THEMES) $(ARGS)
 
-bench-quick: $(VENV)/.bench  ## the same, coarsely, within a minute
+bench-quick: $(VENV)/.bench servers  ## the same, coarsely, within a minute
 	$(BIN)/python -m benchmarks --quick $(THEMES) $(ARGS)
 
 lowest:  ## the suite on the lowest versions that are promised, in an environment of its own

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -152,6 +153,8 @@ class Server:
         """Wait until it serves."""
         try:
             until(lambda: not self.alive or self._serves(), f"{self} serves", seconds)
+            if not self.alive and (library := re.search(r"shared libraries: (\S+):", self.log)):
+                raise ServerMissingError(f"{self.name} needs {library[1]}: `make servers` installs it")
             if not self.alive:
                 raise ServerFailedError(f"{self} ended at its start")
         except ServerFailedError as error:
@@ -321,8 +324,11 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        """Its URL, for redis-py. With TLS, `certificates.authority` is what a client has to trust."""
-        return f"{'rediss' if self.certificates else 'redis'}://{f':{self.password}@' if self.password else ''}{self.address}/0"
+        """Its URL, for redis-py and for a tier; it says which authority to trust."""
+        user, trust = f":{self.password}@" if self.password else "", ""
+        if self.certificates:
+            trust = f"?ssl_ca_certs={self.certificates.authority}"
+        return f"{'rediss' if self.certificates else 'redis'}://{user}{self.address}/0{trust}"
 
     def cli(self, *args: str) -> str:
         """Return what redis-cli prints for a command. An error of the server is a `ServerFailedError`."""
@@ -410,6 +416,11 @@ class RedisSentinel(_Group):
         self.servers = [*self.nodes, *self.sentinels]
 
     @property
+    def url(self) -> str:
+        """Its URL, for a tier."""
+        return f"redis+sentinel://{','.join(sentinel.address for sentinel in self.sentinels)}/{self.service}/0"
+
+    @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where the sentinels are, as `redis.Sentinel` takes it."""
         return [(HOST, sentinel.port) for sentinel in self.sentinels]
@@ -473,6 +484,11 @@ class RedisCluster(_Group):
     def __init__(self) -> None:
         options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000"]
         self.nodes = self.servers = [RedisServer(*options) for _ in range(6)]
+
+    @property
+    def url(self) -> str:
+        """Its URL, for a tier."""
+        return f"redis+cluster://{','.join(node.address for node in self.nodes)}"
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
