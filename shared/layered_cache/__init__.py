@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from layered_cache.tiers._threaded import ThreadedTier
     from layered_cache.tiers.memory import MemoryTier
     from layered_cache.tiers.null import NullTier
+    from layered_cache.tiers.redis import RedisTier
     from layered_cache.tiers.sqlite import SQLiteTier
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Observer",
     "Policy",
     "Receipt",
+    "RedisTier",
     "Refused",
     "Request",
     "SQLiteTier",
@@ -67,7 +69,7 @@ __all__ = [
     "Usage",
 ]
 
-_ON_FIRST_USE = {"MemoryTier": "memory", "NullTier": "null", "SQLiteTier": "sqlite", "ThreadedTier": "_threaded"}
+_ON_FIRST_USE = {"MemoryTier": "memory", "NullTier": "null", "RedisTier": "redis", "SQLiteTier": "sqlite", "ThreadedTier": "_threaded"}
 
 
 def __getattr__(name: str) -> object:

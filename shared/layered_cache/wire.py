@@ -60,6 +60,7 @@ _UNKNOWN_TOKENS = -1
 _FINISH_OF: dict[int, Finish] = dict(enumerate(FINISHES, start=1))
 
 FACTS_BYTES = _FACTS.size
+FOREIGN = Refused("it was written for another key", erase=True)
 
 
 # --- facts: also what the memory tier keeps beside a value
@@ -155,7 +156,7 @@ def decode(data: bytes, key: str) -> Entry | Refused:
         return opened
     flags, digest, texts_end, request_end, payload_end, value_size = opened
     if digest != digest_of(key):
-        return Refused("it was written for another key", erase=True)
+        return FOREIGN
     try:
         texts = _unpack_texts(data[_BODY:texts_end], has_model=bool(flags & FLAG_MODEL))
         value = _expanded(data[request_end:payload_end], value_size) if flags & FLAG_ZSTD else data[request_end:payload_end]
@@ -166,6 +167,25 @@ def decode(data: bytes, key: str) -> Entry | Refused:
         return unpack_facts(data[_HEAD.size : _HEAD.size + _FACTS.size], key=key, value=value, texts=texts)
     except (ValueError, IndexError, struct.error):  # it passed its checksum, so somebody wrote it so
         return Refused("its parts make no entry", erase=True)
+
+
+def decode_facts(beginning: bytes, key: str) -> Entry | None:
+    """Return what the first bytes of an envelope tell of the entry of *key*, without its value; None where they tell nothing.
+
+    For a search, which need not have the values sent. Nothing vouches for it: the checksum stands at the end.
+    """
+    if len(beginning) < _BODY or beginning[:3] != MAGIC or beginning[3] != VERSION:
+        return None
+    _magic, _version, flags, digest = _HEAD.unpack_from(beginning)
+    texts_size: int = _SIZES.unpack_from(beginning, _HEAD.size + _FACTS.size)[0]
+    texts = beginning[_BODY : _BODY + texts_size]
+    if flags & ~_KNOWN_FLAGS or digest != digest_of(key) or len(texts) < texts_size:
+        return None
+    try:
+        named = _unpack_texts(texts, has_model=bool(flags & FLAG_MODEL))
+        return unpack_facts(beginning[_HEAD.size : _HEAD.size + _FACTS.size], key=key, value=b"", texts=named)
+    except (ValueError, IndexError, struct.error):
+        return None
 
 
 def decode_request(data: bytes) -> Mapping[str, object] | None:

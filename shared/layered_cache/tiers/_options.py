@@ -50,6 +50,16 @@ class TierOptions:
         value = self._take(name)
         return default if value is None else parse_size(str(value), name)
 
+    def number(self, name: str, default: int) -> int:
+        """Return a whole number above zero."""
+        value = self._take(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not str(value).isascii() or not str(value).isdigit() or int(str(value)) < 1:
+            msg = f"{name} must be a whole number above 0, not {value!r}"
+            raise ConfigurationError(msg)
+        return int(str(value))
+
     def duration(self, name: str, default: T) -> float | T:
         """Return seconds."""
         value = self._take(name)

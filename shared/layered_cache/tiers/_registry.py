@@ -21,6 +21,10 @@ GROUP = "layered_cache.tiers"
 _OURS = {
     "memory": "layered_cache.tiers.memory:MemoryTier.from_url",
     "null": "layered_cache.tiers.null:NullTier.from_url",
+    "redis": "layered_cache.tiers.redis:RedisTier.from_url",
+    "redis+cluster": "layered_cache.tiers.redis:RedisTier.from_url",
+    "redis+sentinel": "layered_cache.tiers.redis:RedisTier.from_url",
+    "rediss": "layered_cache.tiers.redis:RedisTier.from_url",
     "sqlite": "layered_cache.tiers.sqlite:SQLiteTier.from_url",
 }
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://.*", re.DOTALL)

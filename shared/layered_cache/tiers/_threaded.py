@@ -11,6 +11,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
@@ -23,14 +24,14 @@ T = TypeVar("T")
 
 _MOST_WAITING = 10_000
 
-_Job: TypeAlias = "tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]"
+_Job: TypeAlias = "tuple[asyncio.AbstractEventLoop | None, asyncio.Future[Any] | Future[Any], Callable[..., Any], tuple[Any, ...]]"
 
 
 class Workers:
-    """A few threads, started as they are needed, that run functions for event loops.
+    """A few threads, started as they are needed, that run functions for event loops, or for threads that will not wait for ever.
 
     Raises:
-        TierError: From `run`, if too many wait, or no thread can be started.
+        TierError: From `run` and `wait`, if too many wait, or no thread can be started.
     """
 
     def __init__(self, tier: str, most: int) -> None:
@@ -53,13 +54,26 @@ class Workers:
         """Return what *function* returns. To be cancelled here does not stop it there."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        self._put((loop, future, function, args))
+        return await future
+
+    def wait(self, seconds: float, function: Callable[..., T], *args: object) -> T:
+        """Return what *function* returns, if it does within *seconds*; else raise `TimeoutError`, which does not stop it there."""
+        future: Future[T] = Future()
+        self._put((None, future, function, args))
+        try:
+            return future.result(seconds)
+        except TimeoutError:
+            future.cancel()  # if it has not begun, it need not
+            raise
+
+    def _put(self, job: _Job) -> None:
         with self._lock:
             if self._jobs.qsize() >= _MOST_WAITING:
                 raise TierTimeoutError(self._tier, "wait", f"{_MOST_WAITING} calls wait already")
             if self._idle <= self._jobs.qsize() and self._threads < self._most:
                 self._start()
-            self._jobs.put((loop, future, function, args))
-        return await future
+            self._jobs.put(job)
 
     def _start(self) -> None:
         thread = threading.Thread(target=_work, args=(weakref.ref(self), self._jobs), name=self._name, daemon=True)
@@ -109,18 +123,20 @@ def _work(workers: weakref.ref[Workers], jobs: SimpleQueue[_Job | None]) -> None
             result = function(*args)
         except BaseException as raised:  # noqa: BLE001 - whatever it is, it belongs to the caller
             error = raised
-        with suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            loop.call_soon_threadsafe(_settle, future, result, error)
+        if loop is None:
+            _settle(future, result, error)
+        else:
+            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                loop.call_soon_threadsafe(_settle, future, result, error)
         del job, loop, future, function, args, result, error
 
 
-def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
-    if future.done():  # cancelled meanwhile
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+def _settle(future: asyncio.Future[Any] | Future[Any], result: object, error: BaseException | None) -> None:
+    with suppress(InvalidStateError, asyncio.InvalidStateError):  # cancelled meanwhile
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 class ThreadedTier(ABC):

@@ -1,0 +1,281 @@
+"""Three ways to have commands carried out: over connections of our own, by redis-py's cluster client, by a client of the user's.
+
+All of them take a list of commands, which go out together, and return as many replies, within the seconds they are given. An error
+that Redis answers is a reply like any other; everything else is raised as a `TierError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from layered_cache import _forks
+from layered_cache.errors import ConfigurationError, MissingClientError
+from layered_cache.tiers._redis_address import Command, RedisAddress
+from layered_cache.tiers._redis_dial import CONNECTING, Dialer
+from layered_cache.tiers._redis_line import Lines
+from layered_cache.tiers._redis_pool import Pool
+from layered_cache.tiers._redis_wire import Reply, Wire, is_bad_company, unreachable
+from layered_cache.tiers._threaded import Workers
+
+_THREADS = 8
+
+
+class Driver(Protocol):
+    """Carries out commands. `scattered`: keys live on several servers, so that one command must name one key."""
+
+    scattered: bool
+
+    def run(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
+        """Return the replies to *commands*. *operation* is for errors."""
+        ...
+
+    async def arun(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
+        """See run."""
+        ...
+
+    def servers(self, seconds: float) -> Sequence[object]:
+        """Return what stands for each server that holds keys, for `run_on`."""
+        ...
+
+    def run_on(self, server: object, operation: str, command: Command, seconds: float) -> Reply:
+        """Have one of them carry out *command*."""
+        ...
+
+    def drop(self) -> None:
+        """Use no connection any more that is open now: what came on one of them was no answer to what was asked."""
+        ...
+
+    def close(self) -> None:
+        """Close connections; a later call opens new ones."""
+        ...
+
+    def close_mine(self) -> None:
+        """Close the connection of the running loop."""
+        ...
+
+
+class Direct:
+    """Connections of our own, to one server."""
+
+    scattered = False
+
+    def __init__(self, tier: str, address: RedisAddress, connections: int) -> None:
+        self._tier = tier
+        self._wire = Wire()
+        dialer = Dialer(address, self._wire)
+        self._pool = Pool(tier, dialer, connections)
+        self._lines = Lines(tier, dialer)
+
+    def run(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
+        """See Driver."""
+        try:
+            replies = self._pool.exchange(self._wire.pack(commands), len(commands), seconds)
+        except Exception as error:
+            raise unreachable(self._tier, operation, error) from error
+        self._judge(replies)
+        return replies
+
+    async def arun(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
+        """See Driver."""
+        try:
+            replies = await self._lines.exchange(self._wire.pack(commands), len(commands), seconds)
+        except Exception as error:
+            raise unreachable(self._tier, operation, error) from error
+        self._judge(replies)
+        return replies
+
+    def _judge(self, replies: Sequence[Reply]) -> None:
+        for reply in replies:
+            if isinstance(reply, Exception) and is_bad_company(reply):
+                self.drop()  # after a failover, or with another password, the next connection may do
+                return
+
+    def servers(self, seconds: float) -> Sequence[object]:  # noqa: ARG002 - there is one
+        """See Driver."""
+        return (None,)
+
+    def run_on(self, server: object, operation: str, command: Command, seconds: float) -> Reply:  # noqa: ARG002
+        """See Driver."""
+        return self.run(operation, [command], seconds)[0]
+
+    def drop(self) -> None:
+        """See Driver."""
+        self._pool.drop()
+        self._lines.drop()
+
+    close = drop
+
+    def close_mine(self) -> None:
+        """See Driver."""
+        self._lines.drop_mine()
+
+
+class Client:
+    """A client of redis-py, in threads: whatever it does by itself, nobody waits for it longer than he wants to.
+
+    Args:
+        tier: For errors.
+        make: Returns the client. It may take its time, and touch servers.
+        scattered: Whether it is one of a cluster.
+        theirs: An asynchronous client of the user's, for the loop in which it is first used.
+    """
+
+    def __init__(self, tier: str, make: Callable[[], Any], *, scattered: bool, owned: bool, theirs: Any = None) -> None:  # noqa: ANN401
+        self.scattered = scattered
+        self._tier = tier
+        self._make = make
+        self._owned = owned
+        self._theirs = theirs
+        self._their_loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._workers = Workers(tier, _THREADS)
+        self._client: Any = None
+        _forks.restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Make a client anew."""
+        if self._owned:
+            self._client = None
+
+    def _carry_out(self, commands: Sequence[Command]) -> list[Reply]:
+        client = self._made()
+        if len(commands) == 1:
+            return [_answer(client, commands[0])]
+        pipeline = client.pipeline() if self.scattered else client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return pipeline.execute(raise_on_error=False)
+
+    def _made(self) -> Any:  # noqa: ANN401 - redis-py's types say little
+        if self._client is None:
+            self._client = self._make()
+        return self._client
+
+    def run(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
+        """See Driver."""
+        return self._in_thread(operation, seconds, self._carry_out, commands)
+
+    def _in_thread(self, operation: str, seconds: float, function: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401
+        try:
+            return self._workers.wait(seconds, function, *args)
+        except Exception as error:
+            raise unreachable(self._tier, operation, error) from error
+
+    async def arun(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
+        """See Driver."""
+        try:
+            async with asyncio.timeout(seconds):
+                if self._theirs is not None and self._is_their_loop():
+                    return await self._carry_out_theirs(commands)
+                return await self._workers.run(self._carry_out, commands)
+        except Exception as error:
+            raise unreachable(self._tier, operation, error) from error
+
+    def _is_their_loop(self) -> bool:
+        loop = asyncio.get_running_loop()
+        if self._their_loop is None:
+            self._their_loop = weakref.ref(loop)
+        return self._their_loop() is loop
+
+    async def _carry_out_theirs(self, commands: Sequence[Command]) -> list[Reply]:
+        pipeline = self._theirs.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+    def servers(self, seconds: float) -> Sequence[object]:
+        """See Driver."""
+        if not self.scattered:
+            return (None,)
+        return self._in_thread("search", seconds, lambda: self._made().get_primaries())
+
+    def run_on(self, server: object, operation: str, command: Command, seconds: float) -> Reply:
+        """See Driver."""
+        target = {} if server is None else {"target_nodes": server}
+        return self._in_thread(operation, seconds, lambda: _answer(self._made(), command, **target))
+
+    def drop(self) -> None:
+        """See Driver."""
+        if self._owned and self._client is not None:
+            client, self._client = self._client, None
+            client.close()
+        elif self._client is not None:
+            self._client.connection_pool.disconnect(inuse_connections=False)
+
+    def close(self) -> None:
+        """See Driver. A client of the user's stays open."""
+        if self._owned:
+            self.drop()
+        self._workers.stop()
+
+    def close_mine(self) -> None:
+        """See Driver."""
+
+
+def _answer(client: Any, command: Command, **target: object) -> Reply:  # noqa: ANN401
+    """Return the reply to *command*, without what redis-py makes of replies to some commands."""
+    try:
+        return client.execute_command(*command, **target)
+    except Exception as error:
+        if any(kind.__name__ == "ResponseError" for kind in type(error).__mro__):
+            return error
+        raise
+
+
+def cluster_client(address: RedisAddress, timeout: float) -> Callable[[], Any]:
+    """Return what makes redis-py's client of the cluster at *address*.
+
+    Raises:
+        MissingClientError: redis-py is not installed.
+    """
+    try:
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - lazy, as all clients
+        from redis.cluster import ClusterNode, RedisCluster  # noqa: PLC0415
+        from redis.retry import Retry  # noqa: PLC0415
+    except ImportError as error:
+        msg = "redis+cluster:// needs redis-py"
+        raise MissingClientError(msg, "redis") from error
+    tls: dict[str, Any] = (
+        {} if address.tls is None else {name: _plain(value) for name, value in address.tls.items() if name.startswith("ssl_")}
+    )
+
+    def make() -> Any:  # noqa: ANN401
+        return RedisCluster(
+            startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
+            username=address.username,
+            password=address.password,
+            client_name=address.client_name,
+            ssl=address.tls is not None,
+            socket_timeout=timeout,
+            socket_connect_timeout=CONNECTING,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 1),
+            **tls,
+        )  # fmt: skip
+
+    return make
+
+
+def _plain(value: str) -> str | bool:
+    return {"true": True, "false": False}.get(value, value)
+
+
+def check_client(client: Any, *, asynchronous: bool) -> None:  # noqa: ANN401
+    """Check that *client*, which the user gave, can be used.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    name = "async_client" if asynchronous else "client"
+    kind = "redis.asyncio.Redis" if asynchronous else "redis.Redis or redis.RedisCluster"
+    if not hasattr(client, "execute_command") or inspect.iscoroutinefunction(client.execute_command) != asynchronous:
+        msg = f"{name} must be a {kind}, not a {type(client).__module__}.{type(client).__qualname__}"
+        raise ConfigurationError(msg)
+    pool = getattr(client, "connection_pool", None)
+    options: dict[str, Any] = getattr(pool, "connection_kwargs", None) or {}
+    if options.get("decode_responses"):
+        msg = f"{name} must be made with decode_responses=False: answers are bytes"
+        raise ConfigurationError(msg)

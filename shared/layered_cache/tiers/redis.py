@@ -1,0 +1,384 @@
+"""`redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`: answers in a Redis, or Valkey, that processes share.
+
+An entry is one string, an envelope, under its key: no module and no admin command is needed, any server from 6.2 on will do, and a user
+who may do no more than the README lists. It is set with the time that it has left, which the reader checks all the same.
+
+Every call ends within its budget, also when the server hangs or lets its bytes trickle. Connecting has a budget of its own: a call waits
+for it no longer than for anything else, and the next one finds the connection.
+
+What comes back is checked for the key that was asked. If it is another's, the connection is out of step: all are dropped, and what was
+asked is asked once more.
+
+The tier can keep the invalidation log (see `_redis_log`). It finds entries by namespace, slowly, for whoever clears one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from layered_cache.clocks import SYSTEM_CLOCK, Clock
+from layered_cache.entry import Entry, Refused, Ticket
+from layered_cache.errors import ConfigurationError, TierError
+from layered_cache.invalidation import LogState, Scope
+from layered_cache.keys import key_prefix, namespace_of
+from layered_cache.tiers import _redis_log as log
+from layered_cache.tiers._redis_address import SCHEMES, Command, parse_address
+from layered_cache.tiers._redis_drivers import Client, Direct, Driver, check_client, cluster_client
+from layered_cache.tiers._redis_wire import OutOfStepError, Reply, refused, scanned, unreachable
+from layered_cache.tiers._threaded import ThreadedTier
+from layered_cache.wire import FOREIGN, decode, decode_facts, encode, load
+
+if TYPE_CHECKING:
+    from layered_cache.tiers._options import TierOptions
+
+DEFAULT_TIMEOUT = 0.05
+DEFAULT_TTL = 7 * 86_400.0
+DEFAULT_CONNECTIONS = 32
+
+_BATCH = 500
+_COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
+_SEARCH = 4.0  # seconds that counting may take
+_PATIENCE = 2.0  # seconds that a removal waits for Redis: who asks for one must know how it ended
+_BEGINNING = 4096  # bytes of an envelope that are enough to tell what it is
+
+
+class RedisTier(ThreadedTier):
+    """A tier in a Redis.
+
+    Args:
+        url: Where it is (see `_redis_address`); or none, and a *client*.
+        client: A `redis.Redis` or `redis.RedisCluster` of yours. It is never closed. As its own time-outs may be long, it is used in
+            threads; connections from a URL are faster.
+        async_client: A `redis.asyncio.Redis` of yours, for the event loop in which it is first used. Other loops use *client*.
+        timeout: The budget of a call, in seconds.
+        ttl: The longest it keeps an entry, in seconds; None: as long as the entry says.
+        connections: How many connections threads may have. An event loop has one.
+        name: For events and statistics.
+        clock: Of tests.
+
+    Raises:
+        ConfigurationError: Something is wrong with the URL or with a client.
+        MissingClientError: hiredis is not installed, or redis-py where it is needed.
+    """
+
+    threads = 2  # for searches; everything else is asynchronous by itself
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: Any = None,  # noqa: ANN401 - of a library that need not be installed
+        async_client: Any = None,  # noqa: ANN401
+        timeout: float = DEFAULT_TIMEOUT,
+        ttl: float | None = DEFAULT_TTL,
+        connections: int = DEFAULT_CONNECTIONS,
+        name: str = "redis",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if (url is None) == (client is None):
+            msg = (
+                "RedisTier needs either a url or a client of yours: RedisTier('redis://localhost:6379/0'), RedisTier(client=redis.Redis())"
+            )
+            if async_client is not None:
+                msg += "; beside an async_client it needs a client too, for what is done in the background"
+            raise ConfigurationError(msg)
+        self.name = name
+        self.timeout = timeout
+        self.ttl = ttl
+        self.log_is_durable = False
+        self._clock = clock
+        self._driver = _driver(url, client, async_client, timeout, connections, name)
+        super().__init__()
+        load()
+
+    @classmethod
+    def from_url(cls, url: str, options: TierOptions) -> RedisTier:
+        """Make it from `redis://host:6379/0#ttl=7d&timeout=50ms&connections=32`."""
+        return cls(
+            url,
+            timeout=options.duration("timeout", DEFAULT_TIMEOUT),
+            ttl=options.duration("ttl", DEFAULT_TTL),
+            connections=options.number("connections", DEFAULT_CONNECTIONS),
+            name=options.text("name", "redis"),
+            clock=options.clock,
+        )
+
+    # --- entries
+
+    def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """Return what is held for *keys* and has not expired."""
+        commands, deadline = self._reading(keys), time.monotonic() + self.timeout
+        if not commands:
+            return {}
+        try:
+            return self._entries(keys, self._driver.run("read", commands, self.timeout), last=False)
+        except OutOfStepError:
+            self._driver.drop()
+            return self._entries(keys, self._driver.run("read", commands, deadline - time.monotonic()), last=True)
+
+    async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """See get_many."""
+        commands, deadline = self._reading(keys), time.monotonic() + self.timeout
+        if not commands:
+            return {}
+        try:
+            return self._entries(keys, await self._driver.arun("read", commands, self.timeout), last=False)
+        except OutOfStepError:
+            self._driver.drop()
+            return self._entries(keys, await self._driver.arun("read", commands, deadline - time.monotonic()), last=True)
+
+    def _reading(self, keys: Sequence[str]) -> list[Command]:
+        if len(keys) == 1 or self._driver.scattered:
+            return [("GET", _name(key)) for key in keys]
+        return [("MGET", *map(_name, keys))] if keys else []
+
+    def _entries(self, keys: Sequence[str], replies: Sequence[Reply], *, last: bool) -> dict[str, Entry | Refused]:
+        """Return what *replies* hold.
+
+        Raises:
+            OutOfStepError: They are not for *keys*. If this is the *last* try, what is foreign was stored so.
+        """
+        if len(keys) > 1 and not self._driver.scattered:
+            values = self._good("read", replies[0])
+            if not isinstance(values, list) or len(values) != len(keys):
+                raise self._out_of_step("read") if last else OutOfStepError
+        else:
+            values = [self._good("read", reply) for reply in replies]
+        now = self._clock.time()
+        found: dict[str, Entry | Refused] = {}
+        for key, value in zip(keys, values, strict=True):
+            if value is None:
+                continue
+            if not isinstance(value, bytes):
+                raise self._out_of_step("read") if last else OutOfStepError
+            entry = decode(value, key)
+            if entry is FOREIGN and not last:
+                raise OutOfStepError
+            if isinstance(entry, Refused) or entry.keep_until > now:
+                found[key] = entry
+        return found
+
+    def set_many(self, entries: Sequence[Entry]) -> None:
+        """Hold *entries*. Each goes by itself: if some are refused, the others are held."""
+        if entries:
+            self._done("write", self._driver.run("write", self._writing(entries), self.timeout))
+
+    async def aset_many(self, entries: Sequence[Entry]) -> None:
+        """See set_many."""
+        if entries:
+            self._done("write", await self._driver.arun("write", self._writing(entries), self.timeout))
+
+    def _writing(self, entries: Sequence[Entry]) -> list[Command]:
+        now = self._clock.time()
+        commands: list[Command] = []
+        for entry in entries:
+            name, left = _name(entry.key), entry.keep_until - now
+            if left > 0:
+                commands.append(("SET", name, encode(entry, with_request=True), "PX", int(left * 1000) + 1))
+            else:  # it has expired, and so has what it replaces
+                commands.append(("UNLINK", name))
+        return commands
+
+    def delete_many(self, keys: Sequence[str]) -> int:
+        """Hold nothing for *keys*; return how many were there."""
+        return self._counted("delete", self._driver.run("delete", self._deleting(keys), self.timeout)) if keys else 0
+
+    async def adelete_many(self, keys: Sequence[str]) -> int:
+        """See delete_many."""
+        return self._counted("delete", await self._driver.arun("delete", self._deleting(keys), self.timeout)) if keys else 0
+
+    def _deleting(self, keys: Sequence[str]) -> list[Command]:
+        names = map(_name, dict.fromkeys(keys))
+        return [("UNLINK", name) for name in names] if self._driver.scattered else [("UNLINK", *names)]
+
+    # --- what can be found by more than its key
+
+    def erase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
+        """Erase what is named by its key, or everything in *namespace*; other criteria would take too long to look for.
+
+        What a rule voids is void all the same, and goes when its time is over.
+        """
+        if scope and scope != Scope(keys=scope.keys):
+            return 0
+        deadline, erased = time.monotonic() + _COURTESY, 0
+        for keys in self._batches_of(namespace, scope):
+            void = [entry.key for entry in self._facts(keys) if scope.matches(entry) and entry.born.seq < born_before]
+            erased += self.delete_many(void)
+            if time.monotonic() > deadline:
+                break
+        return erased
+
+    def count_where(self, namespace: str, scope: Scope) -> int:
+        """Return how many entries *scope* matches, as far as they can be looked at in a few seconds."""
+        deadline, count, now = time.monotonic() + _SEARCH, 0, self._clock.time()
+        for keys in self._batches_of(namespace, scope):
+            count += sum(scope.matches(entry) and entry.is_live(now) for entry in self._facts(keys))
+            if time.monotonic() > deadline:
+                break
+        return count
+
+    async def aerase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
+        """See erase_where."""
+        return await self.in_thread(self.erase_where, namespace, scope, born_before)
+
+    async def acount_where(self, namespace: str, scope: Scope) -> int:
+        """See count_where."""
+        return await self.in_thread(self.count_where, namespace, scope)
+
+    def _batches_of(self, namespace: str, scope: Scope) -> Iterator[list[str]]:
+        """Yield keys of *namespace* that *scope* may match; with a `/` behind it, also of those below it."""
+        if scope.keys:
+            yield [key for key in scope.keys if _within(namespace_of(key), namespace)]
+            return
+        for prefix in (
+            key_prefix(namespace.removesuffix("/")),
+            *([key_prefix(namespace).removesuffix(":")] if namespace.endswith("/") else []),
+        ):
+            for names in self._scan(_escaped(prefix) + "*"):
+                yield [key for key in names if _within(namespace_of(key), namespace)]
+
+    def _scan(self, pattern: str) -> Iterator[list[str]]:
+        for server in self._driver.servers(self.timeout):
+            cursor = 0
+            while True:
+                command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _BATCH)
+                cursor, names = scanned(self._good("search", self._driver.run_on(server, "search", command, self.timeout)))
+                yield [name.decode("utf-8", "surrogatepass") for name in names]
+                if not cursor:
+                    break
+
+    def _facts(self, keys: Sequence[str]) -> list[Entry]:
+        if not keys:
+            return []
+        replies = self._driver.run("search", [("GETRANGE", _name(key), 0, _BEGINNING - 1) for key in keys], self.timeout)
+        entries = (decode_facts(reply, key) for key, reply in zip(keys, replies, strict=True) if isinstance(reply, bytes))
+        return [entry for entry in entries if entry is not None]
+
+    # --- the invalidation log
+
+    def read_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._log("read the log", self.timeout, *log.command("read", seen))
+
+    def open_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._log("open the log", self.timeout, *log.command("open", seen))
+
+    def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
+        """See Authority. Whether it is durable is asked each time: it is a matter of the server's settings."""
+        return self._log("write the log", _PATIENCE, *log.command("append", seen, namespace, scope, before), ask=True)
+
+    def restart_log(self, seen: Ticket) -> LogState:
+        """See Authority."""
+        return self._log("restart the log", self.timeout, *log.command("restart", seen))
+
+    def _log(self, operation: str, seconds: float, command: Command, nonce: bytes, *, ask: bool = False) -> LogState:
+        return self._state(operation, self._driver.run(operation, self._asking(command, ask=ask), seconds), nonce)
+
+    async def aread_log(self, seen: Ticket) -> LogState:
+        """See read_log."""
+        return await self._alog("read the log", self.timeout, *log.command("read", seen))
+
+    async def aopen_log(self, seen: Ticket) -> LogState:
+        """See open_log."""
+        return await self._alog("open the log", self.timeout, *log.command("open", seen))
+
+    async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
+        """See append_log."""
+        return await self._alog("write the log", _PATIENCE, *log.command("append", seen, namespace, scope, before), ask=True)
+
+    async def arestart_log(self, seen: Ticket) -> LogState:
+        """See restart_log."""
+        return await self._alog("restart the log", self.timeout, *log.command("restart", seen))
+
+    async def _alog(self, operation: str, seconds: float, command: Command, nonce: bytes, *, ask: bool = False) -> LogState:
+        return self._state(operation, await self._driver.arun(operation, self._asking(command, ask=ask), seconds), nonce)
+
+    def _asking(self, command: Command, *, ask: bool) -> list[Command]:
+        # in a cluster, whose servers may be set up differently, it counts as not durable
+        return [command, ("INFO", "persistence")] if ask and not self._driver.scattered else [command]
+
+    def _state(self, operation: str, replies: Sequence[Reply], nonce: bytes) -> LogState:
+        reply = self._good(operation, replies[0])
+        if len(replies) > 1:
+            self.log_is_durable = log.is_durable(replies[1])
+        try:
+            return log.state(reply, nonce, self.name)
+        except OutOfStepError:
+            raise self._out_of_step(operation) from None
+
+    def swap_log_id(self, log_id: int) -> int | None:
+        """Note which invalidation log rules what is here; return which one did before."""
+        (reply,) = self._driver.run("note the log", [("GETSET", log.LOG_ID_KEY, log_id)], self.timeout)
+        before = self._good("note the log", reply)
+        return int(before) if isinstance(before, bytes) and before.isdigit() else None
+
+    # --- replies
+
+    def _good(self, operation: str, reply: Reply) -> Reply:
+        if isinstance(reply, Exception):
+            raise refused(self.name, operation, reply) from reply
+        return reply
+
+    def _done(self, operation: str, replies: Sequence[Reply]) -> None:
+        for reply in replies:
+            if self._good(operation, reply) not in (b"OK", 0, 1, True):
+                raise self._out_of_step(operation)
+
+    def _counted(self, operation: str, replies: Sequence[Reply]) -> int:
+        count = 0
+        for reply in replies:
+            if not isinstance(number := self._good(operation, reply), int):
+                raise self._out_of_step(operation)
+            count += number
+        return count
+
+    def _out_of_step(self, operation: str) -> TierError:
+        self._driver.drop()
+        return unreachable(self.name, operation, OutOfStepError())
+
+    # --- the end
+
+    def close(self) -> None:
+        """Close the connections, also those of event loops; clients of yours stay open."""
+        self._driver.close()
+        super().close()
+
+    async def aclose(self) -> None:
+        """See close."""
+        self._driver.close_mine()
+        await self.in_thread(self.close)
+
+    def __repr__(self) -> str:
+        return f"RedisTier(name={self.name!r})"
+
+
+def _driver(url: str | None, client: Any, async_client: Any, timeout: float, connections: int, name: str) -> Driver:  # noqa: ANN401
+    if url is None:
+        check_client(client, asynchronous=False)
+        if async_client is not None:
+            check_client(async_client, asynchronous=True)
+        return Client(name, lambda: client, scattered=hasattr(client, "get_primaries"), owned=False, theirs=async_client)
+    if (scheme := url.partition("://")[0]) not in SCHEMES:
+        raise ConfigurationError.unknown(what="scheme of RedisTier", name=scheme, allowed=SCHEMES)
+    if "#" in url:
+        msg = "RedisTier takes its options as arguments; behind # they stand in the URLs of LayeredCache and TieredCache"
+        raise ConfigurationError(msg)
+    address = parse_address(url)
+    if address.cluster:
+        return Client(name, cluster_client(address, timeout), scattered=True, owned=True)
+    return Direct(name, address, connections)
+
+
+def _name(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")
+
+
+def _within(namespace: str, where: str) -> bool:
+    return namespace == where or (where.endswith("/") and (namespace == where[:-1] or namespace.startswith(where)))
+
+
+def _escaped(prefix: str) -> str:
+    return "".join("\\" + character if character in "\\*?[]^-" else character for character in prefix)

@@ -1,0 +1,136 @@
+"""The contract on real Redis servers: one alone, through each kind of client; Sentinel and a cluster (slow)."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from chaos_proxy import ChaosProxy
+from layered_cache import RedisTier, Tier
+from layered_cache.testing import AuthorityContract, TierContract
+from servers import Certificates, RedisCluster, RedisSentinel, RedisServer
+
+Proxies = Callable[[str], ChaosProxy]
+
+
+class Again:
+    """A context that can be entered more than once."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __enter__(self) -> None:
+        self._context = self._make()
+        self._context.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._context.__exit__(*error)
+
+
+@contextmanager
+def frozen(server: RedisServer) -> Iterator[None]:
+    server.freeze()
+    try:
+        yield
+    finally:
+        server.thaw()
+
+
+class RedisContract(TierContract, AuthorityContract):
+    """All of it."""
+
+
+class TestRedis(RedisContract):
+    """`redis://`, through a proxy that refuses connections when the store has to be away."""
+
+    @pytest.fixture
+    def tier(self, redis_url: str, proxy_to: Proxies) -> Tier:
+        self.proxy = proxy_to(redis_url)
+        return RedisTier(self.proxy.url)
+
+    @contextmanager
+    def _away(self) -> Iterator[None]:
+        self.proxy.refuse()
+        self.proxy.cut()
+        try:
+            yield
+        finally:
+            self.proxy.accept()
+
+    def outage(self, tier: Tier) -> Any:
+        return Again(self._away)
+
+
+class TestFrozenRedis(TierContract):
+    """The same, whose server hangs when it has to be away: connections stay, and nobody answers."""
+
+    @pytest.fixture
+    def tier(self, redis_server: RedisServer) -> Tier:
+        self.server = redis_server
+        return RedisTier(redis_server.url)
+
+    def outage(self, tier: Tier) -> Any:
+        return Again(lambda: frozen(self.server))
+
+
+class TestRedisWithTLS(RedisContract):
+    """`rediss://`, with a password and another database."""
+
+    @pytest.fixture
+    def tier(self, own_redis: Callable[..., RedisServer], certificates: Certificates) -> Tier:
+        server = own_redis(password="a/b@c:d%", certificates=certificates)
+        return RedisTier(server.url.replace("/0?", "/3?client_name=tests&"), timeout=0.2)
+
+
+class TestRedisClients(RedisContract):
+    """Clients of the user's."""
+
+    @pytest.fixture
+    def tier(self, redis_url: str) -> Iterator[Tier]:
+        with redis.Redis.from_url(redis_url) as client:
+            yield RedisTier(client=client, timeout=0.2)
+
+    def test_fork(self) -> None:
+        pytest.skip("a client of the user's is the user's to renew")
+
+
+class TestRedisClientsBoth(TierContract):
+    """A blocking and an asynchronous one."""
+
+    @pytest.fixture
+    def tier(self, redis_url: str) -> Iterator[Tier]:
+        with redis.Redis.from_url(redis_url) as client:
+            theirs = redis.asyncio.Redis.from_url(redis_url)
+            yield RedisTier(client=client, async_client=theirs, timeout=0.2)
+            with warnings.catch_warnings(action="ignore"):  # its loops have ended, and its connections complain
+                del theirs
+                gc.collect()
+
+    def test_fork(self) -> None:
+        pytest.skip("a client of the user's is the user's to renew")
+
+
+@pytest.mark.slow
+class TestRedisSentinel(RedisContract):
+    """`redis+sentinel://`."""
+
+    @pytest.fixture
+    def tier(self, redis_sentinel: RedisSentinel) -> Tier:
+        hosts = ",".join(f"{host}:{port}" for host, port in redis_sentinel.addresses)
+        return RedisTier(f"redis+sentinel://{hosts}/{redis_sentinel.service}/0", timeout=0.2)
+
+
+@pytest.mark.slow
+class TestRedisCluster(RedisContract):
+    """`redis+cluster://`."""
+
+    @pytest.fixture
+    def tier(self, redis_cluster: RedisCluster) -> Tier:
+        hosts = ",".join(f"{host}:{port}" for host, port in redis_cluster.addresses)
+        return RedisTier(f"redis+cluster://{hosts}", timeout=0.5)
