@@ -35,6 +35,7 @@ from layered_cache.tiers._tier import Tier
 if TYPE_CHECKING:
     from layered_cache.tiers._threaded import ThreadedTier
     from layered_cache.tiers.memory import MemoryTier
+    from layered_cache.tiers.mongodb import MongoTier
     from layered_cache.tiers.null import NullTier
     from layered_cache.tiers.redis import RedisTier
     from layered_cache.tiers.sqlite import SQLiteTier
@@ -49,6 +50,7 @@ __all__ = [
     "Event",
     "MemoryTier",
     "MissingClientError",
+    "MongoTier",
     "NullTier",
     "Observer",
     "Policy",
@@ -69,7 +71,14 @@ __all__ = [
     "Usage",
 ]
 
-_ON_FIRST_USE = {"MemoryTier": "memory", "NullTier": "null", "RedisTier": "redis", "SQLiteTier": "sqlite", "ThreadedTier": "_threaded"}
+_ON_FIRST_USE = {
+    "MemoryTier": "memory",
+    "MongoTier": "mongodb",
+    "NullTier": "null",
+    "RedisTier": "redis",
+    "SQLiteTier": "sqlite",
+    "ThreadedTier": "_threaded",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -20,6 +20,8 @@ from layered_cache.tiers._tier import Tier
 GROUP = "layered_cache.tiers"
 _OURS = {
     "memory": "layered_cache.tiers.memory:MemoryTier.from_url",
+    "mongodb": "layered_cache.tiers.mongodb:MongoTier.from_url",
+    "mongodb+srv": "layered_cache.tiers.mongodb:MongoTier.from_url",
     "null": "layered_cache.tiers.null:NullTier.from_url",
     "redis": "layered_cache.tiers.redis:RedisTier.from_url",
     "redis+cluster": "layered_cache.tiers.redis:RedisTier.from_url",

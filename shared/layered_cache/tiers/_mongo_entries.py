@@ -1,0 +1,191 @@
+"""What is done with entries, once for both halves: coroutines that ask through the half that they are given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import bson
+from pymongo import ASCENDING, IndexModel, ReplaceOne
+
+from layered_cache.clocks import Clock
+from layered_cache.entry import Entry, Refused
+from layered_cache.errors import TierUnavailableError
+from layered_cache.invalidation import Scope
+from layered_cache.tiers import _mongo_document as documents
+from layered_cache.tiers._mongo_errors import TOO_LARGE
+from layered_cache.tiers._mongo_halves import Half
+from layered_cache.tiers._mongo_handles import Handles
+from layered_cache.wire import decode
+
+_BATCH = 1000
+_COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
+_INDEXING = 5.0  # seconds; the server would take back what is half made
+
+_ENVELOPE = {"_id": 0, "envelope": 1}
+_KEY_AND_ENVELOPE = {"envelope": 1}
+_KEY = {"_id": 1}
+
+INDEXES: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
+    "layered_cache_model": (("namespace", "model"), {}),
+    "layered_cache_tags": (("tags",), {}),
+    "layered_cache_created": (("created_at",), {}),
+    "layered_cache_purge": (("purge_at",), {"expireAfterSeconds": 0}),
+}
+
+
+class MongoEntries:
+    """The entries of one collection.
+
+    Args:
+        clock: Says what has expired.
+        tier: The name to report errors under.
+        timeout: The budget of a call, in seconds.
+        max_entry_bytes: The largest envelope that is written.
+    """
+
+    def __init__(self, clock: Clock, tier: str, timeout: float, max_entry_bytes: int) -> None:
+        self._clock = clock
+        self._tier = tier
+        self._timeout = timeout
+        self._max_entry_bytes = max_entry_bytes
+        self.indexed = False
+
+    async def get(self, half: Half, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
+        """See Tier.get_many."""
+        if len(keys) == 1:
+            query = documents.by_keys(keys)
+
+            async def work(half: Half, handles: Handles) -> list[Any]:
+                found = await half.settled(handles.entries.find_one(query, _ENVELOPE))
+                return [] if found is None else [(keys[0], found.get("envelope"))]
+
+        elif keys:
+
+            async def work(half: Half, handles: Handles) -> list[Any]:
+                found: list[Any] = []
+                for batch in documents.batches(keys, _BATCH):
+                    cursor = handles.entries.find(documents.by_keys(batch), _KEY_AND_ENVELOPE, batch_size=len(batch) + 1)
+                    found += [(each["_id"], each.get("envelope")) for each in await half.all(cursor)]
+                return found
+
+        else:
+            return {}
+        envelopes = await half.call("read", "read", work, self._timeout)
+        now = self._clock.time()
+        entries = ((key, decode(envelope, key)) for key, envelope in envelopes)
+        return {key: entry for key, entry in entries if isinstance(entry, Refused) or entry.keep_until > now}
+
+    async def set(self, half: Half, entries: Sequence[Entry]) -> None:
+        """See Tier.set_many.
+
+        Raises:
+            TierUnavailableError: An entry is too large; the others are written.
+        """
+        stored = [self._stored(entry) for entry in {entry.key: entry for entry in entries}.values()]
+        fitting = [each for each in stored if each is not None]
+        if fitting:
+
+            async def work(half: Half, handles: Handles) -> None:
+                collection = handles.replicated if half.replicated else handles.alone
+                if len(fitting) > 1 and handles.takes_batches:
+                    await half.settled(
+                        collection.bulk_write([ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in fitting], ordered=False)
+                    )
+                    return
+                for each in fitting:
+                    await half.settled(collection.replace_one({"_id": each["_id"]}, each, upsert=True))
+
+            await half.call("write", "write", work, self._timeout)
+        if len(fitting) < len(stored):
+            raise TierUnavailableError(self._tier, "write", TOO_LARGE, retryable=False)
+
+    def _stored(self, entry: Entry) -> documents.Document | None:
+        """Return the document of *entry*, without what people could read if it would be too large with that; None: it is anyway."""
+        stored = documents.document(entry)
+        envelope = len(stored["envelope"])  # pyright: ignore[reportArgumentType] - bytes
+        if envelope > self._max_entry_bytes:
+            return None
+        if envelope + documents.readable_bytes(entry) > documents.WORTH_MEASURING and len(bson.encode(stored)) > documents.MAX_BYTES:
+            stored = documents.without_request(stored)
+        return stored
+
+    async def delete(self, half: Half, keys: Sequence[str]) -> int:
+        """See Tier.delete_many."""
+
+        async def work(half: Half, handles: Handles) -> int:
+            return sum([await self._delete(half, handles, documents.by_keys(batch)) for batch in batches])
+
+        batches = documents.batches(keys, _BATCH)
+        for batch in batches:
+            documents.by_keys(batch)  # whether all are texts, before anything is deleted
+        return await half.call("delete", "write", work, self._timeout) if batches else 0
+
+    async def _delete(self, half: Half, handles: Handles, query: documents.Document) -> int:
+        collection = handles.replicated if half.replicated else handles.alone
+        result = await half.settled(collection.delete_many(query))
+        return result.deleted_count if result.acknowledged else 0
+
+    # --- what can be found by more than its key
+
+    async def erase_where(self, half: Half, namespace: str, scope: Scope, born_before: int) -> int:
+        """See Queryable.erase_where. It stops after a second, for all of it is void already."""
+        query = documents.query(namespace, scope, born_before)
+
+        async def work(half: Half, handles: Handles) -> int:
+            matching = await self._with_model(half, handles, query, scope)
+            if scope.keys:
+                return await self._delete(half, handles, matching)
+            deadline, erased = time.monotonic() + _COURTESY * 0.8, 0
+            while True:
+                found = await half.all(handles.entries.find(matching, _KEY, limit=_BATCH))
+                keys = [each["_id"] for each in found]
+                if keys:  # found first, so that it is known how many are gone, and by their birth: what replaces one meanwhile stays
+                    erased += await self._delete(half, handles, {"_id": {"$in": keys}, "born.seq": {"$lt": born_before}})
+                if len(keys) < _BATCH or time.monotonic() > deadline:
+                    return erased
+
+        return await half.call("erase", "write", work, max(_COURTESY, self._timeout))
+
+    async def count_where(self, half: Half, namespace: str, scope: Scope) -> int:
+        """See Queryable.count_where."""
+        query = documents.query(namespace, scope, None)
+
+        async def work(half: Half, handles: Handles) -> int:
+            return await half.settled(handles.entries.count_documents(await self._with_model(half, handles, query, scope)))
+
+        return await half.call("search", "read", work, max(_COURTESY, self._timeout))
+
+    async def _with_model(self, half: Half, handles: Handles, query: documents.Document, scope: Scope) -> documents.Document:
+        """Return *query* for the models that the glob of *scope* matches: as Python understands globs, which no regex there does."""
+        if scope.model is None:
+            return query
+        models = await half.settled(handles.entries.distinct("model", query))
+        matching = [model for model in models if isinstance(model, str) and fnmatchcase(model, scope.model)]
+        return {"$and": [query, {"model": {"$in": matching}}]}
+
+    # --- indexes
+
+    async def index(self, half: Half) -> None:
+        """Make the indexes that are missing. Others may do the same at the same time."""
+
+        async def work(half: Half, handles: Handles) -> None:
+            models = [
+                IndexModel([(field, ASCENDING) for field in fields], name=name, **options) for name, (fields, options) in INDEXES.items()
+            ]
+            await half.settled(handles.alone.create_indexes(models))
+
+        await half.call("index", "write", work, _INDEXING)
+        self.indexed = True
+
+    async def indexes_missing(self, half: Half) -> list[str]:
+        """Return the names of indexes that are not there, or not as they should be."""
+
+        async def work(half: Half, handles: Handles) -> Mapping[str, Any]:
+            return await half.settled(handles.entries.index_information())
+
+        found = await half.call("search", "read", work, max(_COURTESY, self._timeout))
+        there = {(tuple(field for field, _ in each["key"]), each.get("expireAfterSeconds")) for each in found.values()}
+        return [name for name, (fields, options) in INDEXES.items() if (fields, options.get("expireAfterSeconds")) not in there]

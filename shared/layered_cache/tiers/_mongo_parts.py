@@ -1,0 +1,93 @@
+"""What a MongoDB tier is put together of, in one import, and where its collections come from.
+
+Everything that the client imports late is imported here: a background thread must not, for a fork in the middle of it would leave the
+lock of that import to the child, locked.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.uri_parser import parse_uri
+
+from layered_cache.errors import ConfigurationError
+from layered_cache.tiers._mongo_entries import MongoEntries
+from layered_cache.tiers._mongo_errors import misspelt
+from layered_cache.tiers._mongo_halves import BlockingHalf, LoopHalves
+from layered_cache.tiers._mongo_handles import DEFAULT_COLLECTION, DEFAULT_DATABASE, Handles, check_durability, handles_of, opened
+from layered_cache.tiers._mongo_log import MongoLog
+
+__all__ = ["BlockingHalf", "LoopHalves", "MongoEntries", "MongoLog", "Sources", "sources"]
+
+"FAQ".encode("idna")  # its codec is imported when a name is looked up first
+
+_SRV = "mongodb+srv://"
+_LATE = ("pymongo.asynchronous.auth", "pymongo.synchronous.auth")
+_LATE_FOR_SRV = ("dns.asyncresolver", "dns.resolver")
+
+
+class Sources(NamedTuple):
+    """What makes the handles of both halves; None: there is no asynchronous client."""
+
+    blocking: Callable[[], Handles]
+    asynchronous: Callable[[], Handles] | None
+
+
+def sources(url: object, collection: object, async_collection: object, durability: str | None) -> Sources:
+    """Return where the handles of a tier come from. No I/O.
+
+    Raises:
+        ConfigurationError: What is given does not go together, or is not allowed.
+    """
+    check_durability(durability)
+    _import(_LATE)
+    if isinstance(url, str):
+        if async_collection is not None or not isinstance(collection, str | None):
+            msg = "MongoTier takes a URL and the name of a collection, or collections of your own clients"
+            raise ConfigurationError(msg)
+        database, named = _read(url)
+        make = partial(opened, url, database, _checked_name(collection or named or DEFAULT_COLLECTION), durability)
+        return Sources(partial(make, asynchronous=False), partial(make, asynchronous=True))
+    if isinstance(collection, AsyncCollection) or (collection is None and async_collection is not None):
+        msg = "MongoTier needs collection=, of a MongoClient: what it does in the background blocks; async_collection= comes beside it"
+        raise ConfigurationError(msg)
+    if url is not None or not hasattr(collection, "find_one"):
+        msg = "MongoTier needs a URL, or collection=, a collection of pymongo's MongoClient"
+        raise ConfigurationError(msg)
+    if async_collection is not None and not isinstance(async_collection, AsyncCollection):
+        msg = "async_collection must be of pymongo's AsyncMongoClient"
+        raise ConfigurationError(msg)
+    own = None if async_collection is None else partial(handles_of, async_collection, durability)
+    return Sources(partial(handles_of, collection, durability), own)
+
+
+def _read(url: str) -> tuple[str, str | None]:
+    """Return the database and the collection that *url* names."""
+    address, mark, query = url.partition("?")
+    if url.startswith(_SRV):  # to read it as a whole takes a name server
+        _import(_LATE_FOR_SRV)
+
+        address = "mongodb://" + address.removeprefix(_SRV)
+        query = "&".join(option for option in query.split("&") if not option.lower().startswith("srv"))
+        mark = query and mark
+    try:
+        found: dict[str, Any] = parse_uri(address + mark + query)
+    except Exception as error:  # noqa: BLE001 - of any kind; it has no cause, which could hold a password
+        raise misspelt(error, url) from None
+    return found["database"] or DEFAULT_DATABASE, found["collection"]
+
+
+def _checked_name(name: str) -> str:
+    if ".." in name or "$" in name or "\0" in name or name.strip(".") != name:
+        msg = f"collection of mongodb:// must be a name without $ and without empty parts between dots, not {name!r}"
+        raise ConfigurationError(msg)
+    return name
+
+
+def _import(names: tuple[str, ...]) -> None:
+    for name in names:
+        importlib.import_module(name)
