@@ -345,13 +345,13 @@ class _Connection:
                 _finish(writer)
 
     async def _read(self, way: Way, queue: asyncio.Queue[tuple[float, bytes]]) -> None:
-        loop, chance, due = asyncio.get_running_loop(), self._chance[way], 0.0
+        loop, chance = asyncio.get_running_loop(), self._chance[way]
         while True:
             data = await self._readers[way].read(_READ)
             self._count(way, data)
-            faults = self.proxy.faults
+            faults, due = self.proxy.faults, loop.time()
             if faults.ways in (way, "both"):
-                due = max(due, loop.time() + faults.latency + (chance.uniform(0, faults.jitter) if faults.jitter else 0.0))
+                due += faults.latency + (chance.uniform(0, faults.jitter) if faults.jitter else 0.0)
             await queue.put((due, data))
             if not data:
                 return

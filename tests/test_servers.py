@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 import server_fixtures
+import servers
 from chaos_proxy import ChaosProxy, Exchange, Faults
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import PyMongoError
@@ -145,6 +146,7 @@ def test_a_pipeline_is_one_round_trip(proxy: ChaosProxy, client: Client) -> None
     assert client.hear(11) == b"onetwothree"
 
     assert proxy.round_trips == 1
+    assert [(exchange.request, exchange.sent) for exchange in proxy.exchanges] == [(b"onetwothree", 11)]
 
 
 def test_a_request_without_a_reply_is_no_round_trip(proxy: ChaosProxy, client: Client) -> None:
@@ -249,6 +251,15 @@ def test_a_connection_is_reset_after_some_bytes(proxy: ChaosProxy, client: Clien
             caller.hear(2)
 
 
+def test_bytes_are_counted_over_replies(proxy: ChaosProxy, client: Client) -> None:
+    """The limit is of a connection, not of a reply; to set it again is to begin again."""
+    for _ in range(2):
+        proxy.set(finish_after=8)
+        assert client.ask(b"hello") == b"hello"
+    assert client.ask(b"hello") == b"hel"
+    assert client.ended()
+
+
 def test_a_connection_is_reset_before_its_reply(proxy: ChaosProxy, client: Client) -> None:
     """After no byte at all."""
     proxy.set(reset_after=0)
@@ -302,12 +313,11 @@ def test_one_reply_is_late(proxy: ChaosProxy, client: Client) -> None:
 def test_new_connections_end_at_once(proxy: ChaosProxy, client: Client, connect: Callable[[], Client], way: str) -> None:
     """They are accepted, and then not."""
     proxy.set(on_accept=way)
-    late = connect()
     if way == "finish":
-        assert late.ended()
+        assert connect().ended()
     else:
-        with pytest.raises(ConnectionResetError):
-            late.ended()
+        with pytest.raises(ConnectionResetError):  # at the first use, or sooner
+            connect().ended()
     assert client.ask(b"hello") == b"hello"
 
 
@@ -320,6 +330,13 @@ def test_connections_are_refused(proxy: ChaosProxy, client: Client, connect: Cal
         assert client.ask(b"hello") == b"hello"
         proxy.accept()
         assert connect().ask(b"hello") == b"hello"
+
+
+def test_who_refuses_keeps_the_port(proxy: ChaosProxy) -> None:
+    """Nobody else can take it meanwhile."""
+    proxy.refuse()
+    with pytest.raises(OSError, match="in use"), socket.socket() as other:
+        other.bind((HOST, proxy.port))
 
 
 def test_connections_are_neither_made_nor_refused(proxy: ChaosProxy, client: Client, connect: Callable[[], Client]) -> None:
@@ -348,7 +365,7 @@ def test_connections_are_cut(proxy: ChaosProxy, client: Client, connect: Callabl
 
 def test_without_a_server_connections_are_reset() -> None:
     """A proxy hides that nobody listens, and not that nobody answers."""
-    with ChaosProxy(free_port()) as proxy, closing((client := Client(proxy)).sock), pytest.raises(ConnectionResetError):
+    with ChaosProxy(free_port()) as proxy, pytest.raises(ConnectionResetError), closing((client := Client(proxy)).sock):
         client.ask(b"hello")
 
 
@@ -416,8 +433,10 @@ def test_a_frozen_server_hangs(redis_server: RedisServer) -> None:
         redis_server.thaw()
         assert client.ping()
     redis_server.freeze()
+    begin = time.monotonic()
     redis_server.stop()
     assert not redis_server.alive
+    assert time.monotonic() - begin < 10.0
     redis_server.start().freeze()
     redis_server.heal()
     assert redis_server.cli("PING") == "PONG"
@@ -539,16 +558,28 @@ def test_no_server_outlives_the_process_that_started_it(redis_server: RedisServe
         socket.create_connection((HOST, int(port)), 1.0).close()
         process.send_signal(signal.SIGKILL)
 
-    until(lambda: not Path(folder).exists(), "the guard has cleaned up", 5.0)
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((HOST, int(port)), 1.0)
+    def gone() -> bool:
+        try:
+            socket.create_connection((HOST, int(port)), 1.0).close()
+        except OSError:
+            return not Path(folder).exists()
+        return False
+
+    until(gone, "the guard has cleaned up", 10.0)
 
 
-def test_ports_leave_room_for_the_bus_of_a_cluster() -> None:
+def test_ports_leave_room_for_the_bus_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is given twice, and all are below those that the kernel gives to clients."""
     ports = [free_port() for _ in range(50)]
     assert len(set(ports)) == 50
     assert max(ports) + 10_000 < 32768
+
+    port = free_port()
+    servers._given.discard(port)
+    monkeypatch.setattr(servers, "_PORTS", [port])
+    with socket.socket() as other, pytest.raises(ServerFailedError, match="no free port"):
+        other.bind((HOST, port + 10_000))
+        free_port()
 
 
 @pytest.mark.slow
