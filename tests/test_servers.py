@@ -538,15 +538,15 @@ def test_the_database_of_a_url() -> None:
 def test_a_missing_program_is_a_reason_to_skip_unless_servers_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what to install."""
     monkeypatch.setenv("PATH", "/nowhere")
-    server = RedisServer()
-    with closing(server), pytest.raises(ServerMissingError, match="apt-get install redis-server"):
-        server.start()
-    monkeypatch.setenv("LAYERED_CACHE_REQUIRE_SERVERS", "0")
-    with pytest.raises(pytest.skip.Exception, match="redis-server is missing"):
-        server_fixtures._start(server)
-    monkeypatch.setenv("LAYERED_CACHE_REQUIRE_SERVERS", "1")
-    with pytest.raises(pytest.fail.Exception, match="redis-server is missing"):
-        server_fixtures._start(server)
+    with closing(RedisServer()) as server:
+        with pytest.raises(ServerMissingError, match="apt-get install redis-server"):
+            server.start()
+        monkeypatch.setenv("LAYERED_CACHE_REQUIRE_SERVERS", "0")
+        with pytest.raises(pytest.skip.Exception, match="redis-server is missing"):
+            server_fixtures._start(server)
+        monkeypatch.setenv("LAYERED_CACHE_REQUIRE_SERVERS", "1")
+        with pytest.raises(pytest.fail.Exception, match="redis-server is missing"):
+            server_fixtures._start(server)
 
 
 def test_no_server_outlives_the_process_that_started_it(redis_server: RedisServer) -> None:
