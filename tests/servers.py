@@ -446,9 +446,14 @@ class RedisSentinel(_Group):
             until(lambda: all(_follows(node) for node in self.nodes[1:]), "two replicas follow the primary")
         return super().start()
 
+    def caught_up(self) -> None:
+        """Wait until the replicas have what the primary has now."""
+        _caught_up([self.primary], self.nodes)
+
     def clean(self) -> None:
         """Remove all data."""
         self.primary.clean()
+        self.caught_up()
 
     def _join(self) -> None:
         until(lambda: all(self._knows_all(sentinel) for sentinel in self.sentinels), "the sentinels know each other and a primary")
@@ -478,6 +483,17 @@ def _follows(node: RedisServer, port: int | None = None) -> bool:
     return state.get("master_link_status") == "up" and port in (None, int(state["master_port"]))
 
 
+def _caught_up(primaries: Sequence[RedisServer], nodes: Sequence[RedisServer]) -> None:
+    written = {node.port: int(node.info("replication")["master_repl_offset"]) for node in primaries}
+
+    def has_all(replica: RedisServer) -> bool:
+        state = replica.info("replication")
+        return int(state["slave_repl_offset"]) >= written[int(state["master_port"])]
+
+    replicas = [node for node in nodes if node.alive and node.port not in written]
+    until(lambda: all(has_all(replica) for replica in replicas), "replicas have what primaries had")
+
+
 class RedisCluster(_Group):
     """Six nodes: three that share the keys, and a replica of each."""
 
@@ -505,10 +521,15 @@ class RedisCluster(_Group):
         slot = int(self._any.cli("CLUSTER", "KEYSLOT", key))
         return next(node for node in self.primaries if _owns(node, slot))
 
+    def caught_up(self) -> None:
+        """Wait until the replicas have what their primaries have now."""
+        _caught_up(self.primaries, self.nodes)
+
     def clean(self) -> None:
         """Remove all data."""
         for node in self.primaries:
             node.clean()
+        self.caught_up()
 
     @property
     def _any(self) -> RedisServer:
