@@ -34,14 +34,16 @@ def document(entry: Entry) -> Document:
     Raises:
         ConfigurationError: A field that a query may ask for is no text.
     """
-    checked(entry.key, "a key")
+    key, namespace = checked(entry.key, "a key"), safe(checked(entry.namespace, "a namespace"))
+    model = None if entry.model is None else safe(checked(entry.model, "a model"))
+    tags = [safe(checked(tag, "a tag")) for tag in entry.tags]
     usage = entry.usage
     fields: Document = {
-        "_id": entry.key,
+        "_id": key,
         "envelope": encode(entry),
-        "namespace": safe(checked(entry.namespace, "a namespace")),
-        "model": None if entry.model is None else safe(checked(entry.model, "a model")),
-        "tags": [safe(checked(tag, "a tag")) for tag in entry.tags],
+        "namespace": namespace,
+        "model": model,
+        "tags": tags,
         "created": entry.created_at,
         "created_at": date(entry.created_at),
         "fresh_until": date(entry.fresh_until),
@@ -140,8 +142,12 @@ def by_keys(keys: Sequence[str]) -> Document:
 
 
 def batches(keys: Iterable[str], size: int) -> list[list[str]]:
-    """Return *keys*, each once, in lists of *size* or fewer."""
-    once = list(dict.fromkeys(keys))
+    """Return *keys*, each once, in lists of *size* or fewer.
+
+    Raises:
+        ConfigurationError: One is no text.
+    """
+    once = list(dict.fromkeys([checked(key, "a key") for key in keys]))
     return [once[start : start + size] for start in range(0, len(once), size)]
 
 

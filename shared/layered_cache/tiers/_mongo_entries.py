@@ -56,17 +56,16 @@ class MongoEntries:
     async def get(self, half: Half, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """See Tier.get_many."""
         if len(keys) == 1:
-            query = documents.by_keys(keys)
+            key = documents.checked(keys[0], "a key")
 
             async def work(half: Half, handles: Handles) -> list[Any]:
-                found = await half.settled(handles.entries.find_one(query, _ENVELOPE))
-                return [] if found is None else [(keys[0], found.get("envelope"))]
+                return [(key, each.get("envelope")) for each in await _found(half, handles, key)]
 
-        elif keys:
+        elif batches := documents.batches(keys, _BATCH):
 
             async def work(half: Half, handles: Handles) -> list[Any]:
                 found: list[Any] = []
-                for batch in documents.batches(keys, _BATCH):
+                for batch in batches:
                     cursor = handles.entries.find(documents.by_keys(batch), _KEY_AND_ENVELOPE, batch_size=len(batch) + 1)
                     found += [(each["_id"], each.get("envelope")) for each in await half.all(cursor)]
                 return found
@@ -84,13 +83,14 @@ class MongoEntries:
         Raises:
             TierUnavailableError: An entry is too large; the others are written.
         """
-        stored = [self._stored(entry) for entry in {entry.key: entry for entry in entries}.values()]
+        last = {documents.checked(entry.key, "a key"): entry for entry in entries}
+        stored = [self._stored(entry) for entry in last.values()]
         fitting = [each for each in stored if each is not None]
         if fitting:
 
             async def work(half: Half, handles: Handles) -> None:
                 collection = handles.replicated if half.replicated else handles.alone
-                if len(fitting) > 1 and handles.takes_batches:
+                if len(fitting) > 1 and handles.watched:
                     await half.settled(
                         collection.bulk_write([ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in fitting], ordered=False)
                     )
@@ -119,8 +119,6 @@ class MongoEntries:
             return sum([await self._delete(half, handles, documents.by_keys(batch)) for batch in batches])
 
         batches = documents.batches(keys, _BATCH)
-        for batch in batches:
-            documents.by_keys(batch)  # whether all are texts, before anything is deleted
         return await half.call("delete", "write", work, self._timeout) if batches else 0
 
     async def _delete(self, half: Half, handles: Handles, query: documents.Document) -> int:
@@ -189,3 +187,13 @@ class MongoEntries:
         found = await half.call("search", "read", work, max(_COURTESY, self._timeout))
         there = {(tuple(field for field, _ in each["key"]), each.get("expireAfterSeconds")) for each in found.values()}
         return [name for name, (fields, options) in INDEXES.items() if (fields, options.get("expireAfterSeconds")) not in there]
+
+
+async def _found(half: Half, handles: Handles, key: str) -> list[Any]:
+    """Return the document of *key*, if there is one. The command is a tenth quicker than a cursor that begins and ends with it."""
+    if not handles.watched:
+        found = await half.settled(handles.entries.find_one({"_id": key}, _ENVELOPE))
+        return [] if found is None else [found]
+    command = {"find": handles.entries.name, "filter": {"_id": key}, "projection": _ENVELOPE, "limit": 1, "singleBatch": True}
+    reply = await half.settled(handles.database.command(command, read_preference=handles.near))
+    return reply["cursor"]["firstBatch"]

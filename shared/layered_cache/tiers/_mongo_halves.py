@@ -153,7 +153,12 @@ class Half(ABC):
                 return handles
 
     def _why(self, need: Need) -> str:
-        return "there is no primary" if need == "write" and self._sight.readable else f"no server can be reached ({self._trouble})"
+        if need == "write" and self._sight.readable:
+            return "there is no primary"
+        handles = self._handles
+        known = handles.client.topology_description.server_descriptions().values() if handles is not None else ()
+        errors = {described(server.error) for server in known if server.error is not None} or {self._trouble}
+        return f"no server can be reached ({', '.join(sorted(errors))})"
 
     def _knock_soon(self) -> None:
         with self._lock:
@@ -175,6 +180,8 @@ class Half(ABC):
                     await self.settled(handles.client.admin.command("ping", read_preference=ReadPreference.PRIMARY_PREFERRED))
         except Exception as error:  # noqa: BLE001 - whatever it is, calls say it
             self._trouble = described(error)
+        else:
+            self._trouble = "the connection was lost"
         finally:
             self._knock_at = time.monotonic() + _KNOCK_EVERY
             self._knocking = self._connecting = False

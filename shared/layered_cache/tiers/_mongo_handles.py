@@ -42,15 +42,17 @@ _NEEDED = {"retryreads": False, "retrywrites": False, "servermonitoringmode": "p
 class Handles:
     """A client and what it is asked through.
 
-    `watched`: whether it says which servers it knows. `ours`: whether it is ours to close. `entries` are read through, `alone` and
-    `replicated` written through, depending on whether there is a replica set. `log` is written to majority and journal; `checked_log`
+    `watched`: whether it says which servers it knows. `ours`: whether it is ours to close. `entries` are read through, and commands
+    from `near`, the servers that may do it; they are written through `alone` or `replicated`, depending on whether there is a replica
+    set. `log` is written to majority and journal; `checked_log`
     read with what proves that no newer primary exists, `majority_log` where that is refused.
     """
 
     client: Any
     watched: bool
     ours: bool
-    takes_batches: bool
+    database: Any
+    near: Any
     entries: Any
     alone: Any
     replicated: Any
@@ -93,7 +95,8 @@ def handles_of(collection: Any, durability: str | None, *, ours: bool = False) -
         client=client,
         watched=known,
         ours=ours,
-        takes_batches=known,
+        database=collection.database,
+        near=near,
         entries=collection.with_options(read_preference=near),
         alone=alone,
         replicated=replicated,

@@ -26,7 +26,7 @@ __all__ = ["BlockingHalf", "LoopHalves", "MongoEntries", "MongoLog", "Sources", 
 "FAQ".encode("idna")  # its codec is imported when a name is looked up first
 
 _SRV = "mongodb+srv://"
-_LATE = ("pymongo.asynchronous.auth", "pymongo.synchronous.auth")
+_LATE = ("concurrent.futures.thread", "pymongo.asynchronous.auth", "pymongo.synchronous.auth")
 _LATE_FOR_SRV = ("dns.asyncresolver", "dns.resolver")
 
 
