@@ -151,7 +151,13 @@ def test_mistakes_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str,
 def test_a_password_in_a_url_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is wrong with it."""
     for tier in (
-        "rediss://user:canary@host/0",
+        "reddis://user:canary@host/0",
+        "rediss://user:canary@host:x/0",
+        "redis://user:canary@host/x",
+        "redis://user:canary@host,other/0",
+        "redis://user:canary@host/0?nonsense=1",
+        "redis+sentinel://user:canary@host",
+        "redis+cluster://user:canary@host/1",
         "memory://user:canary@host",
         "sqlite://u:canary@h",
         "memory://#password=canary&x",

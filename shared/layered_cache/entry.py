@@ -236,6 +236,12 @@ class Entry:
         tokens = usage.input_tokens + usage.output_tokens if usage is not None else 0
         return Savings(tokens, self.cost_usd or 0.0, self.compute_seconds or 0.0)
 
+    def unreadable(self) -> Entry:
+        """Return it without what only people read."""
+        if self.request is None and self.response is None:
+            return self
+        return dataclasses.replace(self, request=None, response=None)
+
     def capped(self, until: float) -> Entry:
         """Return it with no clock beyond Unix time *until*: a tier may keep it for less time than its policy says."""
         if until >= self.keep_until:

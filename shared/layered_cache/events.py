@@ -23,6 +23,7 @@ EventKind = Literal[
     "invalidated",  # a rule was written
     "served_unverified",  # a hit while the invalidation log could not be read
     "log_failed",  # the invalidation log could not be read or written
+    "authority_conflict",  # a tier that is shared was last used with another invalidation log
     "log_restarted",  # the log was lost or came back older: everything starts cold, once
     "queue_dropped",  # writes were given up: the background queue was full, or the process ended
     "adapter_failed",  # an adapter stumbled over something that nobody foresaw: a miss, and a defect to report

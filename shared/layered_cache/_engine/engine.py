@@ -2,6 +2,7 @@
 
 Computing stands in `computing`, removing in `removing`; both work on this. The laws:
 - A tier that fails counts as a tier that holds nothing (`Policy.fail_open`).
+- What a person could read of an entry goes to the slowest tier alone: one copy is enough.
 - What is found below is promoted above with the time it has left, and keeps its birth; so a promotion that lands late can bring
   nothing back.
 - An answer is written to memory first (the next caller may come at once), then to the slower tiers, slowest first, each within its
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -30,9 +32,10 @@ from layered_cache.invalidation import Scope, View
 from layered_cache.keys import namespace_of
 from layered_cache.policy import Policy
 from layered_cache.stats import TAPE, Counters, Stats
-from layered_cache.tiers._tier import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, QueryableTier, Slot, Tier, slot_entry
+from layered_cache.tiers._tier import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, QueryableTier, Shared, Slot, Tier, slot_entry
 
 _PURGE_EVERY = 60.0
+_NO_LIMIT = 2**63
 
 
 class Hit(NamedTuple):
@@ -63,6 +66,7 @@ class Engine:
         # asked once: what a tier can do is slow to find out
         self.queryable = cast("list[QueryableTier]", [tier for tier in self.slower if isinstance(tier, Queryable)])
         self._purging = [tier for tier in self.slower if isinstance(tier, Purges)]
+        self._most = {id(tier): cast("int", getattr(tier, "max_entry_bytes", _NO_LIMIT)) for tier in self.slower}
         self.counters = Counters(self.local.name if self.local is not None else None)
         # what every hit needs, at hand
         self._monotonic, self._tape, self._observed = clock.monotonic, self.counters.tape, bool(observers)
@@ -74,6 +78,9 @@ class Engine:
         self.backlog = Backlog(policy.queue_bytes, self.watch, clock, self.tell, weakref.ref(self))
         self._background = Blocking()
         self._purge_at = float("-inf")
+        self._shared = [tier for tier in self.slower if isinstance(tier, Shared) and id(tier) != id(authority)]
+        self._noted = 0  # the epoch that these tiers were told of
+        self._epochs: set[int] = set()
 
     # --- reading
 
@@ -110,6 +117,7 @@ class Engine:
             self.note_hit(hit, verified=trust is Trust.ALL)
         if len(found) == len(keys):
             return found
+        self._keep_house()
         ticket = await self.watch.ticket(fx) if leave and view.empty else view.ticket
         for key in keys:
             if key not in found:
@@ -199,12 +207,11 @@ class Engine:
 
     def _promote(self, depth: int, entries: Iterable[Entry], view: View) -> None:
         for tier in self.tiers[:depth]:
-            capped = self._capped(tier, entries)
             if self.local is not None and tier is self.local:
-                for entry in capped:
+                for entry in self._capped(tier, entries):
                     self.local.put(entry, view.position)
             else:
-                self.backlog.put(tier, capped)
+                self.backlog.put(tier, self._fitting(tier, entries))
 
     # --- counting what was found
 
@@ -313,16 +320,18 @@ class Engine:
                 left.pop(0)
         except BaseException as end:
             for tier in left:
-                self.backlog.put_from_anywhere(tier, self._capped(tier, lasting))
+                self.backlog.put_from_anywhere(tier, self._fitting(tier, lasting))
             if not isinstance(end, GeneratorExit):  # that one comes in the garbage collector, where no lock may be taken
                 self.backlog.take_late()
             raise
-        self._purge_now_and_then()
+        self._keep_house()
         if failure is not None and not self.policy.fail_open:
             raise failure
 
     async def _write(self, fx: Effects, tier: Tier, entries: Sequence[Entry]) -> TierError | None:
-        capped = self._capped(tier, entries)
+        capped = self._fitting(tier, entries)
+        if not capped:
+            return None
         if self.policy.write == "behind" or self.backlog.must_queue(tier, (entry.key for entry in entries)):
             self.backlog.put(tier, capped)
             return None
@@ -341,12 +350,30 @@ class Engine:
         until = self.clock.time() + tier.ttl
         return [entry.capped(until) for entry in entries]
 
-    def _purge_now_and_then(self) -> None:
-        now = self.clock.monotonic()
+    def _fitting(self, tier: Tier, entries: Iterable[Entry]) -> list[Entry]:
+        """Return what *tier*, a slower one, shall hold of *entries*: what it can, for as long as it may."""
+        most, readable = self._most[id(tier)], tier is self.tiers[-1]
+        fitting: list[Entry] = []
+        for entry in self._capped(tier, entries):
+            if len(entry.value) <= most:
+                fitting.append(entry if readable else entry.unreadable())
+            else:
+                reason = "too large"
+                self.tell(Event(kind="not_stored", tier=tier.name, key=entry.key, namespace=entry.namespace, reason=reason))
+        return fitting
+
+    def _keep_house(self) -> None:
+        """Have tiers let go of what has expired, and tell those that others may share which log rules them; now and then."""
+        now, epoch = self.clock.monotonic(), self.watch.view.position[0]
         if now >= self._purge_at:
-            self._purge_at = now + _PURGE_EVERY
+            self._purge_at, self._noted = now + _PURGE_EVERY, 0
             for tier in self._purging:
                 self.backlog.courtesy(tier, "purge", partial(_purge, self.backlog, tier))
+        if self._shared and self._noted != epoch > 0:
+            self._noted = epoch
+            self._epochs.add(epoch)
+            for tier in self._shared:
+                self.backlog.courtesy(tier, "note the log", partial(_note_log, tier, epoch, self._epochs, self.tell))
 
     # --- the rest
 
@@ -354,6 +381,14 @@ class Engine:
         """Return what was counted."""
         evicted = getattr(self.local, "evictions", 0)
         return self.counters.snapshot(queued=len(self.backlog), evicted=evicted, observer_failures=self.observers.failures)
+
+
+def _note_log(tier: Shared, epoch: int, known: AbstractSet[int], tell: Teller) -> None:
+    """Tell *tier* which log rules it, and everyone if it was another one that this process does not know."""
+    before = tier.swap_log_id(epoch)
+    if before is not None and before not in known:
+        reason = "it was last used with another invalidation log: the slowest tier has changed or was lost, or two set-ups share this one"
+        tell(Event(kind="authority_conflict", tier=tier.name, reason=reason))
 
 
 def _purge(backlog: Backlog, tier: Purges) -> None:

@@ -3,50 +3,60 @@
 So a thousand tasks need one connection, what they say in one turn of the loop goes out together, and a task that is cancelled leaves
 nothing behind: its reply comes, in its turn, and is thrown away.
 
-A task whose reply does not come in time gives up. If nothing at all has come since it asked, the connection is taken for dead.
+A task whose reply does not come in time gives up, and if nothing at all has come since it asked, the connection is taken for dead.
+While replies do come it waits for its turn a little longer: then it is this loop that is busy, not Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from layered_cache import _forks
-from layered_cache.errors import TierTimeoutError
 from layered_cache.tiers._redis_dial import CONNECTING, Dialer, check_greeting
 from layered_cache.tiers._redis_wire import NOTHING, OutOfStepError, Reply, Wire
 from layered_cache.tiers._threaded import Workers
 
 _STALL = 0.005  # seconds by which a timer is late when the loop was busy with something else
+_TURNS = 4  # budgets that one may wait beyond the first while replies to others come
+_CHUNK = 512 * 1024
 _MOST_WAITING = 64 * 1024 * 1024  # bytes that may wait to be sent
 
 
 class _Place:
-    """One who waits in the row."""
+    """One who waits in the row for *seconds*. `heard` is what the line had heard when he was last looked after."""
 
-    __slots__ = ("count", "future", "replies")
+    __slots__ = ("count", "deadline", "future", "heard", "replies", "seconds", "turns")
 
-    def __init__(self, future: asyncio.Future[list[Reply]], count: int) -> None:
+    def __init__(self, future: asyncio.Future[list[Reply]], count: int, heard: int, seconds: float) -> None:
         self.future = future
         self.count = count
+        self.heard = heard
+        self.seconds = seconds
+        self.deadline = float("inf")  # until the end of this turn of the loop
+        self.turns = _TURNS
         self.replies: list[Reply] = []
 
 
-class Line(asyncio.Protocol):
+class Line(asyncio.BufferedProtocol):
     """One connection of one loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wire: Wire) -> None:
         self._loop = loop
         self._reader = wire.reader()
         self._malformed = wire.malformed
+        self._buffer = bytearray(_CHUNK)
+        self._view = memoryview(self._buffer)  # asyncio's TLS cuts it, and would fill copies of parts of a bytearray
         self._row: deque[_Place] = deque()
+        self._early: list[tuple[bytes, _Place]] | None = []  # what was said before the connection was up
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
-        self._turn_taken = False
-        self.heard = 0  # replies that came
+        self._said: list[_Place] = []  # in this turn of the loop
+        self._look_at = float("inf")
+        self.heard = 0  # who was answered
         self.lost = False
+        self.connecting: asyncio.Task[None] | None = None  # asyncio itself does not hold on to its tasks
 
     # --- asyncio's side
 
@@ -54,11 +64,15 @@ class Line(asyncio.Protocol):
         """Begin."""
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
+        """Return where to put what comes."""
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Hand out what came, in the order in which it was asked for."""
         reader, row = self._reader, self._row
         try:
-            reader.feed(data)
+            reader.feed(self._buffer, 0, nbytes)
             while (reply := reader.gets()) is not NOTHING:
                 if not row:
                     self.hang_up(OutOfStepError())
@@ -79,29 +93,108 @@ class Line(asyncio.Protocol):
 
     # --- ours
 
-    def say(self, said: bytes, count: int) -> asyncio.Future[list[Reply]]:
-        """Say *said*; return what will hold its *count* replies."""
+    @property
+    def ready(self) -> bool:
+        """Whether the connection is up."""
+        return self._early is None and not self.lost
+
+    def say(self, said: bytes, count: int, seconds: float) -> asyncio.Future[list[Reply]]:
+        """Say *said*, now or as soon as the connection is up; return what will hold its *count* replies.
+
+        After *seconds* that is a `TimeoutError`.
+        """
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
-        transport = self._transport
-        if self.lost or transport is None:
+        if self.lost:
             future.set_exception(ConnectionResetError("it was closed"))
-        elif transport.get_write_buffer_size() > _MOST_WAITING:
-            future.set_exception(TimeoutError("too much waits to be sent"))
+            return future
+        place = _Place(future, count, self.heard, seconds)
+        first = self._noted(place)
+        if self._early is not None:
+            self._early.append((said, place))
         else:
-            self._row.append(_Place(future, count))
-            if self._turn_taken:
-                self._unsent.append(said)
-            else:  # the first of this turn need not wait for others
-                self._turn_taken = True
-                self._loop.call_soon(self._flush)
-                transport.write(said)
+            self._send(said, place, at_once=first)
         return future
 
-    def _flush(self) -> None:
-        self._turn_taken = False
+    def _noted(self, place: _Place) -> bool:
+        """Have the time of *place* begin when the loop is through with this turn; return whether it is the first one in it."""
+        self._said.append(place)
+        if len(self._said) > 1:
+            return False
+        self._loop.call_soon(self._turn_ended)
+        return True
+
+    async def greet(self, greeting: bytes, count: int) -> None:
+        """Introduce oneself, where that is needed, and say what was said early.
+
+        Raises:
+            Exception: What Redis answered.
+        """
+        if count:
+            place = _Place(self._loop.create_future(), count, 0, CONNECTING)
+            self._send(greeting, place, at_once=self._noted(place))
+            check_greeting(await place.future)
+            self.heard = 0
+        early, self._early = self._early or [], None
+        if early and not self._said:
+            self._loop.call_soon(self._turn_ended)
+        for said, place in early:
+            if not place.future.done():
+                self._send(said, place, at_once=False)
+
+    def _send(self, said: bytes, place: _Place, *, at_once: bool) -> None:
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size() > _MOST_WAITING:
+            place.future.set_exception(TimeoutError("too much waits to be sent"))
+            return
+        self._row.append(place)
+        if at_once:  # the first of this turn need not wait for others
+            transport.write(said)
+        else:
+            self._unsent.append(said)
+
+    def _waiting(self) -> list[_Place]:
+        early = [] if self._early is None else [place for _, place in self._early]
+        return [place for place in (*self._row, *early) if not place.future.done()]
+
+    def _look(self, at: float) -> None:
+        """Have the row looked through at that time. One look is enough for many who come and go meanwhile."""
+        self._look_at = at
+        self._loop.call_at(at, self._look_through, at)
+
+    def _look_through(self, at: float) -> None:
+        if at != self._look_at:  # another look has taken its place
+            return
+        now = self._loop.time()
+        self._look_at = float("inf")
+        dead = [place for place in self._waiting() if place.deadline <= now and self._is_given_up(place, now, late=now - at > _STALL)]
+        if dead and self._early is None:
+            self.hang_up(TimeoutError())
+        elif waiting := self._waiting():
+            self._look(min(place.deadline for place in waiting))
+
+    def _is_given_up(self, place: _Place, now: float, *, late: bool) -> bool:
+        """Have *place*, whose time is over, wait on or give up; return whether the line is dead."""
+        quiet = self.heard == place.heard
+        if place.turns and (late or not quiet):
+            # others were answered, or this loop was busy and could not look yet at what has come
+            place.turns -= 1
+            place.heard = self.heard
+            place.deadline = now + (_STALL if quiet else place.seconds)
+            return False
+        place.future.set_exception(TimeoutError())
+        return quiet
+
+    def _turn_ended(self) -> None:
+        """Send what the others have said, and have the time of all begin: it is not Redis's fault how long the turn took."""
         if self._unsent and self._transport is not None:
             unsent, self._unsent = b"".join(self._unsent), []
             self._transport.write(unsent)
+        said, self._said = self._said, []
+        now = self._loop.time()
+        for place in said:
+            place.deadline = now + place.seconds
+            if place.deadline < self._look_at:
+                self._look(place.deadline)
 
     def hang_up(self, error: Exception | None = None) -> None:
         """Close at once, and tell all who wait."""
@@ -112,11 +205,11 @@ class Line(asyncio.Protocol):
     def _end(self, error: Exception) -> None:
         self.lost = True
         self._unsent = []
-        row, self._row = self._row, deque()
-        for place in row:
-            if not place.future.done():
-                place.future.set_exception(error)
-                place.future.exception()  # who waits sees it; who has left shall not make asyncio complain
+        for place in self._waiting():
+            place.future.set_exception(error)
+            place.future.exception()  # who waits sees it; who has left shall not make asyncio complain
+        self._row.clear()
+        self._early = None
 
 
 class Lines:
@@ -133,7 +226,6 @@ class Lines:
         """Begin without lines."""
         # a line refers to its loop: weak keys would never let go. Closed loops are looked for when a new one comes
         self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
-        self._coming: dict[asyncio.AbstractEventLoop, asyncio.Task[Line]] = {}
 
     async def exchange(self, said: bytes, count: int, seconds: float) -> list[Reply]:
         """Say *said* and return the *count* replies to it, within *seconds*.
@@ -146,65 +238,44 @@ class Lines:
         while True:
             line = self._lines.get(loop)
             if line is None or line.lost:
-                line = await self._connected(loop, deadline)
-            future, heard = line.say(said, count), line.heard
-            timer = loop.call_at(deadline, _overdue, loop, deadline, future, line, heard)
+                line = self._new(loop)
+            heard = line.heard
             try:
-                return await future
+                return await line.say(said, count, seconds)
             except TimeoutError:
                 raise
             except OSError:
-                if not heard or loop.time() >= deadline:
+                seconds = deadline - loop.time()
+                if not heard or seconds <= 0:
                     raise  # a new one: the server is not well
-            finally:
-                timer.cancel()
 
-    async def _connected(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Line:
-        coming = self._coming.get(loop)
-        if coming is None:
-            self._forget_closed_loops()
-            coming = self._coming[loop] = loop.create_task(self._connect(loop))
-            coming.add_done_callback(_looked_at)
-        done, _ = await asyncio.wait([coming], timeout=max(0.0, deadline - loop.time()))
-        if not done:
-            raise TierTimeoutError(self._tier, "connect", "no connection came up within the budget")
-        if coming.cancelled():  # the loop is ending
-            msg = "it was closed"
-            raise ConnectionResetError(msg)
-        return coming.result()
+    def _new(self, loop: asyncio.AbstractEventLoop) -> Line:
+        for ended in [one for one in list(self._lines) if one.is_closed()]:
+            self._lines.pop(ended, None)
+        line = self._lines[loop] = Line(loop, self._dialer.wire)
+        line.connecting = loop.create_task(self._connect(line, loop))
+        return line
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop) -> Line:
-        dialer = self._dialer
+    async def _connect(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
+        dialer, greeting = self._dialer, self._dialer.address.greeting()
         try:
             connected, host = await self._workers.run(dialer.socket)
             try:
                 encrypted: dict[str, Any] = {}
                 if dialer.context is not None:
                     encrypted = {"ssl": dialer.context, "server_hostname": host, "ssl_handshake_timeout": CONNECTING}
-                make: Callable[[], Line] = lambda: Line(loop, dialer.wire)  # noqa: E731 - a factory
-                connected.setblocking(False)
-                _, line = await loop.create_connection(make, sock=connected, **encrypted)
+                connected.setblocking(False)  # noqa: FBT003 - it takes no keyword
+                await loop.create_connection(lambda: line, sock=connected, **encrypted)
             except BaseException:
                 connected.close()
                 raise
-            if greeting := dialer.address.greeting():
-                try:
-                    async with asyncio.timeout(CONNECTING):
-                        check_greeting(await line.say(dialer.wire.pack(greeting), len(greeting)))
-                except BaseException:
-                    line.hang_up()
-                    raise
-                line.heard = 0
-            self._lines[loop] = line
-            return line
+            await line.greet(dialer.wire.pack(greeting), len(greeting))
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to know
+            line.hang_up(error)
         finally:
-            self._coming.pop(loop, None)
-
-    def _forget_closed_loops(self) -> None:
-        for loop in [loop for loop in list(self._lines) if loop.is_closed()]:
-            self._lines.pop(loop, None)
-        for loop in [loop for loop in list(self._coming) if loop.is_closed()]:
-            self._coming.pop(loop, None)
+            line.connecting = None
+            if not line.ready:  # it was cancelled: the loop ends
+                line.hang_up()
 
     def drop(self) -> None:
         """Close the lines of all loops, each from inside of its loop."""
@@ -220,29 +291,3 @@ class Lines:
         """Close the line of the running loop."""
         if (line := self._lines.pop(asyncio.get_running_loop(), None)) is not None:
             line.hang_up()
-
-
-def _overdue(
-    loop: asyncio.AbstractEventLoop,
-    deadline: float,
-    future: asyncio.Future[list[Reply]],
-    line: Line,
-    heard: int,
-    again: bool = True,  # noqa: FBT001, FBT002 - timers pass arguments by place
-) -> None:
-    """Give up *future*, and the line if nothing has come since it asked."""
-    if future.done():
-        return
-    if again and (late := loop.time() - deadline) > _STALL:
-        # the loop was busy: what has come meanwhile could not be looked at yet
-        loop.call_later(min(late, 2 * _STALL), _overdue, loop, deadline, future, line, heard, False)  # noqa: FBT003
-        return
-    future.set_exception(TimeoutError())
-    if line.heard == heard:
-        line.hang_up(TimeoutError())
-
-
-def _looked_at(task: asyncio.Task[Line]) -> None:
-    """Look at an outcome for which nobody may wait any more."""
-    if not task.cancelled():
-        task.exception()

@@ -41,6 +41,9 @@ class Tier(Protocol):
 
     `name` is for events and statistics. `timeout`: the budget of one call in seconds. `ttl`: the longest this tier may keep an
     entry, in seconds, or None.
+
+    More may be said by attributes that need not be there. `keeps_time = True`: the coroutines bound themselves, and better than others
+    could; nobody need watch the time for them. `max_entry_bytes`: values that are larger are not handed over.
     """
 
     name: str
@@ -159,6 +162,15 @@ class Purges(Protocol):
 
     def purge(self) -> int:
         """Erase expired entries, as many as is quick; return how many."""
+        ...
+
+
+@runtime_checkable
+class Shared(Tier, Protocol):
+    """A tier that set-ups with different slowest tiers, hence different invalidation logs, may share by mistake."""
+
+    def swap_log_id(self, log_id: int) -> int | None:
+        """Note that the log of that epoch rules what is here; return which one did before. Called in the background."""
         ...
 
 

@@ -64,6 +64,7 @@ class RedisTier(ThreadedTier):
     """
 
     threads = 2  # for searches; everything else is asynchronous by itself
+    keeps_time = True
 
     def __init__(
         self,
