@@ -1,8 +1,8 @@
-"""LangChain's own suites for caches."""
+"""LangChain's own suites for caches, over every list of tiers that people use."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from langchain_core.caches import BaseCache
@@ -10,13 +10,25 @@ from langchain_tests.integration_tests import AsyncCacheTestSuite, SyncCacheTest
 
 from langchain_layered_cache import LayeredCache
 
-TIERS = {"memory": ["memory://"], "sqlite": ["sqlite:///{}"], "both": ["memory://", "sqlite:///{}"]}
+TIERS = {
+    "memory": ["memory"],
+    "sqlite": ["sqlite"],
+    "redis": ["redis"],
+    "mongodb": ["mongodb"],
+    "memory and sqlite": ["memory", "sqlite"],
+    "memory, redis and mongodb": ["memory", "redis", "mongodb"],
+}
 
 
 @pytest.fixture(params=TIERS)
-def layered(request: pytest.FixtureRequest, tmp_path: Path) -> BaseCache:
+def layered(request: pytest.FixtureRequest) -> Iterator[BaseCache]:
     """A cache over each list of tiers."""
-    return LayeredCache(*(url.format(tmp_path / "answers.db") for url in TIERS[request.param]))
+    urls = {"memory": lambda: "memory://", "sqlite": lambda: request.getfixturevalue("db")}
+    names = {"redis": "redis_url", "mongodb": "mongodb_url"}
+    tiers = [urls[tier]() if tier in urls else request.getfixturevalue(names[tier]) for tier in TIERS[request.param]]
+    cache = LayeredCache(*tiers)
+    yield cache
+    cache.close()
 
 
 class TestSync(SyncCacheTestSuite):

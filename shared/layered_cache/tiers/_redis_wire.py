@@ -126,7 +126,7 @@ def unreachable(tier: str, operation: str, error: BaseException) -> TierError:
         return error
     if isinstance(error, TimeoutError):
         return TierTimeoutError(tier, operation, "took longer than its budget")
-    if type(error).__name__ == "ReplyError":  # to the greeting
+    if isinstance(error, Exception) and type(error).__name__ == "ReplyError":  # to the greeting
         return refused(tier, operation, error)
     if isinstance(error, OutOfStepError):
         return TierUnavailableError(tier, operation, "the connection was out of step and is dropped")
