@@ -28,11 +28,11 @@ class Tale:
         history.now = lambda: self.now
         return history
 
-    def told(self, max_staleness: float = 2.0) -> Verdict:
-        return History.of(*(history._lines for history in self.processes.values())).verdict(max_staleness=max_staleness)
+    def told(self, **limits: float) -> Verdict:
+        return History.of(*(history._lines for history in self.processes.values())).verdict(**limits)
 
-    def kinds(self, max_staleness: float = 2.0) -> list[str]:
-        return [violation.kind for violation in self.told(max_staleness).violations]
+    def kinds(self, **limits: float) -> list[str]:
+        return [violation.kind for violation in self.told(**limits).violations]
 
 
 @pytest.fixture
@@ -179,6 +179,23 @@ def test_what_the_cache_calls_unverified_may_be_stale_and_no_more(tale: Tale) ->
 
     assert tale.kinds() == ["wrong key"]
     assert tale.told().unverified == 2
+
+
+def test_what_is_unverified_ends_when_it_should(tale: Tale) -> None:
+    """Where that is asked: a cache may go on with what it knew for so long, and with its own removals not at all."""
+    values = [tale.at(1.0).answer(key) for key in ("key", "own")]
+    tale.at(3.0).removed(called=2.0, key="key")
+    tale.at(3.0, "there").removed(called=2.0, key="own")
+    tale.at(9.0, "there").read("key", values[0], began=8.0, verified=False)
+
+    assert tale.kinds(max_unverified=5.1) == []
+    assert tale.kinds(max_unverified=4.9) == ["stale"]
+    assert "unverified" in str(tale.told(max_unverified=4.9).violations[0])
+
+    tale.at(9.0, "there").read("own", values[1], began=3.1, verified=False)
+    assert tale.kinds(max_unverified=5.1) == ["stale"]
+    tale.at(9.0, "there").read("key", values[0], began=4.0)
+    assert tale.kinds(max_unverified=5.1) == ["stale"]  # what was read verified is judged by its own moment
 
 
 def test_only_a_read_that_could_have_been_stale_was_at_risk(tale: Tale) -> None:

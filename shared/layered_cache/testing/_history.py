@@ -19,7 +19,8 @@ The law, for each answer that a read got:
 - Its computation was written down, hence begun, by somebody; who was killed right after has begun it, too. Not one byte of it differs.
 - It was computed for what the read asked for.
 - It is not stale: no removal of it (of its key, a tag of it, its model, its namespace) that had *returned* before the read *began* had
-  been *called* after its computation began. For the removals of other processes: that had returned more than `max_staleness` before.
+  been *called* after its computation began. For the removals of other processes: that had returned more than `max_staleness` before;
+  `max_unverified` before, if the cache said of the answer that it could not know.
 
 Nothing is said of what happens at the same time: an answer may be served, or be void, whose computation or whose read overlaps the
 removal; a removal that never returned (it failed, or its caller was killed or cancelled) binds nobody. Nothing is said of hits,
@@ -46,7 +47,7 @@ from typing import Any, Literal, TypeAlias
 NEVER = float("-inf")
 
 _Label: TypeAlias = "tuple[str, ...]"  # something that many answers have in common, and a removal names
-_Read: TypeAlias = "tuple[str, str, str]"  # key asked for, value, process
+_Read: TypeAlias = "tuple[str, str, str, bool]"  # key asked for, value, process, whether the cache could know
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,9 @@ class Verdict:
         answers: Computations that were begun.
         removals: Those that returned.
         reads: All, `hits` of them with an answer.
-        unverified: Hits of which the cache itself said that it could not know; they are judged by all but staleness.
+        unverified: Hits of which the cache itself said that it could not know; their staleness is judged by `max_unverified`, if at all.
         at_risk: Answers that a process read when an earlier answer to the same was removed for it: where staleness could have shown.
-        violations: One for each answer and reading process.
+        violations: One for each answer, reading process, and whether it could know.
     """
 
     answers: int
@@ -181,8 +182,12 @@ class History:
 
     # --- judging
 
-    def verdict(self, *, max_staleness: float = 2.0) -> Verdict:
-        """Judge every read; *max_staleness*: how many seconds after its return a removal binds other processes.
+    def verdict(self, *, max_staleness: float = 2.0, max_unverified: float | None = None) -> Verdict:
+        """Judge every read.
+
+        Args:
+            max_staleness: How many seconds after its return a removal binds other processes.
+            max_unverified: The same where the cache said that it could not know; None: it does not bind them then.
 
         A line without an end is left out: its writer was killed before it was acknowledged to him.
 
@@ -193,7 +198,7 @@ class History:
         for line in self._all_lines():
             if line.endswith(b"\n"):
                 judge.take(json.loads(line))
-        return judge.verdict(max_staleness)
+        return judge.verdict(max_staleness, max_unverified)
 
     def _all_lines(self) -> Generator[bytes]:
         for source in self._sources:
@@ -264,10 +269,10 @@ class _Judge:
             self.misses += 1
             return
         self.unverified += not verified
-        read = (key, value, process)
-        self.latest[read] = max(self.latest.get(read, NEVER), began if verified else NEVER)
+        read = (key, value, process, verified)
+        self.latest[read] = max(self.latest.get(read, NEVER), began)
 
-    def verdict(self, max_staleness: float) -> Verdict:
+    def verdict(self, max_staleness: float, max_unverified: float | None) -> Verdict:
         for removals in self.removals.values():
             removals.sort()
         earliest: dict[str, float] = {}
@@ -275,17 +280,20 @@ class _Judge:
             earliest[key] = min(computed, earliest.get(key, computed))
         at_risk = 0
         violations: list[Violation] = []
-        for (key, value, process), began in sorted(self.latest.items(), key=itemgetter(1)):
+        for (key, value, process, verified), began in sorted(self.latest.items(), key=itemgetter(1)):
             if value not in self.answers:
                 violations.append(Violation("written by nobody", f"{process} asked for {key!r} and got {value!r:.200}"))
                 continue
             written_for, computed, labels = self.answers[value]
             if written_for != key:
                 violations.append(Violation("wrong key", f"{process} asked for {key!r} and got {value}"))
-            bound = max((self._bound(label, process, began, max_staleness), label) for label in labels)
+            if (late := max_staleness if verified else max_unverified) is None:
+                continue
+            bound = max((self._bound(label, process, began, late), label) for label in labels)
             at_risk += earliest.get(key, bound[0]) < bound[0]
             if computed < bound[0]:
-                text = f"{process} asked at {began:.6f} and got {value}, removed by {'/'.join(bound[1])}, called at {bound[0]:.6f}"
+                got = "got" if verified else "got, unverified,"
+                text = f"{process} asked at {began:.6f} and {got} {value}, removed by {'/'.join(bound[1])}, called at {bound[0]:.6f}"
                 violations.append(Violation("stale", text))
         return Verdict(
             answers=len(self.answers),
