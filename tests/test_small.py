@@ -120,6 +120,7 @@ def test_redaction() -> None:
         "shown": ["text", "Connection(host='h', password='canary-9', api_key = \"canary-10\", token: canary-11)"],
         "pairs": [["api_key", "canary-12"], ["x", 1]],
         "cookies": {"session": "canary-13"},
+        "default_query": {"sig": "canary-14", "Signature": "canary-15"},
         "max_tokens": 5,
         "password": None,
         "n": [1, 2.5, True],

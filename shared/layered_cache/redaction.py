@@ -21,7 +21,7 @@ REDACTED = "[redacted]"
 _SECRET_NAMES = frozenset({
     "authorization", "proxy_authorization", "x_api_key", "api_key", "apikey", "key", "token", "secret", "password", "passwd",
     "pwd", "passphrase", "cookie", "cookies", "set_cookie", "credentials", "credential", "private_key", "auth", "bearer", "dsn",
-    "connection_string",
+    "connection_string", "sig", "signature",
 })  # fmt: skip
 _SECRET_ENDINGS = (
     "_api_key", "_apikey", "_token", "_secret", "_password", "_passwd", "_cookie", "_credentials", "_private_key", "_access_key",

@@ -107,16 +107,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         owner = cast("_Server", self.server).owner
         body = cast("Json", json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        path = self.path.partition("?")[0]
         status = owner.take(body)
         if owner.latency:
             time.sleep(owner.latency)
         if status is not None:
             self._send({"error": {"message": "as was asked for", "type": "server_error", "code": None}}, status)
-        elif self.path.endswith("/chat/completions"):
+        elif path.endswith("/chat/completions"):
             self._answer(body, _chat(body, owner.reply), _chat_chunks)
-        elif self.path.endswith("/completions"):
+        elif path.endswith("/completions"):
             self._answer(body, _completion(body, owner.reply), _completion_chunks)
-        elif self.path.endswith("/embeddings"):
+        elif path.endswith("/embeddings"):
             self._send(_embeddings(body))
         else:
             self._send({"error": {"message": f"no such path: {self.path}", "type": "invalid_request_error"}}, 404)
