@@ -13,13 +13,16 @@ THEMES ?=
 DEMO = $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(if $(COLUMN),--column "$(COLUMN)") $(if $(DRAWS),--draws $(DRAWS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow servers lint format bench bench-quick lowest mutants clean
+.PHONY: help demo demo-servers test slow servers lint format bench bench-quick lowest mutants clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.demo  ## a FAQ bot without cache, with it, and again in a new process (QUESTIONS=file.csv COLUMN=text DRAWS=10000)
 	$(BIN)/python examples/faq_bot.py $(DEMO) $(ARGS)
+
+demo-servers: $(VENV)/.test servers  ## the same bot on Redis and MongoDB: two processes, then Redis is stopped, then MongoDB too
+	PYTHONPATH=tests $(BIN)/python examples/faq_bot_on_servers.py
 
 test: $(VENV)/.test servers  ## the ordinary suite (ARGS="-k name" for a part of it)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

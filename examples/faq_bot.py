@@ -130,8 +130,8 @@ def in_a_new_process(questions: list[str], url: str | None, file: str) -> Outcom
     return Outcome(**json.loads(done.stdout))
 
 
-def show(outcomes: dict[str, Outcome], asked: int, distinct: int) -> None:
-    """Print the table, and the line for machines."""
+def show(outcomes: dict[str, Outcome], asked: int, distinct: int, names: dict[str, str] = PHASES) -> None:
+    """Print the table, with these *names* of phases, and the line for machines."""
     table = Table(title=f"{asked:,} questions, {distinct:,} of them distinct")
     for name in ("", "model calls", "seconds", "tokens", "dollars", "hits by tier"):
         table.add_column(name, justify="left" if name in {"", "hits by tier"} else "right")
@@ -139,7 +139,7 @@ def show(outcomes: dict[str, Outcome], asked: int, distinct: int) -> None:
         lookups = sum(outcome.stats["hits"].values()) + outcome.stats["misses"]
         hits = ", ".join(f"{tier} {count / lookups:.1%}" for tier, count in outcome.stats["hits"].items()) or "-"
         table.add_row(
-            PHASES[phase], f"{outcome.model_calls:,}", f"{outcome.seconds:.2f}", f"{outcome.tokens:,}", f"{outcome.dollars:.4f}", hits
+            names[phase], f"{outcome.model_calls:,}", f"{outcome.seconds:.2f}", f"{outcome.tokens:,}", f"{outcome.dollars:.4f}", hits
         )
     Console().print(table)
     summary = {

@@ -137,6 +137,7 @@ def test_redaction() -> None:
         "shown": ["text", f"Connection(host='h', password={REDACTED}, api_key = {REDACTED}, token: {REDACTED})"],
         "pairs": [["api_key", REDACTED], ["x", 1]],
         "cookies": REDACTED,
+        "default_query": {"sig": REDACTED, "Signature": REDACTED},
         "max_tokens": 5,
         "password": None,
         "n": [1, 2.5, True],
