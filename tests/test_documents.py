@@ -11,10 +11,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import certifi
 import nbformat
 import pytest
+import redis
 from layered_cache.config import load_settings
 from layered_cache.testing import OpenAIServer
+from layered_cache.tiers._registry import open_tier
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +39,7 @@ def test_the_readmes_programs_run(block: str, server: OpenAIServer, tmp_path: Pa
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    if "set_llm_cache" in block:
+    if "model.invoke" in block:
         assert server.calls == 1
         assert "1 of 2 from the cache" in done.stdout
 
@@ -51,6 +54,42 @@ def test_the_readmes_configuration_is_read(tmp_path: Path, monkeypatch: pytest.M
 
     assert (settings.namespace, settings.policy.write) == ("shop", "behind")
     assert [tier.name for tier in settings.open_tiers()] == ["memory", "sqlite"]
+
+
+URLS = re.findall(r"((?:redis|rediss|mongodb)(?:\+\w+)?://[^\s`\"]+)", README)
+
+
+@pytest.mark.parametrize("url", sorted(set(URLS)))
+def test_the_readmes_urls_are_understood(url: str) -> None:
+    """Each of them; nothing is connected to."""
+    bare = url if "host" not in url or "/" in url.partition("://")[2] else f"{url}/0"
+    tier = open_tier(bare.replace("/etc/ssl/ca.pem", certifi.where()))
+
+    assert tier.name in {"redis", "mongodb"}
+    tier.close()
+
+
+def test_the_readmes_program_for_production(redis_url: str, mongodb_url: str, server: OpenAIServer, tmp_path: Path) -> None:
+    """On real servers: a second process has the answer from Redis, a third one, whose Redis is empty, from MongoDB."""
+    (block,) = [block for block in blocks("python") if "mongodb://localhost" in block]
+    block = block.replace("redis://localhost:6379/0", redis_url).replace("mongodb://localhost:27017/llm", mongodb_url)
+    program = f"""{block}
+from langchain_openai import ChatOpenAI
+print(ChatOpenAI(model="gpt-4o-mini").invoke("Why is the sky blue?").content)
+print(*cache.stats().hits_by_tier)
+cache.close()
+"""
+    environment = {**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none"}
+    told: list[str] = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60)
+        told.append(done.stdout.splitlines()[-1])
+        if len(told) == 2:
+            with redis.Redis.from_url(redis_url) as client:
+                client.flushdb()
+
+    assert told == ["", "redis", "mongodb"]
+    assert server.calls == 1
 
 
 def test_the_readme_names_what_is_there() -> None:
