@@ -336,6 +336,33 @@ async def test_a_storm_of_cancelled_reads(mongodb_url: str, cancels: int) -> Non
     await tier.aclose()
 
 
+async def test_many_wait_for_a_connection_of_a_server_that_is_silent(mongodb_url: str, proxy_to: Proxies) -> None:
+    """Their time is over while they wait, and they are cancelled just then: whoever comes later gets connections all the same."""
+    proxy = proxy_to(mongodb_url)
+    tier = MongoTier(f"{proxy.url}?maxPoolSize=2", timeout=BUDGET)
+    await tier.aset_many([LARGE])
+
+    async def read() -> bool:
+        with suppress(TierError):
+            return bool(await tier.aget_many([LARGE.key]))
+        return False
+
+    proxy.set(hold="down")
+    for _ in range(4):
+        done, late = await asyncio.wait([asyncio.ensure_future(read()) for _ in range(200)], timeout=5.0)
+        assert not late
+        assert not any(task.result() for task in done)
+    proxy.clear()
+
+    for _ in range(100):
+        if await read():
+            break
+        await asyncio.sleep(0.05)
+    else:
+        pytest.fail("it is not read any more")
+    await tier.aclose()
+
+
 @pytest.mark.parametrize("faults", [{"flip": 0.0005}, {"duplicate": True}, {"slice": 7}, {"flip": 0.0002, "slice": 100}], ids=repr)
 def test_replies_that_are_hurt(mongodb_url: str, proxy_to: Proxies, world: World, faults: dict[str, Any]) -> None:
     """Bits turn over, bytes come twice or in pieces: a miss or a `TierError`, never another answer."""

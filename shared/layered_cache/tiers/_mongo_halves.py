@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -34,6 +35,9 @@ _KNOCK_EVERY = 0.5
 _LOOK_EVERY = 0.003  # the client's listeners hear of a change up to a second late: looking is quicker
 _GRACE = 0.01
 _GOODBYE = 0.2  # seconds for saying it to the server
+# Python 3.11 waits with a limit in a task of its own. Who is cancelled while the client ends such a task, as its time is over, leaves
+# the lock of the client's connections taken: every later call would wait for ever. So there, what is under way is not cancelled but left
+_MAY_CANCEL = sys.version_info >= (3, 12)
 
 _parents: list[object] = []  # a child must not close what it inherited from its parent, so it stays
 
@@ -268,12 +272,34 @@ class LoopHalf(Half):
     _task: asyncio.Task[None] | None = None
     _until_the_end: AsyncGenerator[None, None] | None = None
 
+    def begin(self) -> None:
+        """See Half."""
+        super().begin()
+        self._under_way: set[asyncio.Future[Any]] = set()
+
     async def within(self, seconds: float, work: Work[T], handles: Handles) -> T:
         """See Half."""
         seconds = max(seconds, 0.001)
         with pymongo.timeout(seconds):
+            if not _MAY_CANCEL:
+                return await self._left_alone(work(self, handles), seconds + _GRACE)
             async with asyncio.timeout(seconds + _GRACE):
                 return await work(self, handles)
+
+    async def _left_alone(self, work: Awaitable[T], seconds: float) -> T:
+        """Return what *work* returns within *seconds*. After that, or a cancellation, it goes on to its own end, which is near."""
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: nobody may wait for it any more
 
     async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - of the client
         """See Half."""
