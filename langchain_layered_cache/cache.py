@@ -135,11 +135,8 @@ class LayeredCache(BaseCache):
             key = self._key(prompt, llm_string)
             if key is None:
                 return None
-            if (value := self._peek(key)) is None:
-                entry = self._cache.get(key)
-                if entry is None:
-                    return None
-                value = entry.value
+            if (value := self._peek(key)) is None and (value := self._cache.fetch(key)) is None:
+                return None
             return self._decoded(key, value)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             return self._failed("lookup", error)
@@ -150,11 +147,8 @@ class LayeredCache(BaseCache):
             key = self._key(prompt, llm_string)
             if key is None:
                 return None
-            if (value := self._peek(key)) is None:
-                entry = await self._cache.aget(key)
-                if entry is None:
-                    return None
-                value = entry.value
+            if (value := self._peek(key)) is None and (value := await self._cache.afetch(key)) is None:
+                return None
             return self._decoded(key, value)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             return self._failed("lookup", error)

@@ -30,6 +30,7 @@ from layered_cache.keys import (
     child_namespace,
     digest_of,
     feed,
+    is_digest_of,
     make_key,
     namespace_of,
     prompt_digest,
@@ -283,8 +284,13 @@ def test_whatever_a_key_is_its_digest_has_32_bytes() -> None:
     lengths = [f"lc1:app:{other}" for other in ("", text[:40], text[:-1], text + "A", text * 2)]
 
     assert base64.urlsafe_b64encode(digest_of(made)).decode() == text + "="
-    for key in (*others, *lengths, "lc1:app:é" + text[1:], "lc1:app:" + "!" * 43, "lc1:app:!!!" + text[3:]):
+    no_base64 = [f"lc1:app:{other}" for other in ("é" + text[1:], "!" * 43, "!!!" + text[3:], "+/" + text[2:], "A" * 42 + "=")]
+    for key in (*others, *lengths, *no_base64):
         assert digest_of(key) == hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(), key
+
+    for digest in (digest_of(made), *(digest_of(key) for key in (*others, *lengths, *no_base64)), bytes(32), b"\xff" * 32):
+        for key in (made, *others, *lengths, *no_base64, "lc1:app:" + "_" * 42 + "8", "lc9:app:" + "A" * 43):
+            assert is_digest_of(digest, key) is (digest == digest_of(key)), key
 
 
 def test_the_namespace_in_a_key() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -84,6 +87,20 @@ entries = st.builds(
 def test_any_entry_comes_back(entry: Entry) -> None:
     """Every field, to the microsecond."""
     assert decode(encode(entry), entry.key) == entry
+
+
+def test_an_entry_that_was_read_is_one_like_any_other() -> None:
+    """Though it is made on a shorter way: nobody changes it, and it can be copied, pickled, compared and told from others."""
+    made = an_entry(model=None, tags=())
+    read = decode(encode(made), made.key)
+
+    assert isinstance(read, Entry)
+    assert type(read) is Entry
+    assert (read, hash(read), repr(read)) == (made, hash(made), repr(made))
+    assert pickle.loads(pickle.dumps(read)) == copy.deepcopy(read) == made
+    assert (read.request, read.response, dataclasses.replace(read, cost_usd=1.0).cost_usd) == (None, None, 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.value = b""  # type: ignore[misc]
 
 
 @settings(max_examples=1000, deadline=None)

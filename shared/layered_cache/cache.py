@@ -130,13 +130,21 @@ class TieredCache:
     def peek(self, key: str) -> bytes | None:
         """Return the value of *key* if memory has it and it may be served as it is; else None. It never waits.
 
-        The short cut of adapters; after None, `get` asks all tiers.
+        The short cut of adapters; after None, `fetch` asks all tiers.
         """
         slot = self._engine.peek(key)
         return None if slot is None else slot[SLOT_VALUE]
 
+    def fetch(self, key: str) -> bytes | None:
+        """Return the value of *key*, a key of this namespace, from whichever tier has it, or None: for adapters, which have peeked."""
+        return _value(run(self._engine.read(self._blocking, (key,))), key)
+
+    async def afetch(self, key: str) -> bytes | None:
+        """See fetch."""
+        return _value(await self._engine.read(self._asyncio, (key,)), key)
+
     def reject(self, key: str, reason: str) -> None:
-        """Note that what `peek` or `get` returned for *key* cannot be read: for its caller that was a miss."""
+        """Note that what `peek` or `fetch` returned for *key* cannot be read: for its caller that was a miss."""
         self._engine.rejected(key, caller(), reason)
 
     def report(self, event: Event) -> None:
@@ -167,12 +175,12 @@ class TieredCache:
     def get_many(self, requests: Iterable[Request], *, stale: bool = False) -> dict[Request, Entry]:
         """Return the entries of *requests*, in one round trip per tier; absent ones are absent."""
         keys = self._keys(requests)
-        return _by_request(keys, run(self._engine.read(self._blocking, keys.values(), stale=stale)))
+        return _by_request(keys, run(self._engine.read(self._blocking, list(dict.fromkeys(keys.values())), stale=stale)))
 
     async def aget_many(self, requests: Iterable[Request], *, stale: bool = False) -> dict[Request, Entry]:
         """See get_many."""
         keys = self._keys(requests)
-        return _by_request(keys, await self._engine.read(self._asyncio, keys.values(), stale=stale))
+        return _by_request(keys, await self._engine.read(self._asyncio, list(dict.fromkeys(keys.values())), stale=stale))
 
     # --- set
 
@@ -410,6 +418,11 @@ class TieredCache:
 def _entry(found: Mapping[str, Hit], key: str) -> Entry | None:
     hit = found.get(key)
     return None if hit is None else hit.entry
+
+
+def _value(found: Mapping[str, Hit], key: str) -> bytes | None:
+    hit = found.get(key)
+    return None if hit is None else hit.entry.value
 
 
 def _by_request(keys: Mapping[Request, str], found: Mapping[str, Hit]) -> dict[Request, Entry]:

@@ -73,7 +73,7 @@ class Counters:
         self._local = local
         self._hits: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
-        self._saved = Savings(0, 0.0, 0.0)
+        self._tokens, self._usd, self._seconds = 0, 0.0, 0.0
         self.after_fork()
         _forks.restart_in_child(self)
 
@@ -84,8 +84,7 @@ class Counters:
     def hit(self, tier: str, saved: Savings) -> None:
         """Count a hit of *tier*."""
         with self._lock:
-            self._hits[tier] += 1
-            self._add(saved)
+            self._add(tier, saved, 1)
 
     def void(self) -> None:
         """Count an entry that was found and was void."""
@@ -98,13 +97,12 @@ class Counters:
         with self._lock:
             self._counts[event.kind if detail is None else f"{event.kind} {detail}"] += event.count
 
-    def _add(self, saved: Savings, hits: int = 1) -> None:
-        old = self._saved
-        self._saved = Savings(
-            old.tokens + saved.tokens * hits,
-            old.cost_usd + saved.cost_usd * hits,
-            old.seconds + saved.seconds * hits,
-        )
+    def _add(self, tier: str, saved: Savings, hits: int) -> None:
+        tokens, usd, seconds = saved
+        self._hits[tier] += hits
+        self._tokens += tokens * hits
+        self._usd += usd * hits
+        self._seconds += seconds * hits
 
     def read_tape(self) -> None:
         """Add up what is on the tape."""
@@ -112,8 +110,7 @@ class Counters:
             tape, read = self.tape, len(self.tape)
             # the same entry is hit again and again: count first, read the facts once
             for facts, hits in Counter(tape.popleft() for _ in range(read)).items():
-                self._hits[self._local or ""] += hits
-                self._add(savings(facts), hits)
+                self._add(self._local or "", savings(facts), hits)
 
     @property
     def uses(self) -> int:
@@ -125,7 +122,8 @@ class Counters:
         """Return what was counted so far."""
         self.read_tape()
         with self._lock:
-            counts, hits, saved = Counter(self._counts), dict(self._hits), self._saved
+            counts, hits = Counter(self._counts), dict(self._hits)
+            saved = Savings(self._tokens, self._usd, self._seconds)
         return Stats(
             hits_by_tier=hits,
             misses=counts["miss"],

@@ -24,10 +24,10 @@ import math
 import struct
 import threading
 import zlib
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
-from layered_cache.entry import FINISHES, Entry, Finish, Refused, Savings, Ticket, Usage
-from layered_cache.keys import digest_of, write_json
+from layered_cache.entry import FINISHES, Entry, Finish, Refused, Savings, Ticket, Usage, entry_of
+from layered_cache.keys import digest_of, is_digest_of, write_json
 from layered_cache.redaction import redacted_request
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ _FACTS = struct.Struct("<16sqqqqqiiddB")
 _SIZES = struct.Struct("<IIII")  # texts, request, payload as stored, payload as it was
 _TEXT = struct.Struct("<I")
 _CHECKSUM = struct.Struct("<I")
-_BODY = _HEAD.size + _FACTS.size + _SIZES.size
+_BEGINNING = struct.Struct(f"{_HEAD.format}{_FACTS.size}s{_SIZES.format[1:]}")  # all of them, at once
+_BODY = _BEGINNING.size
+_SEALED = 0x2144DF1C  # the checksum of anything that has its checksum behind it
 _MAX_TOKENS = 2**31 - 1
 _UNKNOWN_TOKENS = -1
 
@@ -96,22 +98,23 @@ class Texts(NamedTuple):
 def unpack_facts(facts: bytes, *, key: str, value: bytes, texts: Texts) -> Entry:
     """Return the entry that *facts*, *texts* and *value* make up under *key*."""
     prompt, created, fresh, keep, epoch, seq, tokens_in, tokens_out, cost, compute, finish = _FACTS.unpack(facts)
-    return Entry(
-        key=key,
-        value=value,
-        codec=texts.codec,
-        namespace=texts.namespace,
-        model=texts.model,
-        tags=texts.tags,
-        prompt_digest=prompt,
-        created_at=created / 1e6,
-        fresh_until=fresh / 1e6,
-        keep_until=keep / 1e6,
-        born=Ticket(epoch, seq),
-        finish=_FINISH_OF.get(finish),
-        usage=None if tokens_in == _UNKNOWN_TOKENS else Usage(tokens_in, tokens_out),
-        cost_usd=None if cost != cost else cost,  # noqa: PLR0124 - not equal to itself: NaN
-        compute_seconds=None if compute != compute else compute,  # noqa: PLR0124
+    namespace, codec, model, tags = texts
+    return entry_of(
+        key,
+        value,
+        codec,
+        namespace,
+        model,
+        tags,
+        prompt,
+        created / 1e6,
+        fresh / 1e6,
+        keep / 1e6,
+        Ticket(epoch, seq),
+        _FINISH_OF.get(finish),
+        None if tokens_in == _UNKNOWN_TOKENS else Usage(tokens_in, tokens_out),
+        None if cost != cost else cost,  # noqa: PLR0124 - not equal to itself: NaN
+        None if compute != compute else compute,  # noqa: PLR0124
     )
 
 
@@ -154,17 +157,19 @@ def decode(data: bytes, key: str) -> Entry | Refused:
     opened = _open(data)
     if isinstance(opened, Refused):
         return opened
-    flags, digest, texts_end, request_end, payload_end, value_size = opened
-    if digest != digest_of(key):
+    flags, digest, facts, texts_end, request_end, value_size = opened
+    if not is_digest_of(digest, key):
         return FOREIGN
     try:
-        texts = _unpack_texts(data[_BODY:texts_end], has_model=bool(flags & FLAG_MODEL))
-        value = _expanded(data[request_end:payload_end], value_size) if flags & FLAG_ZSTD else data[request_end:payload_end]
-        if isinstance(value, Refused):
-            return value
+        texts = _unpack_texts(data[_BODY:texts_end], flags & FLAG_MODEL)
+        value: bytes | Refused = data[request_end : -_CHECKSUM.size]
+        if flags & FLAG_ZSTD:
+            value = _expanded(value, value_size)
+            if isinstance(value, Refused):
+                return value
         if len(value) != value_size:
             return Refused("its value has another size than it says", erase=True)
-        return unpack_facts(data[_HEAD.size : _HEAD.size + _FACTS.size], key=key, value=value, texts=texts)
+        return unpack_facts(facts, key=key, value=value, texts=texts)
     except (ValueError, IndexError, struct.error):  # it passed its checksum, so somebody wrote it so
         return Refused("its parts make no entry", erase=True)
 
@@ -176,14 +181,12 @@ def decode_facts(beginning: bytes, key: str) -> Entry | None:
     """
     if len(beginning) < _BODY or beginning[:3] != MAGIC or beginning[3] != VERSION:
         return None
-    _magic, _version, flags, digest = _HEAD.unpack_from(beginning)
-    texts_size: int = _SIZES.unpack_from(beginning, _HEAD.size + _FACTS.size)[0]
+    _magic, _version, flags, digest, facts, texts_size, _request, _payload, _value = _BEGINNING.unpack_from(beginning)
     texts = beginning[_BODY : _BODY + texts_size]
-    if flags & ~_KNOWN_FLAGS or digest != digest_of(key) or len(texts) < texts_size:
+    if flags & ~_KNOWN_FLAGS or not is_digest_of(digest, key) or len(texts) < texts_size:
         return None
     try:
-        named = _unpack_texts(texts, has_model=bool(flags & FLAG_MODEL))
-        return unpack_facts(beginning[_HEAD.size : _HEAD.size + _FACTS.size], key=key, value=b"", texts=named)
+        return unpack_facts(facts, key=key, value=b"", texts=_unpack_texts(texts, flags & FLAG_MODEL))
     except (ValueError, IndexError, struct.error):
         return None
 
@@ -193,7 +196,7 @@ def decode_request(data: bytes) -> Mapping[str, object] | None:
     opened = _open(data)
     if isinstance(opened, Refused):
         return None
-    flags, _digest, texts_end, request_end, _payload_end, _size = opened
+    flags, _digest, _facts, texts_end, request_end, _size = opened
     section: bytes | Refused = data[texts_end:request_end]
     if flags & FLAG_REQUEST_ZSTD:
         section = _expanded(section, None)
@@ -206,13 +209,8 @@ def decode_request(data: bytes) -> Mapping[str, object] | None:
     return cast("Mapping[str, object]", found) if isinstance(found, dict) else None
 
 
-class _Opened(NamedTuple):
-    flags: int
-    digest: bytes
-    texts_end: int
-    request_end: int
-    payload_end: int
-    value_size: int
+_Opened: TypeAlias = tuple[int, bytes, bytes, int, int, int]
+"""Flags, digest of the key, facts, where the texts end, where the request ends, size of the value."""
 
 
 def _open(data: bytes) -> _Opened | Refused:
@@ -224,17 +222,16 @@ def _open(data: bytes) -> _Opened | Refused:
     if len(data) <= _BODY + _CHECKSUM.size or data[3] != VERSION:
         known = len(data) > len(MAGIC) and data[3] == VERSION
         return Refused("it is cut short" if known else "it has an unknown version", erase=known)
-    if zlib.crc32(memoryview(data)[: -_CHECKSUM.size]) != _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)[0]:
+    if zlib.crc32(data) != _SEALED:
         return Refused("its checksum does not fit", erase=True)
-    _magic, _version, flags, digest = _HEAD.unpack_from(data)
+    _magic, _version, flags, digest, facts, texts, request, payload, value_size = _BEGINNING.unpack_from(data)
     if flags & ~_KNOWN_FLAGS:
         return Refused("it has an unknown flag", erase=False)
-    texts, request, payload, value_size = _SIZES.unpack_from(data, _HEAD.size + _FACTS.size)
     if _BODY + texts + request + payload + _CHECKSUM.size != len(data):
         return Refused("its parts do not add up", erase=True)
     if value_size > MAX_VALUE:
         return Refused("its value is larger than a value may be", erase=False)
-    return _Opened(flags, digest, _BODY + texts, _BODY + texts + request, len(data) - _CHECKSUM.size, value_size)
+    return flags, digest, facts, _BODY + texts, _BODY + texts + request, value_size
 
 
 def _pack_texts(texts: Iterable[str]) -> bytes:
@@ -246,7 +243,7 @@ def _pack_texts(texts: Iterable[str]) -> bytes:
 
 
 @functools.lru_cache(maxsize=1024)  # most entries of a process have the same ones
-def _unpack_texts(data: bytes, *, has_model: bool) -> Texts:
+def _unpack_texts(data: bytes, has_model: int) -> Texts:
     texts: list[str] = []
     at = 0
     while at < len(data):

@@ -41,39 +41,39 @@ class Asyncio:
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """See Effects."""
-        return await _within(tier, "read", tier.aget_many(keys))
+        return await _within(tier, "read", None, tier.aget_many, keys)
 
     async def write(self, tier: Tier, entries: Sequence[Entry]) -> None:
         """See Effects."""
-        await _within(tier, "write", tier.aset_many(entries))
+        await _within(tier, "write", None, tier.aset_many, entries)
 
     async def erase(self, tier: Tier, keys: Sequence[str]) -> int:
         """See Effects."""
-        return await _within(tier, "delete", tier.adelete_many(keys))
+        return await _within(tier, "delete", None, tier.adelete_many, keys)
 
     async def erase_where(self, tier: Queryable, namespace: str, scope: Scope, born_before: int) -> int:
         """See Effects."""
-        return await _within(tier, "search", tier.aerase_where(namespace, scope, born_before), _SEARCH)
+        return await _within(tier, "search", _SEARCH, tier.aerase_where, namespace, scope, born_before)
 
     async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
         """See Effects."""
-        return await _within(tier, "search", tier.acount_where(namespace, scope), _SEARCH)
+        return await _within(tier, "search", _SEARCH, tier.acount_where, namespace, scope)
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""
-        return await _within(authority, "read the log", authority.aread_log(seen))
+        return await _within(authority, "read the log", None, authority.aread_log, seen)
 
     async def open_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""
-        return await _within(authority, "open the log", authority.aopen_log(seen))
+        return await _within(authority, "open the log", None, authority.aopen_log, seen)
 
     async def append_log(self, authority: Authority, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
         """See Effects."""
-        return await _within(authority, "write the log", authority.aappend_log(namespace, scope, seen, before), _SEARCH)
+        return await _within(authority, "write the log", _SEARCH, authority.aappend_log, namespace, scope, seen, before)
 
     async def restart_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""
-        return await _within(authority, "restart the log", authority.arestart_log(seen))
+        return await _within(authority, "restart the log", None, authority.arestart_log, seen)
 
     async def join(self, future: Future[T], seconds: float, lost: Callable[[], bool]) -> bool:
         """See Effects."""
@@ -114,16 +114,15 @@ def _looked_at(waiter: asyncio.Future[Any]) -> None:
         waiter.exception()
 
 
-async def _within(tier: object, operation: str, call: Awaitable[T], budget: float | None = None) -> T:
-    """Return the outcome of *call*, which gets its tier's budget and some grace."""
+async def _within(tier: object, operation: str, budget: float | None, call: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Return the outcome of *call*, which gets *budget*, or its tier's and some grace."""
     named = cast("Tier", tier)
     try:
-        budget = named.timeout * _GRACE if budget is None else budget
-        if not budget or getattr(tier, "keeps_time", False):  # a tier in memory never waits, and some can be relied upon
-            return await call
-        deadline = asyncio.timeout(budget)
-        async with deadline:
-            return await call
+        # a tier in memory never waits, and some can be relied upon
+        if getattr(tier, "keeps_time", False) or not (budget := named.timeout * _GRACE if budget is None else budget):
+            return await call(*args)
+        async with asyncio.timeout(budget):
+            return await call(*args)
     except TimeoutError as error:
         if isinstance(error, TierError):
             raise

@@ -102,16 +102,15 @@ class Engine:
                 self.observers(self._hit_event(Hit(slot_entry(key, slot), local.name)))
         return slot
 
-    async def read(self, fx: Effects, keys: Iterable[str], *, stale: bool = False, leave: bool = True) -> dict[str, Hit]:
+    async def read(self, fx: Effects, keys: Sequence[str], *, stale: bool = False, leave: bool = True) -> dict[str, Hit]:
         """Return what the tiers hold for *keys*, and count; absent keys are absent.
 
         Args:
             fx: The caller's world.
-            keys: Duplicates are asked once.
+            keys: Each of them once.
             stale: As for `look_up`.
             leave: Whether a miss leaves a ticket for the answer that its caller may store.
         """
-        keys = list(dict.fromkeys(keys))
         found, view, trust = await self.look_up(fx, keys, stale=stale)
         for hit in found.values():
             self.note_hit(hit, verified=trust is Trust.ALL)
@@ -131,23 +130,40 @@ class Engine:
 
         With *stale*, an entry that is no longer fresh will do; without, slower tiers are asked for a fresh one.
         """
-        view, trust = await self.watch.current(fx)
-        missing, found = list(keys), dict[str, Hit]()
+        watch, trust = self.watch, Trust.ALL
+        view = watch.view if self._monotonic() < watch.good_until else None  # nearly always: then `current` would say no more
+        if view is None:
+            view, trust = await watch.current(fx)
+        missing = keys
+        found: dict[str, Hit] = {}
         for depth, tier in enumerate(self.tiers):
             if not missing or trust is Trust.NOTHING or (trust is Trust.OWN and tier is not self.local):
                 break
             if tier is self.local:
                 entries = self._read_local(missing, view)
             else:
-                entries, worthless = self._usable(tier, await self._read_tier(fx, tier, missing), view)
+                queued = self.backlog.pending(tier, missing)
+                asked = [key for key in missing if key not in queued] if queued else missing
+                held: Mapping[str, Entry | Refused] = {}
+                try:
+                    if asked:
+                        held = await fx.read(tier, asked)
+                except TierError as error:
+                    self.tell.tier_failed(error)
+                    if not self.policy.fail_open:
+                        raise
+                entries, worthless = self._usable(tier, {**held, **queued} if queued else held, view)
                 if worthless:
                     await self._erase(fx, tier, worthless)
             now = self.clock.time()
-            good = {key: entry for key, entry in entries.items() if (entry.is_live(now) if stale else entry.is_fresh(now))}
+            good: list[Entry] = []
+            for key, entry in entries.items():
+                if entry.is_live(now) if stale else entry.is_fresh(now):
+                    found[key] = Hit(entry, tier.name)
+                    good.append(entry)
             if good:
-                self._promote(depth, good.values(), view)
-                found.update((key, Hit(entry, tier.name)) for key, entry in good.items())
-                missing = [key for key in missing if key not in good]
+                self._promote(depth, good, view)
+                missing = [key for key in missing if key not in found]
         return found, view, trust
 
     def _read_local(self, keys: Iterable[str], view: View) -> dict[str, Entry]:
@@ -165,20 +181,6 @@ class Engine:
                 local.restamp(entry, view.position)
             entries[key] = entry
         return entries
-
-    async def _read_tier(self, fx: Effects, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        if queued := self.backlog.pending(tier, keys):
-            keys = [key for key in keys if key not in queued]
-            if not keys:
-                return queued
-        try:
-            held = await fx.read(tier, keys)
-        except TierError as error:
-            self.tell.tier_failed(error)
-            if not self.policy.fail_open:
-                raise
-            return queued
-        return {**held, **queued} if queued else held
 
     async def _erase(self, fx: Effects, tier: Tier, worthless: Sequence[str]) -> None:
         """Erase what is no entry of any release; now, not later: later it could hit the answer that replaces it."""
@@ -220,7 +222,7 @@ class Engine:
         self.counters.hit(hit.tier, hit.entry.savings)
         if not verified:
             self.tell(Event(kind="served_unverified", tier=hit.tier, key=hit.entry.key, namespace=hit.entry.namespace))
-        if self.observers:
+        if self._observed:
             self.observers(self._hit_event(hit))
 
     def _hit_event(self, hit: Hit) -> Event:

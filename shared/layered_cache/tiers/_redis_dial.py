@@ -14,15 +14,17 @@ from layered_cache.tiers._redis_wire import NOTHING, OutOfStepError, Reply, Wire
 
 CONNECTING = 2.0  # seconds that a connection may take to come up
 _CHUNK = 64 * 1024
+_NOTHING_MUCH = 0.001  # seconds
 
 
 class Link:
     """One connection, for one thread at a time. Whoever gets an error from it, of whatever kind, must close it."""
 
-    __slots__ = ("_buffer", "_malformed", "_reader", "_socket", "used")
+    __slots__ = ("_buffer", "_malformed", "_patience", "_reader", "_socket", "used")
 
     def __init__(self, connected: socket.socket, wire: Wire) -> None:
         self._socket = connected
+        self._patience = 0.0  # what the socket has been told
         self._reader = wire.reader()
         self._malformed = wire.malformed
         self._buffer = bytearray(_CHUNK)
@@ -37,11 +39,11 @@ class Link:
             OutOfStepError: More came than was asked for, or no reply of Redis at all.
         """
         connected, buffer, reader = self._socket, self._buffer, self._reader
-        connected.settimeout(_left(deadline))
+        self._be_patient(deadline)
         connected.sendall(said)  # its time-out is for all of it
         replies: list[Reply] = []
         while True:
-            connected.settimeout(_left(deadline))  # its time-out is for one chunk
+            self._be_patient(deadline)  # its time-out is for one chunk
             size = connected.recv_into(buffer)
             if not size:
                 msg = "it was closed"
@@ -57,6 +59,13 @@ class Link:
                     raise OutOfStepError
                 self.used = True
                 return replies
+
+    def _be_patient(self, deadline: float) -> None:
+        """Have the socket wait until *deadline*. A millisecond is not worth a call to the system, of which there are two on a hit."""
+        left = _left(deadline)
+        if not -_NOTHING_MUCH < self._patience - left < _NOTHING_MUCH:
+            self._socket.settimeout(left)
+            self._patience = left
 
     def close(self) -> None:
         """Hang up."""

@@ -141,18 +141,17 @@ class RedisTier(ThreadedTier):
         Raises:
             OutOfStepError: They are not for *keys*. If this is the *last* try, what is foreign was stored so.
         """
+        values: Reply | Sequence[Reply] = replies
         if len(keys) > 1 and not self._driver.scattered:
             values = self._good("read", replies[0])
             if not isinstance(values, list) or len(values) != len(keys):
                 raise self._out_of_step("read") if last else OutOfStepError
-        else:
-            values = [self._good("read", reply) for reply in replies]
         now = self._clock.time()
         found: dict[str, Entry | Refused] = {}
         for key, value in zip(keys, values, strict=True):
-            if value is None:
-                continue
-            if not isinstance(value, bytes):
+            if type(value) is not bytes:
+                if self._good("read", value) is None:
+                    continue
                 raise self._out_of_step("read") if last else OutOfStepError
             entry = decode(value, key)
             if entry is FOREIGN and not last:
