@@ -666,6 +666,27 @@ def test_a_process_that_never_read_the_log_serves_its_own_from_memory(
     assert world.call(other, "get", theirs.key) == theirs
 
 
+def test_a_process_that_never_reads_the_log_serves_its_own_for_a_while(
+    world: World, cache: TieredCache, shared: FakeAuthority, clock: FakeClock
+) -> None:
+    """As long as others go on with what they had read: others may have removed it meanwhile."""
+    other = other_process(shared, clock)
+    shared.log_is_broken = True
+    clock.advance(5000)  # before it is used
+    mine = world.call(other, "get_or_compute", ask("mine"), world.compute(b"y"))
+
+    clock.advance(599)
+    assert world.call(other, "get", mine.key) == mine
+    clock.advance(2)
+    assert world.call(other, "get", mine.key) is None
+    assert world.call(other, "get_or_compute", ask("mine"), world.compute(b"z")).value == b"z"
+
+    shared.log_is_broken = False
+    clock.advance(1.1)
+    again = world.call(other, "get_or_compute", ask("mine"), world.compute(b"y"))
+    assert world.call(other, "get", again.key) == again
+
+
 def test_an_invalidation_that_cannot_be_written_is_an_error(world: World, cache: TieredCache, shared: FakeAuthority) -> None:
     """Who asked for removal must know."""
     held = world.call(cache, "set", ask(), b"x")

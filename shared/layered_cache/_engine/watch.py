@@ -5,7 +5,7 @@ A look reads what is newer. A daemon looks once a second while the cache is used
 
 When the log cannot be read, the last view is good enough for `max_unverified` (every hit is counted and told of), then nothing is
 served; with `strict_invalidation`, nothing is served at once. A process that has never read the log serves from memory what it
-computed itself, and drops that at its first look.
+computed itself, no longer than that, and drops it at its first look.
 
 Views only go forward. A look that began before another one ended may bring less than is known: it is ignored. A log that is older
 than it was, with nobody having looked meanwhile, came back from a snapshot: it gets a new epoch, and everything starts cold.
@@ -130,6 +130,7 @@ class Watch:
         self._counters = counters
         self._blocking = Blocking()
         self._looked_at = float("-inf")
+        self._asked_at = float("inf")  # when somebody first wanted to know
         self._retry_at = float("-inf")  # when to look again after the log could not be read
         self._make_at = float("-inf")  # when to make it after it could not be made: it may be read all the same
         self._emptinesses = 0
@@ -162,12 +163,12 @@ class Watch:
         # a look of this very call is as new as can be, however little staleness is allowed
         if now >= self._retry_at and await self._look(fx):
             return self.view, Trust.ALL
+        self._asked_at = min(self._asked_at, now)  # before anything was computed
         if self._policy.strict_invalidation:
             return self.view, Trust.NOTHING
-        if not self.view.known:
-            return self.view, Trust.OWN
-        lately = self._clock.monotonic() - self._looked_at <= cast("float", self._policy.max_unverified)
-        return self.view, Trust.UNVERIFIED if lately else Trust.NOTHING
+        trust, since = (Trust.UNVERIFIED, self._looked_at) if self.view.known else (Trust.OWN, self._asked_at)
+        lately = self._clock.monotonic() - since <= cast("float", self._policy.max_unverified)
+        return self.view, trust if lately else Trust.NOTHING
 
     async def _look(self, fx: Effects) -> bool:
         """Read what is newer; with others who want the same, once. Return whether the log could be read.
