@@ -5,7 +5,10 @@ Both worlds dial here, so that the search for a master, and the names that have 
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
+import struct
 import time
 from collections.abc import Sequence
 
@@ -18,12 +21,19 @@ _NOTHING_MUCH = 0.001  # seconds
 
 
 class Link:
-    """One connection, for one thread at a time. Whoever gets an error from it, of whatever kind, must close it."""
+    """One connection, for one thread at a time. Whoever gets an error from it, of whatever kind, must close it.
 
-    __slots__ = ("_buffer", "_malformed", "_patience", "_reader", "_socket", "used")
+    Where it can, it has the system itself watch the time of `send` and `recv`: Python would ask before each of them whether it may go on,
+    which doubles what a hit costs there.
+    """
+
+    __slots__ = ("_buffer", "_by_system", "_malformed", "_patience", "_reader", "_socket", "used")
 
     def __init__(self, connected: socket.socket, wire: Wire) -> None:
         self._socket = connected
+        self._by_system = os.name == "posix" and not isinstance(connected, ssl.SSLSocket)
+        if self._by_system:
+            connected.settimeout(None)
         self._patience = 0.0  # what the socket has been told
         self._reader = wire.reader()
         self._malformed = wire.malformed
@@ -38,13 +48,15 @@ class Link:
             OSError: The connection is gone.
             OutOfStepError: More came than was asked for, or no reply of Redis at all.
         """
-        connected, buffer, reader = self._socket, self._buffer, self._reader
-        self._be_patient(deadline)
-        connected.sendall(said)  # its time-out is for all of it
+        buffer, reader = self._buffer, self._reader
+        self._send(said, deadline)
         replies: list[Reply] = []
         while True:
             self._be_patient(deadline)  # its time-out is for one chunk
-            size = connected.recv_into(buffer)
+            try:
+                size = self._socket.recv_into(buffer)
+            except BlockingIOError:  # so the system says that time is over
+                raise TimeoutError from None
             if not size:
                 msg = "it was closed"
                 raise ConnectionResetError(msg)
@@ -60,12 +72,31 @@ class Link:
                 self.used = True
                 return replies
 
+    def _send(self, said: bytes, deadline: float) -> None:
+        connected = self._socket
+        if self._by_system and len(said) > _CHUNK:  # in many pieces, each of which would have all of the time
+            connected.settimeout(_left(deadline))
+            connected.sendall(said)
+            connected.settimeout(None)
+            return
+        self._be_patient(deadline)
+        try:
+            connected.sendall(said)
+        except BlockingIOError:
+            raise TimeoutError from None
+
     def _be_patient(self, deadline: float) -> None:
         """Have the socket wait until *deadline*. A millisecond is not worth a call to the system, of which there are two on a hit."""
         left = _left(deadline)
-        if not -_NOTHING_MUCH < self._patience - left < _NOTHING_MUCH:
+        if -_NOTHING_MUCH < self._patience - left < _NOTHING_MUCH:
+            return
+        self._patience = left
+        if self._by_system:
+            limit = struct.pack("ll", int(left), int(left % 1 * 1e6) or 1)  # zero would be for ever
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        else:
             self._socket.settimeout(left)
-            self._patience = left
 
     def close(self) -> None:
         """Hang up."""
