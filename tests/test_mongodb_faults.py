@@ -569,6 +569,23 @@ def test_nothing_is_left(mongodb_url: str, proxy_to: Proxies) -> None:
     )
 
 
+def test_closing_while_a_loop_stands_still(mongodb_url: str, proxy_to: Proxies) -> None:
+    """Its connection is closed when it ends, though nobody holds the tier any more."""
+    proxy = proxy_to(mongodb_url)
+    loop = asyncio.new_event_loop()
+    tier = MongoTier(proxy.url, timeout=2.0)
+    loop.run_until_complete(tier.aset_many([an_entry()]))
+    tier.close()
+    with pytest.raises(TierUnavailableError, match="closed"):
+        loop.run_until_complete(tier.aget_many(["k"]))
+    del tier
+    gc.collect()  # warns of a client that was not closed
+    assert proxy.open
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    assert wait_for(lambda: proxy.open == 0)
+    loop.close()
+
+
 def test_loops_in_threads(mongodb_url: str) -> None:
     """Each has a connection of its own; closing the tier closes those of running loops too."""
     tier = MongoTier(mongodb_url, timeout=2.0)

@@ -1,4 +1,4 @@
-"""The two halves of a MongoDB tier: its connection for threads, and its connection for one event loop.
+"""The two halves of a MongoDB tier: its connection for threads here, those for event loops in `_mongo_loops`.
 
 What is decided stands once, in `Half`, as coroutines; the blocking half's never suspend, and `drive` runs them in one step.
 
@@ -8,13 +8,10 @@ server that will do; else a call waits here, within its budget, and a *knock* co
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
@@ -33,13 +30,9 @@ Work = Callable[["Half", Handles], Awaitable[T]]
 _CONNECT = 2.0  # seconds for a knock
 _KNOCK_EVERY = 0.5
 _LOOK_EVERY = 0.003  # the client's listeners hear of a change up to a second late: looking is quicker
-_GRACE = 0.01
 _GOODBYE = 0.2  # seconds for saying it to the server
-# Python 3.11 waits with a limit in a task of its own. Who is cancelled while the client ends such a task, as its time is over, leaves
-# the lock of the client's connections taken: every later call would wait for ever. So there, what is under way is not cancelled but left
-_MAY_CANCEL = sys.version_info >= (3, 12)
 
-_parents: list[object] = []  # a child must not close what it inherited from its parent, so it stays
+parents: list[object] = []  # a child must not close what it inherited from its parent, so it stays
 
 
 class _Sight(NamedTuple):
@@ -201,9 +194,12 @@ class Half(ABC):
             await self._part(handles)
 
     async def _part(self, handles: Handles) -> None:
-        if handles.ours:
+        if not handles.ours:
+            return
+        for _ in range(2):  # the second time, there are no sessions left to say goodbye for, and nothing to fail
             with suppress(Exception), pymongo.timeout(_GOODBYE):
                 await self.settled(handles.client.close())
+                return
 
     @abstractmethod
     async def within(self, seconds: float, work: Work[T], handles: Handles) -> T:
@@ -235,7 +231,7 @@ class BlockingHalf(Half):
 
     def after_fork(self) -> None:
         """Leave the parent's connection alone."""
-        _parents.append(self._handles)
+        parents.append(self._handles)
         self.begin()
 
     run = staticmethod(drive)
@@ -264,126 +260,3 @@ class BlockingHalf(Half):
         except RuntimeError:  # too many threads, or the interpreter is on its way out
             return False
         return True
-
-
-class LoopHalf(Half):
-    """The connection for one event loop, closed when the loop says goodbye to its generators, as `asyncio.run` has it do."""
-
-    _task: asyncio.Task[None] | None = None
-    _until_the_end: AsyncGenerator[None, None] | None = None
-
-    def begin(self) -> None:
-        """See Half."""
-        super().begin()
-        self._under_way: set[asyncio.Future[Any]] = set()
-
-    async def within(self, seconds: float, work: Work[T], handles: Handles) -> T:
-        """See Half."""
-        seconds = max(seconds, 0.001)
-        with pymongo.timeout(seconds):
-            if not _MAY_CANCEL:
-                return await self._left_alone(work(self, handles), seconds + _GRACE)
-            async with asyncio.timeout(seconds + _GRACE):
-                return await work(self, handles)
-
-    async def _left_alone(self, work: Awaitable[T], seconds: float) -> T:
-        """Return what *work* returns within *seconds*. After that, or a cancellation, it goes on to its own end, which is near."""
-        task = asyncio.ensure_future(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        await asyncio.wait([task], timeout=seconds)
-        if not task.done():
-            raise TimeoutError
-        return task.result()
-
-    def _ended(self, task: asyncio.Future[Any]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at: nobody may wait for it any more
-
-    async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - of the client
-        """See Half."""
-        return await outcome
-
-    async def all(self, cursor: Any) -> list[Any]:  # noqa: ANN401 - of the client
-        """See Half."""
-        return await cursor.to_list()
-
-    async def pause(self, seconds: float) -> None:
-        """See Half."""
-        await asyncio.sleep(seconds)
-
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """See Half."""
-
-        async def spawned() -> None:
-            if self._until_the_end is None:
-                self._until_the_end = self._stay()
-                await anext(self._until_the_end)
-            await work()
-
-        # in a context of its own: the caller's deadline is not the knock's
-        self._task = asyncio.get_running_loop().create_task(spawned(), context=contextvars.Context())
-        return True
-
-    async def _stay(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            await self.close()
-
-    async def end(self) -> None:
-        """Close it, and with it what keeps it until the end of the loop."""
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        await self.close()
-        if self._until_the_end is not None:
-            await self._until_the_end.aclose()
-
-
-class LoopHalves:
-    """The halves of all loops in which a tier is used. Those of closed loops are forgotten."""
-
-    def __init__(self, make: Callable[[], Handles], tier: str) -> None:
-        self._make = make
-        self._tier = tier
-        self._closed = False
-        self.after_fork()
-        _forks.restart_in_child(self)
-
-    def after_fork(self) -> None:
-        """Leave the parent's loops alone."""
-        _parents.append(getattr(self, "_halves", None))
-        self._lock = threading.Lock()
-        self._halves: dict[asyncio.AbstractEventLoop, LoopHalf] = {}
-
-    def here(self) -> LoopHalf:
-        """Return the half of the running loop."""
-        loop = asyncio.get_running_loop()
-        half = self._halves.get(loop)
-        if half is None or half.closed:
-            with self._lock:
-                if self._closed:
-                    raise TierUnavailableError(self._tier, "open", "it was closed", retryable=False)
-                self._halves = {loop: half for loop, half in self._halves.items() if not loop.is_closed()}
-                half = self._halves[loop] = LoopHalf(self._make, self._tier)
-        return half
-
-    async def close_here(self) -> None:
-        """Close that of the running loop."""
-        with self._lock:
-            half = self._halves.pop(asyncio.get_running_loop(), None)
-        if half is not None:
-            await half.end()
-
-    def close(self) -> None:
-        """Have those of running loops closed, when these come to it."""
-        with self._lock:
-            self._closed = True
-            halves, self._halves = self._halves, {}
-        for loop, half in halves.items():
-            half.closed = True
-            if loop.is_running():
-                with suppress(RuntimeError):  # it was closed meanwhile
-                    loop.call_soon_threadsafe(lambda half=half: half.spawn(half.end))

@@ -17,9 +17,10 @@ from pymongo.uri_parser import parse_uri
 from layered_cache.errors import ConfigurationError
 from layered_cache.tiers._mongo_entries import MongoEntries
 from layered_cache.tiers._mongo_errors import misspelt
-from layered_cache.tiers._mongo_halves import BlockingHalf, LoopHalves
+from layered_cache.tiers._mongo_halves import BlockingHalf
 from layered_cache.tiers._mongo_handles import DEFAULT_COLLECTION, DEFAULT_DATABASE, Handles, check_durability, handles_of, opened
 from layered_cache.tiers._mongo_log import MongoLog
+from layered_cache.tiers._mongo_loops import LoopHalves
 
 __all__ = ["BlockingHalf", "LoopHalves", "MongoEntries", "MongoLog", "Sources", "sources"]
 

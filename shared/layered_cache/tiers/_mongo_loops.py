@@ -1,0 +1,165 @@
+"""The connections of a MongoDB tier for event loops: one for each, and the book that is kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import pymongo
+
+from layered_cache import _forks
+from layered_cache.errors import TierUnavailableError
+from layered_cache.tiers._mongo_halves import Half, Work, parents
+from layered_cache.tiers._mongo_handles import Handles
+
+T = TypeVar("T")
+
+_GRACE = 0.01
+# Python 3.11 waits with a limit in a task of its own. Who is cancelled while the client ends such a task, as its time is over, leaves
+# the lock of the client's connections taken: every later call would wait for ever. So there, what is under way is not cancelled but left
+_MAY_CANCEL = sys.version_info >= (3, 12)
+
+_parting: set[LoopHalf] = set()  # whose tier was closed while their loop stood still: it closes them when it goes on, or ends
+
+
+class LoopHalf(Half):
+    """The connection for one event loop, closed when the loop says goodbye to its generators, as `asyncio.run` has it do."""
+
+    _task: asyncio.Task[None] | None = None
+    _until_the_end: AsyncGenerator[None, None] | None = None
+
+    def __init__(self, make: Callable[[], Handles], tier: str, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(make, tier)
+        self.loop = loop
+
+    def begin(self) -> None:
+        """See Half."""
+        super().begin()
+        self._under_way: set[asyncio.Future[Any]] = set()
+
+    async def within(self, seconds: float, work: Work[T], handles: Handles) -> T:
+        """See Half."""
+        seconds = max(seconds, 0.001)
+        with pymongo.timeout(seconds):
+            if not _MAY_CANCEL:
+                return await self._left_alone(work(self, handles), seconds + _GRACE)
+            async with asyncio.timeout(seconds + _GRACE):
+                return await work(self, handles)
+
+    async def _left_alone(self, work: Awaitable[T], seconds: float) -> T:
+        """Return what *work* returns within *seconds*. After that, or a cancellation, it goes on to its own end, which is near."""
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: nobody may wait for it any more
+
+    async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - of the client
+        """See Half."""
+        return await outcome
+
+    async def all(self, cursor: Any) -> list[Any]:  # noqa: ANN401 - of the client
+        """See Half."""
+        return await cursor.to_list()
+
+    async def pause(self, seconds: float) -> None:
+        """See Half."""
+        await asyncio.sleep(seconds)
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """See Half."""
+
+        async def spawned() -> None:
+            if self._until_the_end is None:
+                self._until_the_end = self._stay()
+                await anext(self._until_the_end)
+            await work()
+
+        # in a context of its own: the caller's deadline is not the knock's
+        self._task = asyncio.get_running_loop().create_task(spawned(), context=contextvars.Context())
+        return True
+
+    async def _stay(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self.close()
+
+    async def end(self) -> None:
+        """Close it, and with it what keeps it until the end of the loop."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self.close()
+        if self._until_the_end is not None:
+            with suppress(RuntimeError):  # the loop says goodbye at the same time
+                await self._until_the_end.aclose()
+
+    async def close(self) -> None:
+        """See Half."""
+        await super().close()
+        _parting.discard(self)
+
+
+class LoopHalves:
+    """The halves of all loops in which a tier is used. Those of closed loops are forgotten."""
+
+    def __init__(self, make: Callable[[], Handles], tier: str) -> None:
+        self._make = make
+        self._tier = tier
+        self._closed = False
+        self.after_fork()
+        _forks.restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Leave the parent's loops alone."""
+        parents.extend((getattr(self, "_halves", None), *_parting))
+        _parting.clear()
+        self._lock = threading.Lock()
+        self._halves: dict[asyncio.AbstractEventLoop, LoopHalf] = {}
+
+    def here(self) -> LoopHalf:
+        """Return the half of the running loop."""
+        loop = asyncio.get_running_loop()
+        half = self._halves.get(loop)
+        if half is None or half.closed:
+            with self._lock:
+                if self._closed:
+                    raise TierUnavailableError(self._tier, "open", "it was closed", retryable=False)
+                self._halves = {loop: half for loop, half in self._halves.items() if not loop.is_closed()}
+                half = self._halves[loop] = LoopHalf(self._make, self._tier, loop)
+        return half
+
+    async def close_here(self) -> None:
+        """Close that of the running loop."""
+        with self._lock:
+            half = self._halves.pop(asyncio.get_running_loop(), None)
+        if half is not None:
+            await half.end()
+
+    def close(self) -> None:
+        """Have those of running loops closed, when these come to it."""
+        with self._lock:
+            self._closed = True
+            halves, self._halves = self._halves, {}
+        for ended in [half for half in _parting if half.loop.is_closed()]:
+            _parting.discard(ended)
+        for loop, half in halves.items():
+            half.closed = True
+            if loop.is_running():
+                with suppress(RuntimeError):  # it was closed meanwhile
+                    loop.call_soon_threadsafe(lambda half=half: half.spawn(half.end))
+            elif not loop.is_closed():
+                _parting.add(half)
