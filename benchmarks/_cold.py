@@ -1,7 +1,7 @@
 """A program for `start`, run as a file: it asks a model whose cache has the answer.
 
-It takes `floor`, `layered` or `community`, and a file. It prints how long the import of our package took, and when the answer was there:
-two times on the clock, then the same on the processor.
+It takes `floor`, or `layered` and URLs, or `community` and a file. It prints how long the import of our package took, and when the
+answer was there: two times on the clock, then the same on the processor.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Model(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=AIMessage("an answer"))])
 
 
-def cache_of(kind: str, *paths: str) -> BaseCache:
+def cache_of(kind: str, *where: str) -> BaseCache:
     """Return the cache that is meant by *kind*; what its import takes counts."""
     if kind == "floor":
         return InMemoryCache()
     if kind == "community":
-        return importlib.import_module("langchain_community.cache").SQLiteCache(*paths)
-    return importlib.import_module("langchain_layered_cache").LayeredCache(*(f"sqlite:///{path}" for path in paths))
+        return importlib.import_module("langchain_community.cache").SQLiteCache(*where)
+    return importlib.import_module("langchain_layered_cache").LayeredCache(*where)
 
 
 if __name__ == "__main__":

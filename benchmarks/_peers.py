@@ -37,16 +37,41 @@ def _library(name: str) -> Any:  # noqa: ANN401 - any library
         raise NotMeasuredError(msg) from error
 
 
-def redis_cache(port: int) -> BaseCache:
+def redis_client(port: int, db: int = 0) -> Any:  # noqa: ANN401 - redis-py's types say little
+    """Return redis-py's client."""
+    return _library("redis").Redis(port=port, db=db)
+
+
+def async_redis_client(port: int) -> Any:  # noqa: ANN401
+    """Return its asynchronous twin."""
+    return _library("redis.asyncio").Redis(port=port)
+
+
+def redis_cache(port: int, db: int = 0) -> BaseCache:
     """Return langchain-community's cache in Redis."""
-    client: Any = _library("redis").Redis(port=port)
+    client = redis_client(port, db)
     return _library("langchain_community.cache").RedisCache(client)
 
 
 def async_redis_cache(port: int) -> BaseCache:
     """Return its asynchronous twin."""
-    client: Any = _library("redis.asyncio").Redis(port=port)
+    client = async_redis_client(port)
     return _library("langchain_community.cache").AsyncRedisCache(client)
+
+
+def mongo_client(url: str) -> Any:  # noqa: ANN401 - as those of redis-py
+    """Return pymongo's client."""
+    return _library("pymongo").MongoClient(url)
+
+
+def async_mongo_client(url: str) -> Any:  # noqa: ANN401
+    """Return its asynchronous twin."""
+    return _library("pymongo").AsyncMongoClient(url)
+
+
+def mongo_cache(url: str) -> BaseCache:
+    """Return langchain-mongodb's cache."""
+    return _library("langchain_mongodb.cache").MongoDBCache(url, collection_name="theirs", database_name="theirs")
 
 
 def sqlite_cache(path: Path) -> BaseCache:

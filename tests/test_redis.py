@@ -84,6 +84,18 @@ def test_an_entry_stays_no_longer_than_its_policy_says(redis_url: str) -> None:
 
 
 def test_an_expired_entry_replaces_what_was_there(redis_url: str) -> None:
+def test_shorter_values_are_compressed_where_the_url_says_so(redis_url: str) -> None:
+    """For a Redis that is small."""
+    for options, most in (("", 2_500), ("#compress_from=1KiB", 500)):
+        with redis.Redis.from_url(redis_url) as client, TieredCache(redis_url + options) as cache:
+            cache.set(ask(), bytes(2_000))
+            entry = cache.get(ask())
+
+            assert entry is not None
+            assert entry.value == bytes(2_000)
+            assert most - 500 < client.strlen(cache.key(ask())) < most
+
+
     """It is as if it had been held, and had gone."""
     tier = RedisTier(redis_url)
     tier.set_many([an_entry("a", b"old"), an_entry("b", b"old")])

@@ -370,6 +370,24 @@ def test_values_are_compressed_from_4_kib_on() -> None:
     assert len(encode(an_entry(value=bytes(4096)))) < 400
 
 
+def test_a_tier_may_have_shorter_values_compressed() -> None:
+    """Or only longer ones; whoever reads need not know."""
+    for value, least, small in ((bytes(999), 1_000, False), (bytes(1_000), 1_000, True), (bytes(5_000), 5_001, False)):
+        entry = an_entry(value=value)
+        data = encode(entry, compress_from=least)
+        assert bool(data[4] & wire.FLAG_ZSTD) is small
+        assert decode(data, "k") == entry
+
+
+def test_requests_are_compressed_from_512_bytes_on() -> None:
+    """No hit has to expand them, but each has to fetch them."""
+    for letters in (200, 2_000):
+        entry = an_entry(request=Request("a" * letters), response="text")
+        data = encode(entry, with_request=True)
+        assert bool(data[4] & wire.FLAG_REQUEST_ZSTD) is (letters == 2_000)
+        assert decode_request(data) == decode_request(encode(entry, with_request=True, compress=False))
+
+
 def test_a_value_is_compressed_where_that_saves_a_tenth() -> None:
     """Else it would cost time at every hit, for nothing."""
     for noise, small in ((8_500, True), (9_500, False), (10_000, False)):

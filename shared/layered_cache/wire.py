@@ -4,7 +4,7 @@
 
 All numbers are little-endian. *facts* are the fixed part of an entry (clocks, `born`, usage, prompt digest); *texts* are
 namespace, codec, model and tags; *request* is the redacted request as JSON, for tiers that nobody can query (optional);
-*payload* is the adapter's value, compressed from 4 KiB on when that helps.
+*payload* is the adapter's value, compressed from 4 KiB on when that helps, or from the size that a tier is told.
 
 Laws:
 - `decode` never raises and never answers with another key's entry: it returns an `Entry` or a `Refused`.
@@ -45,6 +45,7 @@ FLAG_AUTHENTICATED = 1 << 9  # reserved
 _KNOWN_FLAGS = FLAG_ZSTD | FLAG_REQUEST_ZSTD | FLAG_MODEL
 
 COMPRESS_FROM = 4 * 1024
+_COMPRESS_REQUESTS_FROM = 512  # no hit has to expand them
 MAX_STORED = 64 * 1024 * 1024
 MAX_VALUE = 64 * 1024 * 1024
 
@@ -127,17 +128,24 @@ def savings(facts: bytes) -> Savings:
 # --- the envelope
 
 
-def encode(entry: Entry, *, with_request: bool = False, compress: bool = True) -> bytes:
-    """Return *entry* as bytes that `decode` takes; with its redacted request only where *with_request* says so."""
+def encode(entry: Entry, *, with_request: bool = False, compress: bool = True, compress_from: int = COMPRESS_FROM) -> bytes:
+    """Return *entry* as bytes that `decode` takes.
+
+    Args:
+        entry: What to write.
+        with_request: Whether its redacted request is written too.
+        compress: Whether to compress what gains by it.
+        compress_from: The least bytes of a value that are worth it.
+    """
     flags = 0
     texts = _pack_texts((entry.namespace, entry.codec, *(() if entry.model is None else (entry.model,)), *entry.tags))
     if entry.model is not None:
         flags |= FLAG_MODEL
     request = b""
     if with_request and entry.request is not None:
-        request, squeezed = _squeezed(write_json(redacted_request(entry)), compress=compress)
+        request, squeezed = _squeezed(write_json(redacted_request(entry)), compress=compress, least=_COMPRESS_REQUESTS_FROM)
         flags |= FLAG_REQUEST_ZSTD if squeezed else 0
-    payload, squeezed = _squeezed(entry.value, compress=compress)
+    payload, squeezed = _squeezed(entry.value, compress=compress, least=compress_from)
     flags |= FLAG_ZSTD if squeezed else 0
     body = b"".join((
         _HEAD.pack(MAGIC, VERSION, flags, digest_of(entry.key)),
@@ -282,10 +290,10 @@ def _zstd() -> ModuleType | None:
 _local = threading.local()  # (de)compressors are costly to make and must not be shared by threads
 
 
-def _squeezed(data: bytes, *, compress: bool) -> tuple[bytes, bool]:
-    """Return *data*, compressed if that saves a tenth, and whether it is."""
+def _squeezed(data: bytes, *, compress: bool, least: int = COMPRESS_FROM) -> tuple[bytes, bool]:
+    """Return *data*, compressed if it has *least* bytes and that saves a tenth, and whether it is."""
     zstd = _zstd()
-    if not compress or len(data) < COMPRESS_FROM or zstd is None:
+    if not compress or len(data) < least or zstd is None:
         return data, False
     try:
         compressor = _local.compressor

@@ -28,7 +28,7 @@ from layered_cache.tiers._redis_address import SCHEMES, Command, parse_address
 from layered_cache.tiers._redis_drivers import Client, Direct, Driver, check_client, cluster_client
 from layered_cache.tiers._redis_wire import OutOfStepError, Reply, refused, scanned, unreachable
 from layered_cache.tiers._threaded import ThreadedTier
-from layered_cache.wire import FOREIGN, decode, decode_facts, encode, load
+from layered_cache.wire import COMPRESS_FROM, FOREIGN, decode, decode_facts, encode, load
 
 if TYPE_CHECKING:
     from layered_cache.tiers._options import TierOptions
@@ -55,6 +55,8 @@ class RedisTier(ThreadedTier):
         timeout: The budget of a call, in seconds.
         ttl: The longest it keeps an entry, in seconds; None: as long as the entry says.
         connections: How many connections threads may have. An event loop has one.
+        compress_from: Values of so many bytes or more are compressed, where that saves a tenth: less memory in Redis, and a few
+            microseconds more for each hit.
         name: For events and statistics.
         clock: Of tests.
 
@@ -75,6 +77,7 @@ class RedisTier(ThreadedTier):
         timeout: float = DEFAULT_TIMEOUT,
         ttl: float | None = DEFAULT_TTL,
         connections: int = DEFAULT_CONNECTIONS,
+        compress_from: int = COMPRESS_FROM,
         name: str = "redis",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -89,6 +92,7 @@ class RedisTier(ThreadedTier):
         self.timeout = timeout
         self.ttl = ttl
         self.log_is_durable = False
+        self._compress_from = compress_from
         self._clock = clock
         self._driver = _driver(url, client, async_client, timeout, connections, name)
         super().__init__()
@@ -96,12 +100,13 @@ class RedisTier(ThreadedTier):
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> RedisTier:
-        """Make it from `redis://host:6379/0#ttl=7d&timeout=50ms&connections=32`."""
+        """Make it from `redis://host:6379/0#ttl=7d&timeout=50ms&connections=32&compress_from=4KiB`."""
         return cls(
             url,
             timeout=options.duration("timeout", DEFAULT_TIMEOUT),
             ttl=options.duration("ttl", DEFAULT_TTL),
             connections=options.number("connections", DEFAULT_CONNECTIONS),
+            compress_from=options.size("compress_from", COMPRESS_FROM),
             name=options.text("name", "redis"),
             clock=options.clock,
         )
@@ -176,7 +181,8 @@ class RedisTier(ThreadedTier):
         for entry in entries:
             name, left = _name(entry.key), entry.keep_until - now
             if left > 0:
-                commands.append(("SET", name, encode(entry, with_request=True), "PX", int(left * 1000) + 1))
+                envelope = encode(entry, with_request=True, compress_from=self._compress_from)
+                commands.append(("SET", name, envelope, "PX", int(left * 1000) + 1))
             else:  # it has expired, and so has what it replaces
                 commands.append(("UNLINK", name))
         return commands
