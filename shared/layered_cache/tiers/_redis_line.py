@@ -147,7 +147,7 @@ class Line(asyncio.BufferedProtocol):
             place.future.set_exception(TimeoutError("too much waits to be sent"))
             return
         self._row.append(place)
-        if at_once:  # the first of this turn need not wait for others
+        if at_once and not self._unsent:  # the first of this turn need not wait for others, but for what was said early
             transport.write(said)
         else:
             self._unsent.append(said)
