@@ -1,9 +1,10 @@
-"""A process of the storm: 8 threads and 32 tasks over one cache, as fast as they can, until its standard input ends.
+"""A process of the storm: threads and tasks over one cache, as fast as they can, until its standard input ends.
 
-    python storm.py FILE HISTORY NAME [--seed 1] [--strict] [--meek] [--mutant NAME]
+    python storm.py HISTORY NAME URL [URL ...] [--seed 1] [--tasks 32] [--strict] [--meek] [--mutant NAME]
 
-What it reads, computes and removes goes into its history; how it goes, in numbers, into standard output, a line ten times a second, so
-that a process that is killed has told nearly all. A meek one removes nothing: it learns of removals only by looking for them.
+The URLs name the tiers below memory. What it reads, computes and removes goes into its history; how it goes, in numbers, into standard
+output, a line ten times a second, so that a process that is killed has told nearly all. A meek one removes nothing: it learns of removals
+only by looking for them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import dataclasses
 import faulthandler
 import json
+import logging
 import random
 import sys
 import threading
@@ -24,8 +26,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layered_cache import Answer, Entry, Event, MemoryTier, Policy, Request, SQLiteTier, TieredCache, invalidation
+from layered_cache import Answer, DeletionError, Entry, Event, MemoryTier, Policy, Receipt, Request, TieredCache, invalidation
 from layered_cache._engine.engine import Engine, Hit
+from layered_cache._engine.watch import Trust, Watch
 from layered_cache.invalidation import View
 from layered_cache.keys import key_prefix, make_key
 from layered_cache.testing import History
@@ -35,14 +38,16 @@ if TYPE_CHECKING:
 
 THREADS, TASKS = 8, 32
 MAX_STALENESS = 0.5  # of the caches: less than a process lives
+MAX_UNVERIFIED = 1.5  # less than some partitions last
 NAMESPACES = ("storm", "storm/a", "storm/b")
 KEYS, MODELS, TAGS = 300, 6, 40  # of each namespace
 RULES = 300  # in the log, so that they leave it, and floors rise, at every removal
 TOLD_EVERY = 0.1
+PATIENCE = 20.0  # seconds after which whoever still waits does so for ever
 _TOLERANCE = 0.05  # seconds by which the wall clock may be off between two looks at it
 
 # of the reading calls, how many are of which kind
-_READS = {"get_or_compute": 40, "get": 22, "peek": 8, "look up and store": 14, "get_many": 10, "get_many and set_many": 6}
+_READS = {"get_or_compute": 40, "get": 22, "peek": 8, "look up and store": 14, "get_many": 25, "get_many and set_many": 6}
 # of a thousand calls
 _REMOVALS = {"delete": 12, "tag": 9, "model": 0.9, "glob": 0.3, "clear": 0.3, "clear children": 0.1}
 
@@ -65,10 +70,21 @@ def _tags(number: int) -> tuple[str, ...]:
     return (f"tag-{number % TAGS}",) if number % 3 else (f"tag-{number % TAGS}", f"tag-{number // 3 % TAGS}")
 
 
+def _where(task: asyncio.Task[None]) -> str:
+    """Return where *task* waits, down to what it waits for: a task itself names only its first coroutine."""
+    lines, awaited = [repr(task)], task.get_coro()
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None)
+        lines.append(f"  {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}" if frame else f"  {awaited!r}")
+        awaited = getattr(awaited, "cr_await", None)
+    return "\n".join(lines) + "\n"
+
+
 class Storm:
     """The callers of one process, and what they have seen."""
 
-    def __init__(self, cache: TieredCache, history: History, seed: int, *, meek: bool) -> None:
+    def __init__(self, cache: TieredCache, history: History, seed: int, *, strict: bool, meek: bool) -> None:
+        self.strict = strict
         self.caches = {name: cache if name == cache.name else cache.namespace(name.removeprefix(f"{cache.name}/")) for name in NAMESPACES}
         self.history = history
         self.seed = seed
@@ -87,10 +103,14 @@ class Storm:
         """Count what may go wrong, and say why it did."""
         if event.kind == "served_unverified" and (doubtful := self._doubtful.get()) is not None:
             doubtful.add(event.key)
+        if event.kind == "served_unverified" and self.strict:
+            self._failed("a strict cache", AssertionError("it served what it could not verify"))
         if event.kind not in {"hit", "miss", "stored", "invalidated"}:
             what = f"{event.kind} {event.reason}" if event.kind == "not_stored" else event.kind
             with self._lock:
                 self.counts[what] += event.count
+                if event.kind == "refused":
+                    self.counts[f"refused in {event.tier}"] += event.count
                 if event.reason is not None and event.kind != "not_stored":
                     self.counts[f"{event.kind}: {event.reason}"] += event.count
 
@@ -98,6 +118,11 @@ class Storm:
         with self._lock:
             self.counts[what] += 1
             self.counts["operations"] += 1
+
+    def _read(self, name: str, value: bytes | None, began: float, *, verified: bool = True) -> None:
+        self.history.read(name, value, began=began, verified=verified)
+        with self._lock:
+            self.counts["reads"] += 1
 
     def _failed(self, what: str, error: Exception) -> None:
         with self._lock:
@@ -110,7 +135,7 @@ class Storm:
         """Note what a read got that began at *began*, Unix time *wall*."""
         doubtful = self._doubtful.get() or ()
         verified = entry is None or entry.key not in doubtful
-        self.history.read(name, None if entry is None else entry.value, began=began, verified=verified)
+        self._read(name, None if entry is None else entry.value, began, verified=verified)
         if entry is not None and (entry.fresh_until if fresh else entry.keep_until) < wall - _TOLERANCE:
             self._failed("a read", AssertionError(f"it got an entry that had expired {wall - entry.keep_until} s before"))
 
@@ -149,7 +174,7 @@ class Storm:
             await self._ask(name, dice, call)
         elif how == "peek":
             if (value := cache.peek(cache.key(request(name)))) is not None:
-                self.history.read(name, value, began=began)
+                self._read(name, value, began)
         elif how == "get":
             stale = dice.random() < 0.3
             self._got(name, await call(cache, "get", request(name), stale=stale), began, wall, fresh=not stale)
@@ -199,31 +224,48 @@ class Storm:
     async def _remove(self, how: str, dice: random.Random, call: Callable[..., Awaitable[Any]]) -> None:
         name = self._name(dice)
         namespace, number = name.partition(":")[0], _number(name)
-        cache, removed = self.caches[namespace], self.history.removed
-        called = self.history.now()
-        if how == "delete":
-            await call(cache, "delete", request(name))
-            removed(called=called, key=name)
-        elif how == "tag":
-            await call(cache, "invalidate", tag=_tags(number)[0])
-            removed(called=called, namespace=namespace, tag=_tags(number)[0])
-        elif how == "model":
-            await call(cache, "invalidate", model=_model(number))
-            removed(called=called, namespace=namespace, model=_model(number))
-        elif how == "glob":
-            await call(cache, "invalidate", model="model-[01]")
-            removed(called=called, namespace=namespace, model="model-0")
-            removed(called=called, namespace=namespace, model="model-1")
-        elif how == "clear":
-            await call(cache, "clear")
-            removed(called=called, namespace=namespace)
+        cache, called = self.caches[namespace], self.history.now()
+        gone: list[dict[str, str]]
+        try:
+            if how == "delete":
+                receipt = await call(cache, "delete", request(name))
+                gone = [{"key": name}]
+            elif how == "tag":
+                receipt = await call(cache, "invalidate", tag=_tags(number)[0])
+                gone = [{"namespace": namespace, "tag": _tags(number)[0]}]
+            elif how == "model":
+                receipt = await call(cache, "invalidate", model=_model(number))
+                gone = [{"namespace": namespace, "model": _model(number)}]
+            elif how == "glob":
+                receipt = await call(cache, "invalidate", model="model-[01]")
+                gone = [{"namespace": namespace, "model": f"model-{number}"} for number in (0, 1)]
+            elif how == "clear":
+                receipt = await call(cache, "clear")
+                gone = [{"namespace": namespace}]
+            else:
+                receipt = await call(self.caches[NAMESPACES[0]], "clear", children=True)
+                gone = [{"namespace": namespace} for namespace in NAMESPACES]
+        except DeletionError:  # who asked knows it, and is not bound by it
+            self._count("removals that failed")
         else:
-            await call(self.caches[NAMESPACES[0]], "clear", children=True)
-            for namespace in NAMESPACES:
-                removed(called=called, namespace=namespace)
-        self._count(how)
+            for what in gone:
+                self.history.removed(called=called, **what)
+            self._check(receipt, cache, everywhere=how == "delete")
+            self._count(how)
         await self._ask(name, dice, call)  # at once: what is under way is from before
         self._count("get_or_compute")
+
+    def _check(self, receipt: Receipt, cache: TieredCache, *, everywhere: bool) -> None:
+        """See whether *receipt* says of each tier how many were erased there, or that it failed."""
+        tiers = [tier.name for tier in cache.tiers if everywhere or tier.name != "memory"]
+        told = sorted([*receipt.removed, *(failure.tier for failure in receipt.failures)])
+        if told != sorted(tiers) or not receipt.seq or not receipt.durable:
+            self._failed("a receipt", AssertionError(f"{receipt} is not about {tiers}"))
+        with self._lock:
+            for tier, count in receipt.removed.items():
+                self.counts[f"erased in {tier}"] += count
+            for failure in receipt.failures:
+                self.counts[f"not erased in {failure.tier}"] += 1
 
     # --- the callers
 
@@ -272,9 +314,13 @@ class Storm:
                 self._failed("a task", error)
             await asyncio.sleep(0)  # hits in memory never let go of the loop
 
-    async def tasks(self) -> None:
+    async def tasks(self, count: int) -> None:
         """Call until the end, from all tasks."""
-        await asyncio.gather(*(self.task(number) for number in range(TASKS)))
+        tasks = [asyncio.create_task(self.task(number)) for number in range(count)]
+        await asyncio.to_thread(self.ended.wait)
+        _done, stuck = await asyncio.wait(tasks, timeout=PATIENCE)
+        for task in stuck:
+            sys.stderr.write(_where(task))
 
     def told(self) -> str:
         """Return how it went so far, as a line."""
@@ -345,6 +391,34 @@ def promotions_are_born_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "_promote", promoted)
 
 
+def an_unread_log_is_trusted(patch: pytest.MonkeyPatch) -> None:
+    """Strictly too, while the log cannot be read what was known of it is good enough."""
+    current = Watch.current
+
+    async def trusting(self: Watch, fx: Any) -> tuple[View, Trust]:
+        view, trust = await current(self, fx)
+        return view, Trust.ALL if trust is Trust.NOTHING and self._policy.strict_invalidation else trust
+
+    patch.setattr(Watch, "current", trusting)
+
+
+def what_is_unverified_never_ends(patch: pytest.MonkeyPatch) -> None:
+    """It is counted, however long the log cannot be read."""
+    current = Watch.current
+
+    async def patient(self: Watch, fx: Any) -> tuple[View, Trust]:
+        view, trust = await current(self, fx)
+        return view, Trust.UNVERIFIED if trust is Trust.NOTHING and not self._policy.strict_invalidation else trust
+
+    patch.setattr(Watch, "current", patient)
+
+
+def what_is_unverified_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """It is served like anything else."""
+    note_hit = Engine.note_hit
+    patch.setattr(Engine, "note_hit", lambda self, hit, *, verified: note_hit(self, hit, verified=True))
+
+
 def failures_reach_the_caller(patch: pytest.MonkeyPatch) -> None:
     """A tier that fails is no empty one."""
     patch.setattr(Policy, "fail_open", property(lambda self: False, lambda self, value: None))
@@ -361,35 +435,39 @@ def _break(name: str) -> None:
 def main() -> None:
     """Run the process."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("file", type=Path)
     parser.add_argument("history", type=Path)
     parser.add_argument("name")
+    parser.add_argument("tiers", nargs="+")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tasks", type=int, default=TASKS)
     parser.add_argument("--strict", action="store_true")
     parser.add_argument("--meek", action="store_true")
     parser.add_argument("--mutant")
     options = parser.parse_args()
     faulthandler.enable()
+    logging.getLogger("pymongo").setLevel(logging.CRITICAL)  # it tells of connections in reserve that it cannot make
     invalidation.MAX_RULES = RULES
     if options.mutant:
         _break(options.mutant)
-    policy = Policy(fresh_for=4.0, keep_for=30.0, max_staleness=MAX_STALENESS, strict_invalidation=options.strict)
+    policy = Policy(
+        fresh_for=4.0, keep_for=30.0, max_staleness=MAX_STALENESS, max_unverified=MAX_UNVERIFIED, strict_invalidation=options.strict
+    )
     observers: list[Callable[[Event], object]] = []
     cache = TieredCache(
         MemoryTier(max_bytes=300_000),
-        SQLiteTier(options.file),
+        *options.tiers,
         namespace=NAMESPACES[0],
         policy=policy,
         observers=[lambda event: [tell(event) for tell in observers]],
     )
-    storm = Storm(cache, History(options.history, process=options.name), options.seed, meek=options.meek)
+    storm = Storm(cache, History(options.history, process=options.name), options.seed, strict=options.strict, meek=options.meek)
     observers.append(storm.observe)
     threading.Thread(target=_wait_for_the_end, args=(storm,), daemon=True).start()
     callers = [threading.Thread(target=storm.thread, args=(number,)) for number in range(THREADS)]
     callers.append(threading.Thread(target=_tell, args=(storm,)))
     for caller in callers:
         caller.start()
-    asyncio.run(storm.tasks())
+    asyncio.run(storm.tasks(options.tasks))
     for caller in callers:
         caller.join()
     cache.close()
