@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,10 @@ def test_a_password_in_a_url_is_not_shown(tmp_path: Path, monkeypatch: pytest.Mo
         "redis://user:canary@host,other/0",
         "redis://user:canary@host/0?nonsense=1",
         "redis+sentinel://user:canary@host",
+        "redis://user:pa#canary@host/0",
+        "redis://user:pa?canary=1@host/0",
+        "redis://user:pa?canary@host/0",
+        "mongodb://user:pa#canary@host/db",
         "redis+cluster://user:canary@host/1",
         "memory://user:canary@host",
         "sqlite://u:canary@h",
@@ -165,7 +170,7 @@ def test_a_password_in_a_url_is_not_shown(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         with pytest.raises(ConfigurationError) as raised:
             TieredCache(tier)
-        assert "canary" not in str(raised.value)
+        assert "canary" not in "".join(traceback.format_exception(raised.value)).replace(tier, "")
     (tmp_path / "layered-cache.toml").write_text('[[tiers]]\nurl = "sqlite://u:canary@h/${NOT_SET}"')
     with pytest.raises(ConfigurationError) as raised:
         TieredCache.from_env()

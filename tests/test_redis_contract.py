@@ -52,7 +52,7 @@ class TestRedis(RedisContract):
     @pytest.fixture
     def tier(self, redis_url: str, proxy_to: Proxies) -> Tier:
         self.proxy = proxy_to(redis_url)
-        return RedisTier(self.proxy.url)
+        return RedisTier(self.proxy.url, timeout=0.5)
 
     @contextmanager
     def _away(self) -> Iterator[None]:
@@ -73,7 +73,7 @@ class TestFrozenRedis(TierContract):
     @pytest.fixture
     def tier(self, redis_server: RedisServer) -> Tier:
         self.server = redis_server
-        return RedisTier(redis_server.url)
+        return RedisTier(redis_server.url, timeout=0.5)
 
     def outage(self, tier: Tier) -> Any:
         return Again(lambda: frozen(self.server))
@@ -85,7 +85,7 @@ class TestRedisWithTLS(RedisContract):
     @pytest.fixture
     def tier(self, own_redis: Callable[..., RedisServer], certificates: Certificates) -> Tier:
         server = own_redis(password="a/b@c:d%", certificates=certificates)
-        return RedisTier(server.url.replace("/0?", "/3?client_name=tests&"), timeout=0.2)
+        return RedisTier(server.url.replace("/0?", "/3?client_name=tests&"), timeout=1.0)
 
 
 class TestRedisClients(RedisContract):
@@ -94,7 +94,7 @@ class TestRedisClients(RedisContract):
     @pytest.fixture
     def tier(self, redis_url: str) -> Iterator[Tier]:
         with redis.Redis.from_url(redis_url) as client:
-            yield RedisTier(client=client, timeout=0.2)
+            yield RedisTier(client=client, timeout=1.0)
 
     def test_fork(self) -> None:
         pytest.skip("a client of the user's is the user's to renew")
@@ -107,7 +107,7 @@ class TestRedisClientsBoth(TierContract):
     def tier(self, redis_url: str) -> Iterator[Tier]:
         with redis.Redis.from_url(redis_url) as client:
             theirs = redis.asyncio.Redis.from_url(redis_url)
-            yield RedisTier(client=client, async_client=theirs, timeout=0.2)
+            yield RedisTier(client=client, async_client=theirs, timeout=1.0)
             with warnings.catch_warnings(action="ignore"):  # its loops have ended, and its connections complain
                 del theirs
                 gc.collect()
@@ -123,7 +123,7 @@ class TestRedisSentinel(RedisContract):
     @pytest.fixture
     def tier(self, redis_sentinel: RedisSentinel) -> Tier:
         hosts = ",".join(f"{host}:{port}" for host, port in redis_sentinel.addresses)
-        return RedisTier(f"redis+sentinel://{hosts}/{redis_sentinel.service}/0", timeout=0.2)
+        return RedisTier(f"redis+sentinel://{hosts}/{redis_sentinel.service}/0", timeout=1.0)
 
 
 @pytest.mark.slow

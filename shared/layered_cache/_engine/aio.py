@@ -118,8 +118,9 @@ async def _within(tier: object, operation: str, budget: float | None, call: Call
     """Return the outcome of *call*, which gets *budget*, or its tier's and some grace."""
     named = cast("Tier", tier)
     try:
-        # a tier in memory never waits, and some can be relied upon
-        if getattr(tier, "keeps_time", False) or not (budget := named.timeout * _GRACE if budget is None else budget):
+        if budget is None:
+            budget = 0.0 if getattr(tier, "keeps_time", False) else named.timeout * _GRACE
+        if not budget:  # a tier in memory never waits, and some can be relied upon
             return await call(*args)
         async with asyncio.timeout(budget):
             return await call(*args)

@@ -200,7 +200,8 @@ class Engine:
                     worthless.append(key)
             elif view.void(entry):
                 self.counters.void()
-                if tier in self.queryable:  # by its birth, so that the answer that replaces it stays
+                # by its birth, so that the answer that replaces it stays; of another log that would say nothing
+                if tier in self.queryable and entry.born.epoch == view.position[0]:
                     erase = partial(cast("QueryableTier", tier).erase_where, entry.namespace, Scope(keys=(key,)), entry.born.seq + 1)
                     self.backlog.courtesy(tier, key, erase)
             else:

@@ -7,14 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.errors import ConfigurationError
-from layered_cache.redaction import redacted_text
 from layered_cache.units import parse_duration, parse_size, seconds
 
 T = TypeVar("T")
+
+
+def named_values(text: str, mark: str) -> dict[str, str]:
+    """Return what *text*, behind *mark* of a URL, says as `name=value&name=value`.
+
+    Raises:
+        ConfigurationError: It says nothing like that. It is not shown: it may be the end of a password that holds such a mark.
+    """
+    if "@" in text:
+        msg = f"there is an @ behind the {mark} of a URL: a {mark} in a password must be written as %{ord(mark):X}, an @ behind it as %40"
+        raise ConfigurationError(msg)
+    pairs = [part.partition("=") for part in text.split("&")] if text else []
+    if not all(name and equals for name, equals, _ in pairs):
+        msg = f"behind the {mark} of a URL stand options as name=value&name=value"
+        raise ConfigurationError(msg)
+    return {unquote_plus(name): unquote_plus(value) for name, _, value in pairs}
 
 
 class TierOptions:
@@ -28,12 +43,7 @@ class TierOptions:
     def __init__(self, url: str, more: Mapping[str, object] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.url, _, fragment = url.partition("#")
         self.clock = clock
-        try:
-            pairs = parse_qsl(fragment, keep_blank_values=True, strict_parsing=bool(fragment))
-        except ValueError:
-            msg = f"behind # stand options as name=value&name=value, not {redacted_text('?' + fragment)[1:]!r}"
-            raise ConfigurationError(msg) from None
-        self._given: dict[str, object] = {**dict(pairs), **(more or {})}
+        self._given: dict[str, object] = {**named_values(fragment, "#"), **(more or {})}
         self._asked: set[str] = set()
 
     def _take(self, name: str) -> object:

@@ -14,9 +14,10 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from layered_cache.errors import ConfigurationError
+from layered_cache.tiers._options import named_values
 
 Command: TypeAlias = "tuple[bytes | str | int, ...]"
 
@@ -130,11 +131,7 @@ def parse_address(url: str) -> RedisAddress:
 
 
 def _options(scheme: str, query: str) -> dict[str, str]:
-    try:
-        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
-    except ValueError:
-        msg = f"behind ? of {scheme}:// stand options as name=value&name=value"
-        raise ConfigurationError(msg) from None
+    options = named_values(query, "?")
     for name in options:
         if name not in _ALLOWED[scheme]:
             raise ConfigurationError.unknown(what=f"option behind ? of {scheme}://", name=name, allowed=_ALLOWED[scheme])

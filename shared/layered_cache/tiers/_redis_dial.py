@@ -110,6 +110,7 @@ class Dialer:
         self.address = address
         self.wire = wire
         self.context = address.tls_context()
+        "example".encode("idna")  # names are resolved in background threads, which must not import: another one may fork
 
     def link(self) -> Link:
         """Return a connection that is ready for commands.
@@ -119,12 +120,12 @@ class Dialer:
             Exception: What Redis answered to the greeting.
         """
         deadline = time.monotonic() + CONNECTING
-        connected, host = self.socket()
+        connected, host = self.socket(deadline)
         return self._greeted(connected, host, self.address.greeting(), deadline)
 
-    def socket(self) -> tuple[socket.socket, str]:
+    def socket(self, deadline: float | None = None) -> tuple[socket.socket, str]:
         """Return a socket that is connected to the right host, and the name of that host. Nothing was said yet."""
-        deadline = time.monotonic() + CONNECTING
+        deadline = time.monotonic() + CONNECTING if deadline is None else deadline
         host, port = self.address.hosts[0] if self.address.service is None else self._master(deadline)
         return _connected(host, port, deadline), host
 
@@ -172,7 +173,23 @@ def check_greeting(replies: Sequence[Reply]) -> None:
 
 
 def _connected(host: str, port: int, deadline: float) -> socket.socket:
-    connected = socket.create_connection((host, port), timeout=_left(deadline))
+    """Return a socket that is connected to the first address of *host* that answers, each having its share of the time."""
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failure: OSError = ConnectionError("it has no address")
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        connected = socket.socket(family, kind, protocol)
+        try:
+            connected.settimeout(_left(deadline) / (len(addresses) - number + 1))  # one share is for the greeting
+            connected.connect(address)
+        except OSError as error:
+            connected.close()
+            failure = error
+        else:
+            return _tuned(connected)
+    raise failure
+
+
+def _tuned(connected: socket.socket) -> socket.socket:
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return connected

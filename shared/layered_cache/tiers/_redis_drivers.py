@@ -25,9 +25,14 @@ _THREADS = 8
 
 
 class Driver(Protocol):
-    """Carries out commands. `scattered`: keys live on several servers, so that one command must name one key."""
+    """Carries out commands.
+
+    `scattered`: keys live on several servers, so that one command must name one key. `lasting`: no other server takes over, which may
+    not have what this one has acknowledged.
+    """
 
     scattered: bool
+    lasting: bool
 
     def run(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
         """Return the replies to *commands*. *operation* is for errors."""
@@ -64,6 +69,7 @@ class Direct:
     scattered = False
 
     def __init__(self, tier: str, address: RedisAddress, connections: int) -> None:
+        self.lasting = address.service is None
         self._tier = tier
         self._wire = Wire()
         dialer = Dialer(address, self._wire)
@@ -126,6 +132,7 @@ class Client:
 
     def __init__(self, tier: str, make: Callable[[], Any], *, scattered: bool, owned: bool, theirs: Any = None) -> None:  # noqa: ANN401
         self.scattered = scattered
+        self.lasting = False  # nobody knows what stands behind it
         self._tier = tier
         self._make = make
         self._owned = owned
@@ -202,8 +209,8 @@ class Client:
         if self._owned and self._client is not None:
             client, self._client = self._client, None
             client.close()
-        elif self._client is not None:
-            self._client.connection_pool.disconnect(inuse_connections=False)
+        elif (pool := getattr(self._client, "connection_pool", None)) is not None:  # a cluster's client has one for each server
+            pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
         """See Driver. A client of the user's stays open."""

@@ -4,12 +4,13 @@ So a thousand tasks need one connection, what they say in one turn of the loop g
 nothing behind: its reply comes, in its turn, and is thrown away.
 
 A task whose reply does not come in time gives up, and if nothing at all has come since it asked, the connection is taken for dead.
-While replies do come it waits for its turn a little longer: then it is this loop that is busy, not Redis.
+While its own loop is busy it waits a little longer: what has come cannot be looked at then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import Any
 
@@ -19,15 +20,16 @@ from layered_cache.tiers._redis_wire import NOTHING, OutOfStepError, Reply, Wire
 from layered_cache.tiers._threaded import Workers
 
 _STALL = 0.005  # seconds by which a timer is late when the loop was busy with something else
-_TURNS = 4  # budgets that one may wait beyond the first while replies to others come
+_TURNS = 4  # budgets that one may wait beyond the first while this loop is busy
+_BUSY = 0.5  # the share of the time that a busy loop spends on its processor
 _CHUNK = 512 * 1024
 _MOST_WAITING = 64 * 1024 * 1024  # bytes that may wait to be sent
 
 
 class _Place:
-    """One who waits in the row for *seconds*. `heard` is what the line had heard when he was last looked after."""
+    """One who waits in the row for *seconds*. `heard` and `worked` are of the line and of its loop when he was last looked after."""
 
-    __slots__ = ("count", "deadline", "future", "heard", "replies", "seconds", "turns")
+    __slots__ = ("count", "deadline", "future", "heard", "replies", "seconds", "turns", "worked")
 
     def __init__(self, future: asyncio.Future[list[Reply]], count: int, heard: int, seconds: float) -> None:
         self.future = future
@@ -35,6 +37,7 @@ class _Place:
         self.heard = heard
         self.seconds = seconds
         self.deadline = float("inf")  # until the end of this turn of the loop
+        self.worked = 0.0
         self.turns = _TURNS
         self.replies: list[Reply] = []
 
@@ -174,12 +177,12 @@ class Line(asyncio.BufferedProtocol):
 
     def _is_given_up(self, place: _Place, now: float, *, late: bool) -> bool:
         """Have *place*, whose time is over, wait on or give up; return whether the line is dead."""
-        quiet = self.heard == place.heard
-        if place.turns and (late or not quiet):
-            # others were answered, or this loop was busy and could not look yet at what has come
+        quiet, worked = self.heard == place.heard, time.thread_time()
+        busy = worked - place.worked > _BUSY * place.seconds
+        if place.turns and (late or busy):
             place.turns -= 1
-            place.heard = self.heard
-            place.deadline = now + (_STALL if quiet else place.seconds)
+            place.heard, place.worked = self.heard, worked
+            place.deadline = now + (place.seconds if busy else _STALL)
             return False
         place.future.set_exception(TimeoutError())
         return quiet
@@ -190,9 +193,9 @@ class Line(asyncio.BufferedProtocol):
             unsent, self._unsent = b"".join(self._unsent), []
             self._transport.write(unsent)
         said, self._said = self._said, []
-        now = self._loop.time()
+        now, worked = self._loop.time(), time.thread_time()
         for place in said:
-            place.deadline = now + place.seconds
+            place.deadline, place.worked = now + place.seconds, worked
             if place.deadline < self._look_at:
                 self._look(place.deadline)
 

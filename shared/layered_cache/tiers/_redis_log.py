@@ -7,6 +7,7 @@ evicted or lost while the others stay, the sizes do not fit any more: what the l
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import cast
 
 from layered_cache.entry import Ticket
@@ -128,6 +129,12 @@ def _rule(member: bytes) -> Rule:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
+
+
+def is_replica(replies: Sequence[object]) -> bool:
+    """Whether *replies*, to a `ROLE` if it was asked, say so. A user who may not ask is told nothing, and that is no."""
+    role = replies[0] if replies else None
+    return isinstance(role, list) and cast("list[object]", role)[:1] not in ([], [b"master"], ["master"])
 
 
 def is_durable(info: object) -> bool:

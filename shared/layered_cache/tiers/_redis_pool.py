@@ -39,6 +39,7 @@ class Pool:
         self._open = 0  # connections, and those that are being made
         self._dialing = 0
         self._waiting = 0
+        self._drops = 0
         self._failures = 0
         self._failure: BaseException = ConnectionError()
 
@@ -69,7 +70,8 @@ class Pool:
                 return replies
 
     def drop(self) -> None:
-        """Close the connections that nobody uses at this moment."""
+        """Close the connections that nobody uses at this moment; those that are being made have come too late."""
+        self._drops += 1
         while self._idle:
             try:
                 link = self._idle.pop()
@@ -101,7 +103,9 @@ class Pool:
     def _dial(self) -> None:
         self._open += 1
         self._dialing += 1
-        thread = threading.Thread(target=self._dialed, args=(self._changed,), name=f"layered-cache {self._tier} connecting", daemon=True)
+        thread = threading.Thread(
+            target=self._dialed, args=(self._changed, self._drops), name=f"layered-cache {self._tier} connecting", daemon=True
+        )
         try:
             thread.start()
         except RuntimeError:  # too many threads, or the interpreter is on its way out
@@ -109,7 +113,7 @@ class Pool:
             self._dialing -= 1
             raise
 
-    def _dialed(self, changed: threading.Condition) -> None:
+    def _dialed(self, changed: threading.Condition, drops: int) -> None:
         link, failure = None, None
         try:
             link = self._dialer.link()
@@ -117,7 +121,10 @@ class Pool:
             failure = error
         with changed:
             self._dialing -= 1
-            if link is not None:
+            if link is not None and drops != self._drops and not self._waiting:
+                self._open -= 1
+                link.close()
+            elif link is not None:
                 self._idle.append(link)
             elif failure is not None:
                 self._open -= 1

@@ -15,9 +15,7 @@ from layered_cache.tiers._redis_address import Command
 Reply: TypeAlias = "bytes | int | Exception | list[Reply] | None"
 
 # a server that says so will not serve this connection any more, or is not the one to talk to
-_BAD_COMPANY = frozenset(
-    {"READONLY", "NOAUTH", "NOPERM", "WRONGPASS", "LOADING", "MASTERDOWN", "MOVED", "ASK", "CLUSTERDOWN", "UNKILLABLE"}
-)
+_BAD_COMPANY = frozenset({"READONLY", "NOAUTH", "WRONGPASS", "LOADING", "MASTERDOWN", "MOVED", "ASK", "CLUSTERDOWN"})
 _MEANINGS = {
     "OOM": "it is full",
     "READONLY": "it is a replica",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Entry, Refused, Ticket
-from layered_cache.errors import ConfigurationError, TierError
+from layered_cache.errors import ConfigurationError, TierError, TierUnavailableError
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.keys import key_prefix, namespace_of
 from layered_cache.tiers import _redis_log as log
@@ -303,13 +303,17 @@ class RedisTier(ThreadedTier):
         return self._state(operation, await self._driver.arun(operation, self._asking(command, ask=ask), seconds), nonce)
 
     def _asking(self, command: Command, *, ask: bool) -> list[Command]:
-        # in a cluster, whose servers may be set up differently, it counts as not durable
-        return [command, ("INFO", "persistence")] if ask and not self._driver.scattered else [command]
+        if self._driver.scattered:
+            return [command]
+        return [command, ("ROLE",), *([("INFO", "persistence")] if ask and self._driver.lasting else [])]
 
     def _state(self, operation: str, replies: Sequence[Reply], nonce: bytes) -> LogState:
         reply = self._good(operation, replies[0])
-        if len(replies) > 1:
-            self.log_is_durable = log.is_durable(replies[1])
+        if log.is_replica(replies[1:2]):  # it was the primary once, and knows of no removal since
+            self._driver.drop()
+            raise TierUnavailableError(self.name, operation, "it is a replica")
+        if len(replies) > 2:  # noqa: PLR2004 - the third was asked for
+            self.log_is_durable = log.is_durable(replies[2])
         try:
             return log.state(reply, nonce, self.name)
         except OutOfStepError:
@@ -325,7 +329,7 @@ class RedisTier(ThreadedTier):
 
     def _good(self, operation: str, reply: Reply) -> Reply:
         if isinstance(reply, Exception):
-            raise refused(self.name, operation, reply) from reply
+            raise refused(self.name, operation, reply) from None  # its text may repeat what was sent
         return reply
 
     def _done(self, operation: str, replies: Sequence[Reply]) -> None:
