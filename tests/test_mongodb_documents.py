@@ -185,7 +185,7 @@ def test_a_request_that_is_too_large_is_left_out(tier: MongoTier, mongodb_url: s
         entry = an_entry(str(number), os.urandom(value * MiB if value < 50 else value), request=Request("x" * text * MiB), response="y")
         tier.set_many([entry])
         assert tier.get_many([entry.key]) == {entry.key: entry}
-    many = an_entry("many", request=Request([list(range(10))] * 400_000))  # as BSON, it is seven times as large
+    many = an_entry("many", request=Request([0] * 1_400_000))  # as BSON, it is seven times as large
     tier.set_many([many])
     assert tier.get_many(["many"]) == {"many": many}
 
@@ -381,6 +381,29 @@ def test_more_than_a_batch_is_erased_and_what_is_younger_stays(tier: MongoTier) 
     assert tier.count_where(below("app"), Scope()) == 100
 
 
+def test_what_replaces_an_entry_while_it_is_erased_stays(tier: MongoTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is erased by its birth, not only by its key."""
+    tier.set_many([an_entry("a", born=Ticket(1, 1)), an_entry("b", born=Ticket(1, 1))])
+    erase = tier._entries._delete
+
+    async def late(*args: Any) -> int:
+        tier.set_many([an_entry("a", b"new", born=Ticket(1, 10))])
+        return await erase(*args)
+
+    monkeypatch.setattr(tier._entries, "_delete", late)
+    assert tier.erase_where("app", Scope(), 5) == 1
+    assert tier.get_many(["a", "b"]).keys() == {"a"}
+
+
+def test_below_is_below(tier: MongoTier) -> None:
+    """And what comes right before and after it, in the order of bytes, is not."""
+    names = ["app", "app/", "app/\x01", "app/a", "app/é", "app/\U0010ffff", "app.", "app0", "app0/a", "app-", "ap", "App/a"]
+    tier.set_many([an_entry(str(number), namespace=name) for number, name in enumerate(names)])
+
+    assert tier.count_where("app/", Scope()) == 6
+    assert tier.count_where("app", Scope()) == 1
+
+
 # --- what is refused before it is asked
 
 OPERATORS: list[Any] = [{"$ne": None}, {"$gt": ""}, ["k"], None, 5, b"k"]
@@ -493,6 +516,7 @@ def test_what_the_url_says_goes(mongodb_url: str) -> None:
     assert handles is not None
     options = handles.client.options
     assert (options.pool_options.max_pool_size, options.pool_options.appname) == (7, "theirs")
+    assert options.heartbeat_frequency == 0.5
     assert (options.retry_writes, options.retry_reads, options.server_monitoring_mode) == (False, False, "poll")
     assert handles.alone.write_concern.document == {"w": 1}
     assert handles.entries.read_preference.mongos_mode == "nearest"

@@ -33,7 +33,8 @@ from layered_cache import (
 )
 from layered_cache.invalidation import UNKNOWN, Scope
 from layered_cache.testing._halves import an_entry
-from pymongo import MongoClient
+from layered_cache.tiers._mongo_errors import is_passing, translated
+from pymongo import MongoClient, errors
 from servers import HOST, MongoServer, free_port
 from worlds import World, ask, kinds, settled
 
@@ -194,6 +195,7 @@ def test_a_server_that_is_far_away(mongodb_url: str, proxy_to: Proxies, world: W
     with suppress(TierError):
         world.call(tier, "get_many", ["absent"])
     key = TieredCache("memory://").key(ask())
+    assert proxy.connections == 2  # one that watches, one to ask: the call has waited for it, and not made another
     for _ in range(5):
         started = time.monotonic()
         assert world.call(tier, "get_many", [key]).keys() == {key}
@@ -209,7 +211,7 @@ def test_round_trips(mongodb_url: str, proxy_to: Proxies, world: World) -> None:
     """One for any number of keys up to a thousand, one for any number of entries; the log's reads are one each."""
     proxy = proxy_to(mongodb_url)
     tier = MongoTier(proxy.url, timeout=2.0)
-    entries = [an_entry(str(number)) for number in range(100)]
+    entries = [an_entry(str(number)) for number in range(150)]
     world.call(tier, "set_many", entries)
     world.call(tier, "append_log", "app", Scope(tags=("t",)), UNKNOWN, 0)
     world.call(tier, "read_log", UNKNOWN)  # asks first whether it may ask so
@@ -250,6 +252,32 @@ def test_what_passes_is_tried_again_within_the_budget(mongo_server: MongoServer,
         world.call(tier, "get_many", ["k"])
     assert not raised.value.retryable
     world.call(tier, "close")
+
+
+def test_what_errors_mean() -> None:
+    """Too late, or not possible; and if not, whether it may be later, or even now."""
+    for error, kind, retryable, now in (
+        (errors.NetworkTimeout("x"), TierTimeoutError, True, False),
+        (errors.ExecutionTimeout("x", 50), TierTimeoutError, True, False),
+        (errors.WTimeoutError("x"), TierTimeoutError, True, False),
+        (TimeoutError(), TierTimeoutError, True, False),
+        (errors.ServerSelectionTimeoutError("x"), TierUnavailableError, True, True),
+        (errors.AutoReconnect("x"), TierUnavailableError, True, True),
+        (errors.NotPrimaryError("x"), TierUnavailableError, True, True),
+        (errors.DuplicateKeyError("x", 11000), TierUnavailableError, True, True),
+        (errors.BulkWriteError({"writeErrors": [{"code": 11000}]}), TierUnavailableError, True, True),
+        (errors.BulkWriteError({"writeErrors": [{"code": 14031}, {"code": 11000}]}), TierUnavailableError, True, False),
+        (errors.BulkWriteError({"writeConcernErrors": [{"code": 91}]}), TierUnavailableError, True, False),
+        (errors.OperationFailure("x", 13), TierUnavailableError, False, False),
+        (errors.OperationFailure("x", 8000), TierUnavailableError, True, False),
+        (errors.DocumentTooLarge("x"), TierUnavailableError, False, False),
+        (errors.InvalidOperation("x"), TierUnavailableError, False, False),
+        (OverflowError("x"), TierUnavailableError, False, False),
+        (KeyError("x"), TierUnavailableError, True, False),
+    ):
+        meant = translated(error, "tier", "read", 0.15)
+        assert (type(meant), meant.retryable, is_passing(error)) == (kind, retryable, now), repr(error)
+        assert "x" not in meant.reason.replace("Execution", "").replace("Index", "")
 
 
 def test_errors_say_what_and_nothing_else(mongo_server: MongoServer, world: World) -> None:

@@ -170,7 +170,7 @@ def query(namespace: str, scope: Scope, born_before: int | None) -> Document:
     if scope.created_before is not None:  # the date for the index, the other one because dates are cut to milliseconds
         clauses.append({"created_at": {"$lte": date(scope.created_before)}, "created": {"$lt": scope.created_before}})
     if scope.created_after is not None:
-        clauses.append({"created_at": {"$gte": _cut(date(scope.created_after))}, "created": {"$gte": scope.created_after}})
+        clauses.append({"created_at": {"$gte": date(scope.created_after)}, "created": {"$gte": scope.created_after}})
     if born_before is not None:
         clauses.append({"born.seq": {"$lt": born_before}})
     return {"$and": clauses}
@@ -182,7 +182,3 @@ def _within(namespace: str) -> Document:
     start = safe(namespace)
     # from "app/" to before "app0", which comes next in the order of bytes
     return {"$or": [{"namespace": {"$eq": start[:-1]}}, {"namespace": {"$gte": start, "$lt": start[:-1] + "0"}}]}
-
-
-def _cut(moment: datetime) -> datetime:
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

@@ -66,11 +66,6 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, errors.ConnectionFailure) or code_of(error) == _DUPLICATE
 
 
-def is_duplicate(error: BaseException) -> bool:
-    """Whether there is a document of this `_id` already."""
-    return code_of(error) == _DUPLICATE
-
-
 def refuses_linearizable(error: BaseException) -> bool:
     """Whether the server is none that could read so: it is alone, or too old."""
     return isinstance(error, errors.OperationFailure) and code_of(error) in _REFUSED_READ_CONCERN

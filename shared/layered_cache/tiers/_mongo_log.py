@@ -16,7 +16,7 @@ from layered_cache.clocks import Clock
 from layered_cache.entry import Ticket
 from layered_cache.errors import TierUnavailableError
 from layered_cache.invalidation import UNKNOWN, LogState, MemoryLog, Scope, rules_of
-from layered_cache.tiers._mongo_errors import is_duplicate, refuses_linearizable
+from layered_cache.tiers._mongo_errors import refuses_linearizable
 from layered_cache.tiers._mongo_halves import Half
 from layered_cache.tiers._mongo_handles import Handles
 
@@ -118,13 +118,8 @@ class MongoLog:
 
     async def _replaced(self, half: Half, handles: Handles, was: Ticket, log: MemoryLog) -> bool:
         """Write *log* if what is there is still *was*; return whether it was."""
-        if was == UNKNOWN:
-            try:
-                await half.settled(handles.log.insert_one(_document_of(log)))
-            except Exception as error:
-                if is_duplicate(error):
-                    return False
-                raise
+        if was == UNKNOWN:  # somebody else's may come first: then all of this is tried again
+            await half.settled(handles.log.insert_one(_document_of(log)))
             return True
         as_it_was = {"_id": LOG_ID, "epoch": {"$eq": Int64(was.epoch)}, "seq": {"$eq": Int64(was.seq)}}
         result = await half.settled(handles.log.replace_one(as_it_was, _document_of(log)))
