@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from bson.int64 import Int64
 from chaos_proxy import ChaosProxy
-from layered_cache import MongoTier, Ticket, TieredCache, TierError, TierUnavailableError
+from layered_cache import MongoTier, Policy, Ticket, TieredCache, TierError, TierUnavailableError
 from layered_cache.invalidation import MAX_RULES, UNKNOWN, Scope
 from layered_cache.testing import FakeClock
 from layered_cache.tiers._mongo_log import MongoLog
@@ -257,3 +258,19 @@ def test_a_log_that_was_lost_or_set_back(mongodb_url: str, world: World) -> None
         time.sleep(2.1)
         assert world.call(cache, "get", ask("b")) is None
     world.call(cache, "close")
+
+
+def test_many_remove_at_once(mongodb_url: str, world: World) -> None:
+    """In a log that is long: none of them fails, and no rule is lost."""
+    cache, writers = TieredCache("memory://", mongodb_url, policy=Policy(max_staleness=60)), 24
+    cache.invalidate(tag="first")
+    with log_of(mongodb_url) as log:
+        seq = int(log.find_one({"_id": "log"})["seq"]) - 10_000
+        log.update_one({"_id": "log"}, {"$set": {"rules": [[Int64(seq + number), "default", '{"tags": ["t"]}'] for number in range(3000)]}})
+
+    for turn in range(2):
+        done = world.at_once(cache, "delete", [(ask(f"{turn} {number}"),) for number in range(writers)])
+        assert [outcome for outcome in done if isinstance(outcome, Exception)] == []
+
+    assert len(cache.tiers[1].read_log(UNKNOWN).rules) == 3000 + 2 * writers  # type: ignore[attr-defined]
+    cache.close()

@@ -7,11 +7,15 @@ as a majority has it where a server does not know how to prove it. What may be v
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from bson.int64 import Int64
 
+from layered_cache import _forks
 from layered_cache.clocks import Clock
 from layered_cache.entry import Ticket
 from layered_cache.errors import TierUnavailableError
@@ -24,6 +28,8 @@ LOG_ID = "log"
 SHARED_ID = "shared"
 
 _PATIENCE = 2.0  # seconds that a removal may take: who asks for one must know how it ended, and would rather wait
+_TURN = 1.6  # seconds of these for which it waits until others of this process are through
+_LOOK_EVERY = 0.002
 
 
 class MongoLog:
@@ -34,6 +40,12 @@ class MongoLog:
         self._tier = tier
         self._timeout = timeout
         self._proves = True  # until a server refuses to
+        self.after_fork()
+        _forks.restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Nobody of this process is writing."""
+        self._writing = threading.Lock()
 
     async def read(self, half: Half, seen: Ticket) -> LogState:
         """See Authority.read_log."""
@@ -61,6 +73,10 @@ class MongoLog:
         """See Authority.append_log."""
 
         async def work(half: Half, handles: Handles) -> LogState:
+            async with self._turn(half):
+                return await appended(half, handles)
+
+        async def appended(half: Half, handles: Handles) -> LogState:
             while True:
                 found = await self._read_whole(half, handles)
                 log = found or MemoryLog(_new_epoch())
@@ -72,6 +88,18 @@ class MongoLog:
                     return self._state(log, seen)
 
         return await half.call("write the log", "write", work, _PATIENCE)
+
+    @asynccontextmanager
+    async def _turn(self, half: Half) -> AsyncGenerator[None]:
+        """Have the threads and tasks of this process write one after the other: of many who replace one document at once, one succeeds."""
+        writing, until = self._writing, time.monotonic() + _TURN
+        while not (mine := writing.acquire(blocking=False)) and time.monotonic() < until:
+            await half.pause(_LOOK_EVERY)
+        try:
+            yield  # also out of turn: who is writing may wait for a server that is silent
+        finally:
+            if mine:
+                writing.release()
 
     async def restart(self, half: Half, seen: Ticket) -> LogState:
         """See Authority.restart_log."""
