@@ -28,7 +28,7 @@ LOG_ID = "log"
 SHARED_ID = "shared"
 
 _PATIENCE = 2.0  # seconds that a removal may take: who asks for one must know how it ended, and would rather wait
-_TURN = 1.6  # seconds of these for which it waits until others of this process are through
+_TURN = 0.8  # seconds of these for which it waits until others of this process are through
 _LOOK_EVERY = 0.002
 
 
