@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from layered_cache import (
     Entry,
     Event,
     MongoTier,
+    Policy,
     Request,
     TieredCache,
     TierError,
@@ -673,3 +675,16 @@ def test_a_client_that_tries_again_by_itself_is_one_of_the_users_own(mongodb_url
     with pytest.raises(TierError):  # its owner has closed it
         tier.get_many(["k"])
     assert time.monotonic() - started < BUDGET + 0.1
+
+
+def test_what_a_server_says_of_a_document_is_not_passed_on(mongodb_url: str) -> None:
+    """It may repeat the document: prompt, answer and all; so it stands in no traceback."""
+    request, answer = Request("canary prompt"), Answer(value=b"canary answer", response="canary answer")
+    database: Any = MongoClient(mongodb_url).get_default_database()
+    with database.client:
+        database.create_collection("entries", validator={"never": {"$exists": True}})
+    with TieredCache(mongodb_url, policy=Policy(fail_open=False)) as cache, pytest.raises(TierError, match="121") as raised:
+        cache.set(request, answer)
+
+    assert "canary" not in "".join(traceback.format_exception(raised.value))
+    assert not raised.value.retryable

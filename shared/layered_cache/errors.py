@@ -49,7 +49,7 @@ class MissingClientError(ConfigurationError):
 
 
 class TierError(CacheError):
-    """A tier could not serve a request. The client's own error is `__cause__`."""
+    """A tier could not serve a request. The client's own error is `__cause__`, where its text holds nothing that was stored."""
 
     def __init__(self, tier: str, operation: str, reason: str, *, retryable: bool = True) -> None:
         super().__init__(f"{tier}: {operation}: {reason}")

@@ -16,7 +16,7 @@ TOO_LARGE = "larger than a document may be"
 _DUPLICATE = 11000  # two who insert one key at once
 _REFUSED_READ_CONCERN = frozenset({72, 123, 148, 10107})  # what says that a linearizable read is none of this server's business
 # what another try will not change: not allowed, not understood, too large
-_LASTING = frozenset({2, 9, 13, 14, 18, 20, 33, 51, 52, 53, 54, 57, 73, 10334, 17280, 17419, 17420})
+_LASTING = frozenset({2, 9, 13, 14, 18, 20, 33, 51, 52, 53, 54, 57, 73, 121, 10334, 17280, 17419, 17420})
 _LASTING_KINDS = (
     BSONError, OverflowError, errors.DocumentTooLarge, errors.ConfigurationError, errors.InvalidOperation, errors.InvalidName,
 )  # fmt: skip

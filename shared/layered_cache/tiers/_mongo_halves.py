@@ -106,8 +106,7 @@ class Half(ABC):
                 if failure is error:
                     raise
                 if not is_passing(error) or time.monotonic() >= deadline:
-                    raise failure from error
-                failure.__cause__ = error
+                    raise failure from None  # the client's own text may hold documents
 
     def _is_open(self, handles: Handles, need: Need) -> bool:
         if not handles.watched:
