@@ -682,7 +682,7 @@ def test_what_a_server_says_of_a_document_is_not_passed_on(mongodb_url: str) -> 
     request, answer = Request("canary prompt"), Answer(value=b"canary answer", response="canary answer")
     database: Any = MongoClient(mongodb_url).get_default_database()
     with database.client:
-        database.create_collection("entries", validator={"never": {"$exists": True}})
+        database.create_collection("entries", validator={"response": {"$type": "int"}})
     with TieredCache(mongodb_url, policy=Policy(fail_open=False)) as cache, pytest.raises(TierError, match="121") as raised:
         cache.set(request, answer)
 
