@@ -12,24 +12,11 @@ from chaos_proxy import ChaosProxy
 from layered_cache import MongoTier, Tier
 from layered_cache.testing import AuthorityContract, QueryableContract, TierContract
 from layered_cache.testing._halves import Half
+from outages import away, frozen
 from pymongo import MongoClient
 from servers import MongoReplicaSet, MongoServer
 
 Proxies = Callable[[str], ChaosProxy]
-
-
-class Again:
-    """A context that can be entered more than once."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-
-    def __enter__(self) -> None:
-        self._context = self._make()
-        self._context.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._context.__exit__(*error)
 
 
 class MongoContract(TierContract, AuthorityContract, QueryableContract):
@@ -44,17 +31,8 @@ class TestMongo(MongoContract):
         self.proxy = proxy_to(mongodb_url)
         return MongoTier(self.proxy.url, timeout=2.0)
 
-    @contextmanager
-    def _away(self) -> Iterator[None]:
-        self.proxy.refuse()
-        self.proxy.cut()
-        try:
-            yield
-        finally:
-            self.proxy.accept()
-
     def outage(self, tier: Tier) -> Any:
-        return Again(self._away)
+        return away(self.proxy)
 
 
 class TestFrozenMongo(TierContract):
@@ -65,16 +43,8 @@ class TestFrozenMongo(TierContract):
         self.server = mongo_server
         return MongoTier(f"{mongo_server.url}frozen", timeout=2.0)
 
-    @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        self.server.freeze()
-        try:
-            yield
-        finally:
-            self.server.thaw()
-
     def outage(self, tier: Tier) -> Any:
-        return Again(self._frozen)
+        return frozen(self.server)
 
 
 @pytest.mark.slow
@@ -96,7 +66,7 @@ class TestMongoReplicaSet(MongoContract):
             self.set.heal()
 
     def outage(self, tier: Tier) -> Any:
-        return Again(self._away)
+        return away(self.proxy)
 
 
 @pytest.mark.filterwarnings("ignore:MongoClient opened before fork:UserWarning")

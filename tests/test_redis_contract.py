@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,32 +13,10 @@ import redis.asyncio
 from chaos_proxy import ChaosProxy
 from layered_cache import RedisTier, Tier
 from layered_cache.testing import AuthorityContract, TierContract
+from outages import away, frozen
 from servers import Certificates, RedisCluster, RedisSentinel, RedisServer
 
 Proxies = Callable[[str], ChaosProxy]
-
-
-class Again:
-    """A context that can be entered more than once."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-
-    def __enter__(self) -> None:
-        self._context = self._make()
-        self._context.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._context.__exit__(*error)
-
-
-@contextmanager
-def frozen(server: RedisServer) -> Iterator[None]:
-    server.freeze()
-    try:
-        yield
-    finally:
-        server.thaw()
 
 
 class RedisContract(TierContract, AuthorityContract):
@@ -54,17 +31,8 @@ class TestRedis(RedisContract):
         self.proxy = proxy_to(redis_url)
         return RedisTier(self.proxy.url, timeout=0.5)
 
-    @contextmanager
-    def _away(self) -> Iterator[None]:
-        self.proxy.refuse()
-        self.proxy.cut()
-        try:
-            yield
-        finally:
-            self.proxy.accept()
-
     def outage(self, tier: Tier) -> Any:
-        return Again(self._away)
+        return away(self.proxy)
 
 
 class TestFrozenRedis(TierContract):
@@ -76,7 +44,7 @@ class TestFrozenRedis(TierContract):
         return RedisTier(redis_server.url, timeout=0.5)
 
     def outage(self, tier: Tier) -> Any:
-        return Again(lambda: frozen(self.server))
+        return frozen(self.server)
 
 
 class TestRedisWithTLS(RedisContract):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from layered_cache import MemoryTier, SQLiteTier, Tier
 from layered_cache.testing import AuthorityContract, QueryableContract, TierContract
+from outages import Again
 
 
 class TestMemoryTier(TierContract):
@@ -38,18 +39,4 @@ class TestSQLiteTier(TierContract, AuthorityContract, QueryableContract):
 
     def outage(self, tier: Tier) -> object:
         assert isinstance(tier, SQLiteTier)
-        return _Again(lambda: self._locked(tier.path))
-
-
-class _Again:
-    """A context that can be entered more than once."""
-
-    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
-        self._make = make
-
-    def __enter__(self) -> None:
-        self._context = self._make()
-        self._context.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._context.__exit__(*error)
+        return Again(lambda: self._locked(tier.path))
