@@ -249,9 +249,9 @@ def test_expired_documents_are_removed_by_mongodb(own_mongo: Callable[..., Mongo
 
 def test_indexes_are_made_in_the_background_by_the_cache(mongodb_url: str) -> None:
     """After the first write."""
-    with TieredCache("memory://", f"{mongodb_url}#timeout=2s") as cache:
+    with TieredCache("memory://", f"{mongodb_url}#timeout=15s") as cache:  # to make them takes a busy machine long
         cache.set(ask(), b"x")
-        tier, deadline = cast("MongoTier", cache.tiers[1]), time.monotonic() + 10
+        tier, deadline = cast("MongoTier", cache.tiers[1]), time.monotonic() + 20
         while tier.indexes_missing() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert tier.indexes_missing() == []
