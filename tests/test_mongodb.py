@@ -12,7 +12,7 @@ from chaos_proxy import ChaosProxy
 from layered_cache import MongoTier, Tier
 from layered_cache.testing import AuthorityContract, QueryableContract, TierContract
 from layered_cache.testing._halves import Half
-from outages import away, frozen
+from outages import Again, away, frozen
 from pymongo import MongoClient
 from servers import MongoReplicaSet, MongoServer
 
@@ -66,7 +66,7 @@ class TestMongoReplicaSet(MongoContract):
             self.set.heal()
 
     def outage(self, tier: Tier) -> Any:
-        return away(self.proxy)
+        return Again(self._away)
 
 
 @pytest.mark.filterwarnings("ignore:MongoClient opened before fork:UserWarning")
