@@ -206,8 +206,11 @@ def test_a_secondary_alone_gives_answers_and_takes_none(mongo_replica_set: Mongo
     other = next(node for node in mongo_replica_set.nodes if node is not primary)
     alone = MongoTier(f"{other.url}?directConnection=true")
     assert wait_for(lambda: world.call(alone, "get_many", ["first"]))
-    started = time.monotonic()
-    with pytest.raises(TierError):
-        world.call(alone, "set_many", [an_entry()])
-    assert time.monotonic() - started < BUDGET + 0.1
+    taken: list[float] = []
+    for _ in range(3):
+        started = time.monotonic()
+        with pytest.raises(TierError):
+            world.call(alone, "set_many", [an_entry()])
+        taken.append(time.monotonic() - started)
     world.call(alone, "close")
+    assert sorted(taken)[1] < BUDGET + 0.1, taken  # a busy machine may make one late
