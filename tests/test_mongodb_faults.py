@@ -516,6 +516,7 @@ def test_a_full_disk(tmp_path: Path, world: World) -> None:
         world.call(cache, "set", ask("room"), b"room")
         settled(cache)
         assert wait_for(lambda: cache.tiers[1].get_many([cache.key(ask("room"))]))
+        world.call(cache.tiers[1], "close")  # in its loop, which does not run on by itself
         world.call(cache, "close")
     finally:
         server.kill()
