@@ -741,6 +741,16 @@ def test_counting(redis_url: str, world: World) -> None:
         assert cache.get(ask("a"))
 
 
+def test_a_search_that_is_out_of_step(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is an error of the tier, as everything is."""
+    tier = RedisTier(redis_url, timeout=1.0)
+    monkeypatch.setattr(tier._driver, "run_on", lambda *_args: 5)
+
+    with pytest.raises(TierUnavailableError, match="out of step"):
+        tier.count_where("app", Scope())
+    tier.close()
+
+
 def test_an_acl_of_the_least_that_is_needed(own_redis: Own, world: World) -> None:
     """As the README has it: everything works, and nothing else may be done."""
     server = own_redis()

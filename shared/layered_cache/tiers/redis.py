@@ -250,7 +250,11 @@ class RedisTier(ThreadedTier):
             cursor = 0
             while True:
                 command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _BATCH)
-                cursor, names = scanned(self._good("search", self._driver.run_on(server, "search", command, self.timeout)))
+                reply = self._good(operation := "search", self._driver.run_on(server, "search", command, self.timeout))
+                try:
+                    cursor, names = scanned(reply)
+                except OutOfStepError:
+                    raise self._out_of_step(operation) from None
                 yield [name.decode("utf-8", "surrogatepass") for name in names]
                 if not cursor:
                     break
