@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ PROCESSES = 3
 STRICT, USUAL, MEEK = range(PROCESSES)
 TURN = 1.0  # seconds between two things that happen
 STALLED = 30.0  # seconds without progress: something waits for ever
+LOOKS = 6  # at what a mutant's storm has come to, before it is said that it does not show
 MUTANT = "LAYERED_CACHE_STORM_MUTANT"  # a patch of this process would not reach the others
 
 
@@ -139,8 +141,15 @@ class Callers:
 
     def done(self) -> int:
         """Return how much they have done."""
+        return self._sum(self._stores.unit)
+
+    def failed(self) -> int:
+        """Return how often something was raised that should not be."""
+        return self._sum("unexpected")
+
+    def _sum(self, what: str) -> int:
         told = [*self._told, *(caller.told() for caller in self._living)]
-        return sum(one["counts"].get(self._stores.unit, 0) for one in told)
+        return sum(one["counts"].get(what, 0) for one in told)
 
     def kill(self, number: int | None = None) -> None:
         """Kill one, or the next one, and have another in its place."""
@@ -184,13 +193,17 @@ class Look:
         return found
 
 
-def weather(folder: Path, stores: Stores, size: int, mutant: str | None = None) -> Weather:
-    """Let *size* operations, or reads, happen, and judge."""
+def _judged(folder: Path) -> Verdict:
+    return History.of(*folder.glob("*.history")).verdict(max_staleness=storm.MAX_STALENESS, max_unverified=storm.MAX_UNVERIFIED)
+
+
+def weather(folder: Path, stores: Stores, enough: Callable[[int, Callers], bool], mutant: str | None = None) -> Weather:
+    """Let operations, or reads, happen until so many are *enough*, and judge."""
     started = time.monotonic()
     callers = Callers(folder, stores, mutant)
     before, progress, turn_at = 0, started, started + TURN
     try:
-        while before < size:
+        while not enough(before, callers):
             time.sleep(0.05)
             now, done = time.monotonic(), callers.done()
             progress = now if done > before else progress
@@ -207,12 +220,11 @@ def weather(folder: Path, stores: Stores, size: int, mutant: str | None = None) 
     counts = Counter({"kills": callers.kills})
     for one in told:
         counts.update(one["counts"])
-    verdict = History.of(*folder.glob("*.history")).verdict(max_staleness=storm.MAX_STALENESS, max_unverified=storm.MAX_UNVERIFIED)
-    return Weather(verdict, counts, time.monotonic() - started, [text for one in told for text in one["unexpected"]])
+    return Weather(_judged(folder), counts, time.monotonic() - started, [text for one in told for text in one["unexpected"]])
 
 
 def travelling(mutant: Mutant, size: int, shows: str = "stale") -> Mutant:
-    """Return a mutant of this process that has the others apply *mutant*; the history of *size* shows violations of that kind."""
+    """Return a mutant of this process that has the others apply *mutant*; histories of about *size* show violations of that kind."""
 
     def elsewhere(patch: pytest.MonkeyPatch) -> None:
         patch.setenv(MUTANT, f"{mutant.__name__}:{shows}:{size}")
@@ -221,16 +233,35 @@ def travelling(mutant: Mutant, size: int, shows: str = "stale") -> Mutant:
     return elsewhere
 
 
+def _shown(folder: Path, shows: str, few: int) -> Callable[[int, Callers], bool]:
+    """Return what says after each *few* whether violations of the kind *shows* are there, and at last that it is enough without.
+
+    When two things must meet for a mutant to show, one storm has it at once and another does not for long.
+    """
+    look_at = few
+
+    def enough(done: int, callers: Callers) -> bool:
+        nonlocal look_at
+        if done < look_at:
+            return False
+        look_at = done + few
+        if shows == "raised":
+            return callers.failed() > 0 or done >= LOOKS * few
+        return done >= LOOKS * few or any(violation.kind == shows for violation in _judged(folder).violations)
+
+    return enough
+
+
 def nothing_wrong(folder: Path, stores: Stores, size: int) -> Weather | None:
-    """Have a storm of *size* in which nothing goes wrong that could; return it. With a mutant, a smaller one, and return nothing."""
+    """Have a storm of *size* in which nothing goes wrong that could; return it. With a mutant, one in which it shows, and return nothing."""
     if MUTANT in os.environ:
         mutant, shows, few = os.environ[MUTANT].split(":")
-        seen = weather(folder, stores, int(few), mutant)
+        seen = weather(folder, stores, _shown(folder, shows, int(few)), mutant)
         found = Counter(violation.kind for violation in seen.verdict.violations) + Counter(raised=seen.counts["unexpected"])
         sys.stdout.write(f"{mutant}: {dict(found)}\n")
         assert not found[shows], str(seen)
         return None
-    seen = weather(folder, stores, size)
+    seen = weather(folder, stores, lambda done, _: done >= size)
     sys.stdout.write(f"{seen}\n")
     assert not seen.verdict.violations, str(seen)
     assert not seen.counts["unexpected"], str(seen)
