@@ -1,12 +1,50 @@
-"""LangChain on layered-cache: `LayeredCache` for `set_llm_cache`.
+"""LangChain on layered-cache.
 
-`cache` is LangChain's face; `_requests` makes keys of what LangChain says (`_messages`,
-`_models`, `_reprs`), `_codec` and `_values` make bytes of generations,
-`_answers` says what is known of an answer. What is kept where, for how long and until when is the engine's, `layered_cache`.
+`cache` is LangChain's face, `LayeredCache` for `set_llm_cache`; `_requests` makes keys of what LangChain says (`_messages`, `_models`,
+`_reprs`), `_codec` and `_values` make bytes of generations, `_answers` says what is known of an answer. The other public modules stand
+beside it, each for one place where LangChain can use a cache, and are loaded when they are first used. What is kept where, for how long
+and until when is the engine's, `layered_cache`.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from langchain_layered_cache.cache import LayeredCache
 
-__all__ = ["LayeredCache"]
+if TYPE_CHECKING:
+    from langchain_layered_cache.embeddings import CachedEmbeddings
+    from langchain_layered_cache.importers import import_mongodb, import_sqlite
+    from langchain_layered_cache.langgraph import LangGraphCache, cache_key
+    from langchain_layered_cache.middleware import LayeredCacheMiddleware
+    from langchain_layered_cache.stores import LayeredByteStore
+
+__all__ = [
+    "CachedEmbeddings",
+    "LangGraphCache",
+    "LayeredByteStore",
+    "LayeredCache",
+    "LayeredCacheMiddleware",
+    "cache_key",
+    "import_mongodb",
+    "import_sqlite",
+]
+
+_ON_FIRST_USE = {
+    "CachedEmbeddings": "embeddings",
+    "LangGraphCache": "langgraph",
+    "LayeredByteStore": "stores",
+    "LayeredCacheMiddleware": "middleware",
+    "cache_key": "langgraph",
+    "import_mongodb": "importers",
+    "import_sqlite": "importers",
+}
+
+
+def __getattr__(name: str) -> object:
+    import importlib  # noqa: PLC0415
+
+    if name in _ON_FIRST_USE:
+        return getattr(importlib.import_module(f"langchain_layered_cache.{_ON_FIRST_USE[name]}"), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
