@@ -10,7 +10,7 @@ import mongomock
 import pytest
 from chaos_proxy import ChaosProxy
 from layered_cache import MongoTier, Tier
-from layered_cache.testing import AuthorityContract, QueryableContract, TierContract
+from layered_cache.testing import AuthorityContract, ListableContract, QueryableContract, TierContract
 from layered_cache.testing._halves import Half
 from outages import Again, away, frozen
 from pymongo import MongoClient
@@ -19,7 +19,7 @@ from servers import MongoReplicaSet, MongoServer
 Proxies = Callable[[str], ChaosProxy]
 
 
-class MongoContract(TierContract, AuthorityContract, QueryableContract):
+class MongoContract(TierContract, AuthorityContract, QueryableContract, ListableContract):
     """All of it."""
 
 

@@ -12,14 +12,14 @@ import redis
 import redis.asyncio
 from chaos_proxy import ChaosProxy
 from layered_cache import RedisTier, Tier
-from layered_cache.testing import AuthorityContract, TierContract
+from layered_cache.testing import AuthorityContract, ListableContract, TierContract
 from outages import away, frozen
 from servers import Certificates, RedisCluster, RedisSentinel, RedisServer
 
 Proxies = Callable[[str], ChaosProxy]
 
 
-class RedisContract(TierContract, AuthorityContract):
+class RedisContract(TierContract, AuthorityContract, ListableContract):
     """All of it."""
 
 
@@ -68,7 +68,7 @@ class TestRedisClients(RedisContract):
         pytest.skip("a client of the user's is the user's to renew")
 
 
-class TestRedisClientsBoth(TierContract):
+class TestRedisClientsBoth(TierContract, ListableContract):
     """A blocking and an asynchronous one."""
 
     @pytest.fixture

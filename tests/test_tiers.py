@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from layered_cache import MemoryTier, SQLiteTier, Tier
-from layered_cache.testing import AuthorityContract, QueryableContract, TierContract
+from layered_cache.testing import AuthorityContract, ListableContract, QueryableContract, TierContract
 from outages import Again
 
 
-class TestMemoryTier(TierContract):
+class TestMemoryTier(TierContract, ListableContract):
     """`memory://`."""
 
     @pytest.fixture
@@ -21,7 +21,7 @@ class TestMemoryTier(TierContract):
         return MemoryTier()
 
 
-class TestSQLiteTier(TierContract, AuthorityContract, QueryableContract):
+class TestSQLiteTier(TierContract, AuthorityContract, QueryableContract, ListableContract):
     """`sqlite://`."""
 
     @pytest.fixture

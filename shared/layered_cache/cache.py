@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
@@ -21,6 +21,7 @@ from layered_cache._engine.callers import caller
 from layered_cache._engine.computing import Computing
 from layered_cache._engine.effects import run
 from layered_cache._engine.engine import Ask, Engine, Hit
+from layered_cache._engine.listing import Listing
 from layered_cache._engine.removing import Removing
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
@@ -172,15 +173,41 @@ class TieredCache:
             return entry
         return _entry(await self._engine.read(self._asyncio, [key], stale=stale), key)
 
-    def get_many(self, requests: Iterable[Request], *, stale: bool = False) -> dict[Request, Entry]:
-        """Return the entries of *requests*, in one round trip per tier; absent ones are absent."""
-        keys = self._keys(requests)
-        return _by_request(keys, run(self._engine.read(self._blocking, list(dict.fromkeys(keys.values())), stale=stale)))
+    def get_many(self, requests: Iterable[Request], *, stale: bool = False, leave: bool = True) -> dict[Request, Entry]:
+        """Return the entries of *requests*, in one round trip per tier; absent ones are absent.
 
-    async def aget_many(self, requests: Iterable[Request], *, stale: bool = False) -> dict[Request, Entry]:
+        Args:
+            requests: What was asked.
+            stale: As for `get`.
+            leave: Whether a miss is remembered for the answer that its caller will store (see `set`); not, where values are not computed.
+        """
+        keys = self._keys(requests)
+        found = run(self._engine.read(self._blocking, list(dict.fromkeys(keys.values())), stale=stale, leave=leave))
+        return _by_request(keys, found)
+
+    async def aget_many(self, requests: Iterable[Request], *, stale: bool = False, leave: bool = True) -> dict[Request, Entry]:
         """See get_many."""
         keys = self._keys(requests)
-        return _by_request(keys, await self._engine.read(self._asyncio, list(dict.fromkeys(keys.values())), stale=stale))
+        found = await self._engine.read(self._asyncio, list(dict.fromkeys(keys.values())), stale=stale, leave=leave)
+        return _by_request(keys, found)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every entry of this namespace that `get(..., stale=True)` would return, once each, in no order, as it is read.
+
+        The tiers are asked page by page. What is set or removed meanwhile may come or not. A tier that fails counts as one that holds
+        nothing; with Redis as the slowest one, its server goes through all its keys.
+        """
+        listing = Listing(self._engine, self._namespace)
+        while (page := run(listing.page(self._blocking))) is not None:
+            yield from page
+
+    async def aentries(self) -> AsyncIterator[Entry]:
+        """See entries."""
+        listing = Listing(self._engine, self._namespace)
+        while (page := await listing.page(self._asyncio)) is not None:
+            for entry in page:
+                yield entry
+            await asyncio.sleep(0)  # a listing of memory alone never waits: others shall have their turn
 
     # --- set
 

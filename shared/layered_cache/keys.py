@@ -98,6 +98,12 @@ def key_prefix(namespace: str) -> str:
     return f"{KEY_VERSION}:{quote(namespace, safe='/')}:"
 
 
+def key_bounds(namespace: str) -> tuple[str, str]:
+    """Return two texts between which, in the order of code points, all keys of *namespace* stand, and no others."""
+    prefix = key_prefix(namespace)
+    return prefix, prefix[:-1] + ";"  # which follows the colon
+
+
 def namespace_of(key: str) -> str:
     """Return the namespace that *key* was made in; the empty text for a foreign key."""
     head, _, _ = key.rpartition(":")

@@ -12,7 +12,7 @@ from layered_cache._engine.effects import LOOK_EVERY, broken
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import TierError, TierTimeoutError
 from layered_cache.invalidation import LogState, Scope
-from layered_cache.tiers._tier import Authority, Queryable, Tier
+from layered_cache.tiers._tier import Authority, Listable, Page, Queryable, Tier
 
 T = TypeVar("T")
 
@@ -58,6 +58,10 @@ class Asyncio:
     async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
         """See Effects."""
         return await _within(tier, "search", _SEARCH, tier.acount_where, namespace, scope)
+
+    async def list_keys(self, tier: Listable, namespace: str, after: str | None) -> Page:
+        """See Effects."""
+        return await _within(tier, "list", None, tier.alist_keys, namespace, after)
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""

@@ -145,6 +145,11 @@ class Backlog:
             found = ((key, lane.waiting.get(key) or lane.writing.get(key)) for key in keys)
             return {key: entry for key, entry in found if entry is not None}
 
+    def queued(self) -> list[str]:
+        """Return the keys under which something waits to be written."""
+        with self._lock:
+            return [key for lane in self._lanes.values() for key in (*lane.waiting, *lane.writing)]
+
     def must_queue(self, tier: Tier, keys: Iterable[str]) -> bool:
         """Whether a write of *keys* to *tier* has to wait its turn: the tier is failing, or older writes of them are under way."""
         if not self._lanes:

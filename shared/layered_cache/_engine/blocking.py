@@ -14,7 +14,7 @@ from layered_cache._engine.effects import LOOK_EVERY, broken, run
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import TierError
 from layered_cache.invalidation import LogState, Scope
-from layered_cache.tiers._tier import Authority, Queryable, Tier
+from layered_cache.tiers._tier import Authority, Listable, Page, Queryable, Tier
 
 T = TypeVar("T")
 
@@ -81,6 +81,10 @@ class Blocking:
     async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
         """See Effects."""
         return _called(tier, "search", tier.count_where, namespace, scope)
+
+    async def list_keys(self, tier: Listable, namespace: str, after: str | None) -> Page:
+        """See Effects."""
+        return _called(tier, "list", tier.list_keys, namespace, after)
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""

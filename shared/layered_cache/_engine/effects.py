@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import TierError, TierUnavailableError
 from layered_cache.invalidation import LogState, Scope
-from layered_cache.tiers._tier import Authority, Queryable, Tier
+from layered_cache.tiers._tier import Authority, Listable, Page, Queryable, Tier
 
 T = TypeVar("T")
 
@@ -55,6 +55,10 @@ class Effects(Protocol):
 
     async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
         """Have *tier* count what *scope* matches."""
+        ...
+
+    async def list_keys(self, tier: Listable, namespace: str, after: str | None) -> Page:
+        """Return a page of the keys that *tier* holds."""
         ...
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:

@@ -125,10 +125,15 @@ class Engine:
                     self.tickets.leave(key, fx.owner(), ticket)
         return found
 
-    async def look_up(self, fx: Effects, keys: Sequence[str], *, stale: bool) -> tuple[dict[str, Hit], View, Trust]:
+    async def expect(self, fx: Effects, key: str) -> None:
+        """Leave a ticket for the answer that the caller computes from now on, without a look."""
+        self.tickets.leave(key, fx.owner(), await self.watch.ticket(fx))
+
+    async def look_up(self, fx: Effects, keys: Sequence[str], *, stale: bool, promote: bool = True) -> tuple[dict[str, Hit], View, Trust]:
         """Ask the tiers for *keys*, the fastest first; return what they hold, and the view and trust by which it may be served.
 
-        With *stale*, an entry that is no longer fresh will do; without, slower tiers are asked for a fresh one.
+        With *stale*, an entry that is no longer fresh will do; without, slower tiers are asked for a fresh one. What is found is copied
+        to the faster tiers if *promote*.
         """
         watch, trust = self.watch, Trust.ALL
         view = watch.view if self._monotonic() < watch.good_until else None  # nearly always: then `current` would say no more
@@ -162,7 +167,7 @@ class Engine:
                     found[key] = Hit(entry, tier.name)
                     good.append(entry)
             if good:
-                self._promote(depth, good, view)
+                self._promote(depth if promote else 0, good, view)
                 missing = [key for key in missing if key not in found]
         return found, view, trust
 

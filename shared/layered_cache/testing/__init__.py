@@ -1,6 +1,7 @@
 """For tests: ours, and those of whoever writes a tier or builds on the cache. Nothing here is used by the cache itself.
 
-- `TierContract`, `AuthorityContract`, `QueryableContract`: the laws of a tier as test classes to inherit (they need pytest).
+- `TierContract`, `AuthorityContract`, `QueryableContract`, `ListableContract`: the laws of a tier as test classes to
+  inherit (they need pytest).
 - `FakeClock`: time that passes only when it is told to.
 - `ChaosTier`, `ChaosAuthority`: what goes wrong between a cache and a tier, by chance, the same with the same seed.
 - `explore`, `pause`: a few callers in every order in which they can take their steps.
@@ -23,6 +24,7 @@ from layered_cache.testing._openai import OpenAIServer
 
 if TYPE_CHECKING:
     from layered_cache.testing._authority_contract import AuthorityContract
+    from layered_cache.testing._listable_contract import ListableContract
     from layered_cache.testing._queryable_contract import QueryableContract
     from layered_cache.testing._tier_contract import TierContract
 
@@ -34,6 +36,7 @@ __all__ = [
     "FakeClock",
     "FakeTier",
     "History",
+    "ListableContract",
     "OpenAIServer",
     "QueryableContract",
     "Run",
@@ -47,6 +50,7 @@ __all__ = [
 
 _NEED_PYTEST = {
     "AuthorityContract": "_authority_contract",
+    "ListableContract": "_listable_contract",
     "QueryableContract": "_queryable_contract",
     "TierContract": "_tier_contract",
 }

@@ -28,7 +28,7 @@ from typing import Any, Generic, TypeVar
 
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.invalidation import LogState, Scope
-from layered_cache.tiers._tier import Authority, Queryable, Tier
+from layered_cache.tiers._tier import Authority, Listable, Page, Queryable, Tier
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -117,6 +117,11 @@ class Stepwise:
         """See Effects."""
         await pause()
         return tier.count_where(namespace, scope)
+
+    async def list_keys(self, tier: Listable, namespace: str, after: str | None) -> Page:
+        """See Effects."""
+        await pause()
+        return tier.list_keys(namespace, after)
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
         """See Effects."""

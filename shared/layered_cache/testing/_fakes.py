@@ -11,6 +11,8 @@ from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import TierUnavailableError
 from layered_cache.invalidation import LogState, MemoryLog, Scope
+from layered_cache.keys import key_prefix
+from layered_cache.tiers._tier import Page
 
 
 class FakeTier:
@@ -78,6 +80,18 @@ class FakeTier:
     def _delete(self, keys: Sequence[str]) -> int:
         self._enter("delete", keys)
         return sum(self.held.pop(key, None) is not None for key in keys)
+
+    def list_keys(self, namespace: str, after: str | None) -> Page:
+        """Return keys, two at a time, and the one before once more."""
+        self._enter("list")
+        keys = [key for key in self.held if key.startswith(key_prefix(namespace))]
+        start = int(after or 0)
+        return keys[max(0, start - 1) : start + 2], str(start + 2) if start + 2 < len(keys) else None
+
+    async def alist_keys(self, namespace: str, after: str | None) -> Page:
+        """See list_keys."""
+        await asyncio.sleep(self.latency)
+        return self.list_keys(namespace, after)
 
     def close(self) -> None:
         """Note it."""

@@ -6,7 +6,7 @@
             return ShelfTier(...)
 
 Each law is checked through the blocking half and through the asynchronous one. A tier that can keep the invalidation log inherits
-`AuthorityContract` too, one that can be queried `QueryableContract`.
+`AuthorityContract` too, one that can be queried `QueryableContract`, one that can name what it holds `ListableContract`.
 """
 
 from __future__ import annotations

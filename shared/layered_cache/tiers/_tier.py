@@ -27,6 +27,9 @@ Slot: TypeAlias = tuple[Position, float, bytes, bytes, SlotTexts]
 """What a local tier holds for a key: position it was found good at, monotonic end of freshness, value, facts, texts. A plain
 tuple of immutable things, so that the garbage collector has nothing to visit."""
 
+Page: TypeAlias = tuple[Sequence[str], str | None]
+"""Keys, and where the next page begins; None: there is no other."""
+
 SLOT_VALUE, SLOT_FACTS, _SLOT_TEXTS = 2, 3, 4
 
 
@@ -154,6 +157,23 @@ class Queryable(Protocol):
 
 class QueryableTier(Tier, Queryable, Protocol):
     """A tier that is both."""
+
+
+@runtime_checkable
+class Listable(Protocol):
+    """A tier that can name what it holds."""
+
+    def list_keys(self, namespace: str, after: str | None) -> Page:
+        """Return a page of the keys of *namespace*, and of no other.
+
+        *after* is what the page before said; None: the first page. A page may be empty, a key may come twice or have expired. What is
+        there all the time comes; what is written or removed meanwhile may come or not.
+        """
+        ...
+
+    async def alist_keys(self, namespace: str, after: str | None) -> Page:
+        """See list_keys."""
+        ...
 
 
 @runtime_checkable

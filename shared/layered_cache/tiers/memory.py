@@ -22,7 +22,8 @@ from layered_cache import _forks
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Entry, Refused
 from layered_cache.errors import ConfigurationError
-from layered_cache.tiers._tier import Position, Slot, SlotTexts, slot_entry
+from layered_cache.keys import key_prefix
+from layered_cache.tiers._tier import Page, Position, Slot, SlotTexts, slot_entry
 from layered_cache.wire import pack_facts
 
 if TYPE_CHECKING:
@@ -225,6 +226,15 @@ class MemoryTier:
             self._ghostly.discard(self._ghosts.popleft())
 
     # --- what else a tier has
+
+    def list_keys(self, namespace: str, after: str | None) -> Page:  # noqa: ARG002 - there is one page: a copy of names is quick
+        """Return the keys of *namespace*."""
+        prefix = key_prefix(namespace)
+        return [key for key, slot in list(self._slots.items()) if slot is not None and key.startswith(prefix)], None
+
+    async def alist_keys(self, namespace: str, after: str | None) -> Page:
+        """See list_keys."""
+        return self.list_keys(namespace, after)
 
     def __len__(self) -> int:
         return sum(slot is not None for slot in list(self._slots.values()))

@@ -21,6 +21,7 @@ from layered_cache.errors import MissingClientError
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.redaction import redacted_text
 from layered_cache.tiers._threaded import Workers
+from layered_cache.tiers._tier import Page
 from layered_cache.wire import load
 
 if TYPE_CHECKING:
@@ -166,6 +167,16 @@ class MongoTier:
         if self._loops is None:
             return await self._workers.run(self.count_where, namespace, scope)
         return await self._entries.count_where(self._loops.here(), namespace, scope)
+
+    def list_keys(self, namespace: str, after: str | None) -> Page:
+        """Return keys of *namespace*, in their order."""
+        return self._blocking.run(self._entries.list_keys(self._blocking, namespace, after))
+
+    async def alist_keys(self, namespace: str, after: str | None) -> Page:
+        """See list_keys."""
+        if self._loops is None:
+            return await self._workers.run(self.list_keys, namespace, after)
+        return await self._entries.list_keys(self._loops.here(), namespace, after)
 
     def purge(self) -> int:
         """Make the indexes, once; with them, MongoDB removes what has expired by itself, so this removes nothing."""

@@ -15,20 +15,21 @@ The tier can keep the invalidation log (see `_redis_log`). It finds entries by n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import ConfigurationError, TierError, TierUnavailableError
 from layered_cache.invalidation import LogState, Scope
-from layered_cache.keys import key_prefix, namespace_of
 from layered_cache.tiers import _redis_log as log
 from layered_cache.tiers._redis_address import SCHEMES, Command, parse_address
 from layered_cache.tiers._redis_drivers import Client, Direct, Driver, check_client, cluster_client
-from layered_cache.tiers._redis_wire import OutOfStepError, Reply, refused, scanned, unreachable
+from layered_cache.tiers._redis_search import Search
+from layered_cache.tiers._redis_wire import OutOfStepError, Reply, refused, unreachable
 from layered_cache.tiers._threaded import ThreadedTier
-from layered_cache.wire import COMPRESS_FROM, FOREIGN, decode, decode_facts, encode, load
+from layered_cache.tiers._tier import Page
+from layered_cache.wire import COMPRESS_FROM, FOREIGN, decode, encode, load
 
 if TYPE_CHECKING:
     from layered_cache.tiers._options import TierOptions
@@ -37,11 +38,9 @@ DEFAULT_TIMEOUT = 0.05
 DEFAULT_TTL = 7 * 86_400.0
 DEFAULT_CONNECTIONS = 32
 
-_BATCH = 500
 _COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
 _SEARCH = 4.0  # seconds that counting may take
 _PATIENCE = 2.0  # seconds that a removal waits for Redis: who asks for one must know how it ended
-_BEGINNING = 4096  # bytes of an envelope that are enough to tell what it is
 
 
 class RedisTier(ThreadedTier):
@@ -95,6 +94,7 @@ class RedisTier(ThreadedTier):
         self._compress_from = compress_from
         self._clock = clock
         self._driver = _driver(url, client, async_client, timeout, connections, name)
+        self._search = Search(name, self._driver, timeout)
         super().__init__()
         load()
 
@@ -209,8 +209,8 @@ class RedisTier(ThreadedTier):
         if scope and scope != Scope(keys=scope.keys):
             return 0
         deadline, erased = time.monotonic() + _COURTESY, 0
-        for keys in self._batches_of(namespace, scope):
-            void = [entry.key for entry in self._facts(keys) if scope.matches(entry) and entry.born.seq < born_before]
+        for keys in self._search.batches(namespace, scope):
+            void = [entry.key for entry in self._search.facts(keys) if scope.matches(entry) and entry.born.seq < born_before]
             erased += self.delete_many(void)
             if time.monotonic() > deadline:
                 break
@@ -219,8 +219,8 @@ class RedisTier(ThreadedTier):
     def count_where(self, namespace: str, scope: Scope) -> int:
         """Return how many entries *scope* matches, as far as they can be looked at in a few seconds."""
         deadline, count, now = time.monotonic() + _SEARCH, 0, self._clock.time()
-        for keys in self._batches_of(namespace, scope):
-            count += sum(scope.matches(entry) and entry.is_live(now) for entry in self._facts(keys))
+        for keys in self._search.batches(namespace, scope):
+            count += sum(scope.matches(entry) and entry.is_live(now) for entry in self._search.facts(keys))
             if time.monotonic() > deadline:
                 break
         return count
@@ -233,38 +233,15 @@ class RedisTier(ThreadedTier):
         """See count_where."""
         return await self.in_thread(self.count_where, namespace, scope)
 
-    def _batches_of(self, namespace: str, scope: Scope) -> Iterator[list[str]]:
-        """Yield keys of *namespace* that *scope* may match; with a `/` behind it, also of those below it."""
-        if scope.keys:
-            yield [key for key in scope.keys if _within(namespace_of(key), namespace)]
-            return
-        for prefix in (
-            key_prefix(namespace.removesuffix("/")),
-            *([key_prefix(namespace).removesuffix(":")] if namespace.endswith("/") else []),
-        ):
-            for names in self._scan(_escaped(prefix) + "*"):
-                yield [key for key in names if _within(namespace_of(key), namespace)]
+    def list_keys(self, namespace: str, after: str | None) -> Page:
+        """Return keys of *namespace*, in no order; one may come twice."""
+        return self._search.page(namespace, after)
 
-    def _scan(self, pattern: str) -> Iterator[list[str]]:
-        for server in self._driver.servers(self.timeout):
-            cursor = 0
-            while True:
-                command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _BATCH)
-                reply = self._good(operation := "search", self._driver.run_on(server, "search", command, self.timeout))
-                try:
-                    cursor, names = scanned(reply)
-                except OutOfStepError:
-                    raise self._out_of_step(operation) from None
-                yield [name.decode("utf-8", "surrogatepass") for name in names]
-                if not cursor:
-                    break
-
-    def _facts(self, keys: Sequence[str]) -> list[Entry]:
-        if not keys:
-            return []
-        replies = self._driver.run("search", [("GETRANGE", _name(key), 0, _BEGINNING - 1) for key in keys], self.timeout)
-        entries = (decode_facts(reply, key) for key, reply in zip(keys, replies, strict=True) if isinstance(reply, bytes))
-        return [entry for entry in entries if entry is not None]
+    async def alist_keys(self, namespace: str, after: str | None) -> Page:
+        """See list_keys."""
+        if self._driver.scattered:  # each server is asked by itself, which is done in threads
+            return await self.in_thread(self.list_keys, namespace, after)
+        return await self._search.apage(namespace, after)
 
     # --- the invalidation log
 
@@ -388,11 +365,3 @@ def _driver(url: str | None, client: Any, async_client: Any, timeout: float, con
 
 def _name(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
-
-
-def _within(namespace: str, where: str) -> bool:
-    return namespace == where or (where.endswith("/") and (namespace == where[:-1] or namespace.startswith(where)))
-
-
-def _escaped(prefix: str) -> str:
-    return "".join("\\" + character if character in "\\*?[]^-" else character for character in prefix)

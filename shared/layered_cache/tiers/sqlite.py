@@ -22,11 +22,12 @@ from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import ConfigurationError
 from layered_cache.invalidation import LogState, Scope
-from layered_cache.keys import write_json
+from layered_cache.keys import key_bounds, write_json
 from layered_cache.redaction import redacted_request
 from layered_cache.tiers._sqlite_file import SQLiteFile
 from layered_cache.tiers._sqlite_log import SQLiteLog
 from layered_cache.tiers._threaded import ThreadedTier, Workers
+from layered_cache.tiers._tier import Page
 from layered_cache.wire import decode, encode, load
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ DEFAULT_TIMEOUT = 0.15
 
 _ONE = "SELECT envelope FROM entries WHERE key = ?"
 _MANY = "SELECT key, envelope FROM entries WHERE key IN ({})"
+_PAGE = "SELECT key FROM entries WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
 _BATCH = 500
 _COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
 _LAST_DATE = "9999-12-31T23:59:59.999999+00:00"
@@ -208,6 +210,17 @@ class SQLiteTier(ThreadedTier):
     async def acount_where(self, namespace: str, scope: Scope) -> int:
         """See count_where."""
         return await self.in_thread(self.count_where, namespace, scope)
+
+    def list_keys(self, namespace: str, after: str | None) -> Page:
+        """Return keys of *namespace*, in their order."""
+        first, end = key_bounds(namespace)
+        with self._file.using("list") as db:
+            keys = [key for (key,) in db.execute(_PAGE, (after or first, end, _BATCH))]
+        return keys, keys[-1] if len(keys) == _BATCH else None
+
+    async def alist_keys(self, namespace: str, after: str | None) -> Page:
+        """See list_keys."""
+        return await self.in_thread(self.list_keys, namespace, after)
 
     # --- the invalidation log
 
