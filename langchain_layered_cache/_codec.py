@@ -28,6 +28,7 @@ from layered_cache import EncodeError
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from langchain_layered_cache._marks import MARK
 from langchain_layered_cache._values import dumps, loads
 
 CODEC = "lc-generations-1"
@@ -168,6 +169,7 @@ _GENERATIONS = (
     _Layout(4, ChatGenerationChunk, (*_TEXT_INFO, "message"), order=(*_IN_ORDER, "message"), message=AIMessageChunk(content="a")),
 )
 _LAYOUTS = {cast("type", layout.cls): layout for layout in (*_MESSAGES, *_GENERATIONS)}
+KNOWN_CLASSES = tuple(_LAYOUTS)
 _MESSAGE_OF = {layout.number: layout for layout in _MESSAGES}
 _GENERATION_OF = {layout.number: layout for layout in _GENERATIONS}
 _AI_MESSAGE, _CHAT_GENERATION = _MESSAGE_OF[1], _GENERATION_OF[3]
@@ -235,6 +237,8 @@ def _message_parts(message: BaseMessage) -> list[object]:
         parts[2] = layout.more(message)
     if parts[3 + _ID] is not None:
         parts[3 + _ID] = True  # it had one
+    if MARK in message.response_metadata:  # of the hit that this was; a part of no answer
+        parts[5] = {name: value for name, value in message.response_metadata.items() if name != MARK}
     if (usage := values.get("usage_metadata")) and "total_cost" in usage:
         parts[3 + layout.names.index("usage_metadata")] = {name: usage[name] for name in usage if name != "total_cost"} or None
     if isinstance(parsed := message.additional_kwargs.get("parsed"), BaseModel):

@@ -4,8 +4,13 @@ They lose, at the top level only, nulls, secrets, and what is about transport (t
 counts as it is. Models of the OpenAI family are separated by `OPENAI_BASE_URL`, which LangChain leaves out; it is read when the cache is
 asked, not when the model was made.
 
-What LangChain does not say cannot count: a parameter of a model that was changed after its first use, and, for models that are not
-written out as JSON (plain LLMs, most models that people write themselves), what they do not name as identifying.
+The text may be older than the model: LangChain writes a model out once, and a copy of it, or an attribute that is changed later, does not
+show. Inside a call, the parameters as they are now are at hand (`_runs`). What they say and the text does not is added; where both say the
+same, as nearly always, nothing is, so that a call and a bare `update` with the same text meet. They also hold the classes of which the
+text shows the name only.
+
+For models that are not written out as JSON (plain LLMs, most models that people write themselves), what they do not name as identifying
+cannot count.
 """
 
 from __future__ import annotations
@@ -13,14 +18,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from layered_cache import UncacheableRequestError
 from layered_cache.entry import folded
+from layered_cache.keys import canonical
 from pydantic import BaseModel
 
 from langchain_layered_cache._messages import ADDRESS, BY_ADDRESS, is_written_out
-from langchain_layered_cache._reprs import NoKeyError, Reader, find_class
+from langchain_layered_cache._reprs import NoKeyError, Reader, find_class, schema_of
 
 # what a call may be given that does not change what is answered
 _TRANSPORT_OF_CALLS = frozenset({
@@ -32,6 +40,21 @@ _TRANSPORT_OF_MODELS = _TRANSPORT_OF_CALLS | {
     "async_client", "root_client", "root_async_client", "disable_streaming", "name", "verbose", "cache", "callbacks", "rate_limiter",
     "custom_get_token_ids", "profile", "azure_ad_token_provider", "azure_ad_async_token_provider", "credentials",
 }  # fmt: skip
+
+# by which other names of the model its parameters of a call may go
+_SAME = {
+    "model": ("model_name", "model_id", "deployment_name", "azure_deployment"),
+    "model_name": ("model", "model_id", "deployment_name", "azure_deployment"),
+    "max_tokens": ("max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict"),
+    "max_completion_tokens": ("max_tokens",),
+    "max_output_tokens": ("max_tokens",),
+}
+# of these it is known that a model which has one sends it: if it is not there, somebody has taken it back
+_ALWAYS_SENT = (
+    "temperature", "top_p", "top_k", "seed", "max_tokens", "n", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs",
+    "top_logprobs", "reasoning_effort", "reasoning", "verbosity", "service_tier", "extra_body",
+)  # fmt: skip
+_VARIANTS = 8  # of the parameters under one text, remembered
 
 _BASE_URLS = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 
@@ -64,11 +87,50 @@ class Model:
         return (prompt, self.number, *[os.environ.get(name) for name in self.environment])
 
 
-def parse_model(llm_string: str) -> Model:
-    """Return what *llm_string* says. It raises nothing: a text of an unknown form counts as it is."""
+class KnownModel:
+    """The models that one `llm_string` stands for: nearly always one."""
+
+    def __init__(self, llm_string: str) -> None:
+        self._text = llm_string
+        self._plain = parse_model(llm_string)
+        head, call_text = _split(llm_string)
+        reader = Reader(_TRANSPORT_OF_CALLS)
+        # what the text of the call says by itself, which is written anew for each call
+        self._said = reader.literals(call_text) | _TRANSPORT_OF_CALLS
+        self._is_all = not head and reader.read_all
+        self._variants: list[tuple[dict[str, object], Model]] = []
+
+    def now(self, params: Mapping[str, object] | None) -> Model:
+        """Return the model in a call with *params*; None: there is no call that would show them."""
+        if params is None or self._is_all:
+            if self._plain.classes and not self._plain.is_current:
+                self._plain = parse_model(self._text)
+            return self._plain
+        said = self._said
+        rest = {name: value for name, value in params.items() if name not in said}
+        for seen, model in self._variants:
+            if seen == rest and (not model.classes or model.is_current):
+                return model
+        model = parse_model(self._text, rest)
+        self._variants = [(cast("dict[str, object]", _copied(rest)), model), *self._variants[: _VARIANTS - 1]]
+        return model
+
+
+def _copied(value: object) -> object:
+    """Return *value* so that whoever changes a list or a dictionary in it later does not change this."""
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in cast("dict[object, object]", value).items()}
+    return [_copied(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
+
+
+def parse_model(llm_string: str, now: Mapping[str, object] | None = None) -> Model:
+    """Return what *llm_string* says, and what the parameters as they are *now* say beyond it.
+
+    It raises nothing: a text of an unknown form counts as it is.
+    """
     head, call_text = _split(llm_string)
     init = dict(cast("dict[str, object]", head.get("kwargs") or {}))
-    reader = Reader(_TRANSPORT_OF_CALLS)
+    reader = Reader(_TRANSPORT_OF_CALLS, _classes_in(now))
     try:
         call = reader.params(call_text)
         params: dict[str, object] = {
@@ -81,14 +143,63 @@ def parse_model(llm_string: str) -> Model:
     path = cast("list[str]", head.get("id") or [])
     if path:
         params["class"] = path
+    changed: dict[str, object] = {}
+    if now is not None and head and (changed := _changed(init, call, now)):
+        params["changed"] = changed
     kind = call.get("_type")
     return Model(
         params,
-        _name_of(call, init) or (kind if isinstance(kind, str) else None),
+        _name_of(call, changed, init) or (kind if isinstance(kind, str) else None),
         environment=_environment(path, kind, init),
         keeps_ids=bool(call.get("use_previous_response_id", init.get("use_previous_response_id"))),
         classes=tuple(reader.classes.items()),
     )
+
+
+def _changed(init: dict[str, object], call: dict[str, object], now: Mapping[str, object]) -> dict[str, object]:
+    """Return what the parameters *now* say that neither the model as it was written out nor the call does; None: it is gone."""
+    kwargs = init.get("model_kwargs")
+    said = {**init, **cast("dict[str, object]", kwargs)} if isinstance(kwargs, dict) else init
+    changed: dict[str, object] = {}
+    for name, value in now.items():
+        if value is None or name in call or name in _TRANSPORT_OF_MODELS or name.startswith("_"):
+            continue
+        if (plain := _plain(value)) is not None and not any(_equal(said.get(one), plain) for one in (name, *_SAME.get(name, ()))):
+            changed[name] = plain
+    for name in _ALWAYS_SENT:
+        if said.get(name) is not None and name not in call and all(now.get(one) is None for one in (name, *_SAME.get(name, ()))):
+            changed[name] = None
+    return changed
+
+
+def _plain(value: object) -> object:
+    """Return what of *value* can be a part of a key; None for what has no text: that was never in the text of the model either."""
+    if isinstance(value, type):
+        return schema_of(value) if issubclass(value, BaseModel) else None
+    try:
+        canonical(value)
+    except UncacheableRequestError:
+        return None
+    return value
+
+
+def _equal(said: object, now: object) -> bool:
+    return said is not None and canonical(folded({"": said})) == canonical(folded({"": now}))
+
+
+def _classes_in(value: object) -> dict[str, type[BaseModel]]:
+    """Return the classes that are somewhere in *value*, by their paths."""
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        return {f"{value.__module__}.{value.__qualname__}": value}
+    items: list[object] = []
+    if isinstance(value, Mapping):
+        items = [*cast("Mapping[object, object]", value).values()]
+    elif isinstance(value, list | tuple):
+        items = [*cast("list[object]", value)]
+    found: dict[str, type[BaseModel]] = {}
+    for item in items:
+        found.update(_classes_in(item))
+    return found
 
 
 def _name_of(*places: dict[str, object]) -> str | None:

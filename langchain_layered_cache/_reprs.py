@@ -11,6 +11,7 @@ import ast
 import json
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -43,13 +44,25 @@ class Reader:
 
     Args:
         ignored: Parameters whose values do not matter if they cannot be read.
+        at_hand: The classes that the text was written of, by their paths, as far as they are known.
 
-    `classes` are those that it met, by their paths.
+    `classes` are those that it met and had to find by their paths. `read_all`: Python could read back all that it was given.
     """
 
-    def __init__(self, ignored: frozenset[str]) -> None:
+    def __init__(self, ignored: frozenset[str], at_hand: Mapping[str, type[BaseModel]] | None = None) -> None:
         self.classes: dict[str, type[BaseModel]] = {}
+        self.read_all = True
         self._ignored = ignored
+        self._at_hand = at_hand or {}
+
+    def literals(self, text: str) -> frozenset[str]:
+        """Return the names of the parameters in *text* whose values can be read back."""
+        if (literal := _literal(text)) is not _NOT_LITERAL:
+            pairs = cast("list[object]", literal) if isinstance(literal, list) else []
+            return frozenset(cast("tuple[str, object]", pair)[0] for pair in pairs if _is_pair(pair))
+        self.read_all = False
+        split = _split_pairs(text) or {}
+        return frozenset(name for name, value in split.items() if _literal(value) is not _NOT_LITERAL)
 
     def params(self, text: str) -> dict[str, object]:
         """Return the parameters in *text*; a text of another form counts as it is.
@@ -82,6 +95,8 @@ class Reader:
 
     def _schema(self, name: str, path: str) -> str:
         """Return what the class at *path* looks like: two of one name may differ."""
+        if (given := self._at_hand.get(path)) is not None and (schema := schema_of(given)) is not None:
+            return schema
         found = find_class(path)
         schema = None if found is None else schema_of(found)
         if found is None or schema is None:

@@ -17,8 +17,8 @@ from langchain_layered_cache._models import Model
 FRAMEWORK = "langchain"
 
 
-def to_request(prompt: str, model: Model) -> Request:
-    """Return what *prompt* asks of *model*.
+def to_request(prompt: str, model: Model, *, sample: int = 0, account: str | None = None) -> Request:
+    """Return what *prompt* asks of *model*, on behalf of *account*, if accounts are told apart.
 
     Raises:
         UncacheableRequestError: No lasting key can be made of it.
@@ -28,9 +28,12 @@ def to_request(prompt: str, model: Model) -> Request:
     params = model.params
     if model.environment and (at := {name: os.environ[name] for name in model.environment if os.environ.get(name)}):
         params = {**params, "environment": at}
+    if account is not None:
+        params = {**params, "account": account}
     return Request(
         canonical_prompt(prompt, keep_ids=model.keeps_ids),
         model=model.name,
         params=params,
         framework=FRAMEWORK,
+        sample=sample,
     )

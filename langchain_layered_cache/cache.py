@@ -5,12 +5,15 @@
 
     set_llm_cache(LayeredCache())
 
-LangChain looks up before it calls a model and updates after it. Both turn its two texts into a request (`_requests`), its generations
+LangChain looks up before it calls a model and updates after it. Both turn its two texts into a request (`_calls`), its generations
 into bytes (`_codec`), and ask the engine. The laws of this edge:
 
-- Nothing that the cache does raises into the call, except the removal that a caller asked for.
+- Nothing that the cache does raises into the call, except what a caller asked for: a removal that failed, an option that may not be,
+  an answer that was to come from the cache alone and is not there.
 - A hit is a real `list` (LangChain takes anything else for a miss), never an empty one, of objects that nobody else has.
 - A request of which no exact key can be made is not cached; a warning says once which parameter is to blame.
+- Of equal calls of chat models, one asks the model and the others wait for its answer: see `Computing` in the engine. Nobody leads
+  outside of a call that LangChain has told of, and will tell the end of.
 """
 
 from __future__ import annotations
@@ -20,37 +23,31 @@ import os
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from langchain_core.caches import BaseCache
 from langchain_core.outputs import Generation
 from layered_cache import (
-    Answer,
+    CacheMiss,
     ConfigurationError,
-    EncodeError,
     Event,
     MissingClientError,
     Observer,
     Policy,
     Receipt,
-    Request,
     Stats,
     Tier,
     TieredCache,
-    UncacheableRequestError,
 )
+from layered_cache.cache import Hit, Led
 from layered_cache.config import load_settings
 
-from langchain_layered_cache._answers import to_answer
+from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
-from langchain_layered_cache._memo import Memo
-from langchain_layered_cache._models import Model, parse_model
-from langchain_layered_cache._requests import to_request
+from langchain_layered_cache._marks import mark
+from langchain_layered_cache._runs import listen
 
 _log = logging.getLogger("layered_cache")
-
-# characters of prompts whose keys are remembered: to compare a text is quicker than to hash it as a key must be, by two microseconds
-_REMEMBERED = 16 * 1024 * 1024
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
@@ -68,10 +65,6 @@ def default_tiers() -> tuple[str, str]:
     return "memory://", f"sqlite:///{path}"
 
 
-def _length(reading: tuple[object, ...]) -> int:
-    return len(cast("str", reading[0])) + 300  # and what else a key takes
-
-
 class LayeredCache(BaseCache):
     """A LangChain cache in tiers, fastest first.
 
@@ -79,12 +72,17 @@ class LayeredCache(BaseCache):
         LayeredCache("memory://", "sqlite:///answers.db")        tiers by URL or as objects
         LayeredCache(cache=TieredCache(...))                     over an engine that others use too
 
+    What one call may decide for itself stands in its metadata, `config={"metadata": {"llm_cache": {"ttl": "5m"}}}`, or around it,
+    `with cache_options(ttl="5m")`: see `layered_cache.CallOptions`.
+
     Args:
         tiers: URLs or `layered_cache.Tier` objects.
         namespace: Separates applications; part of every key. `"default"` unless given.
         policy: How long, how often, how much.
         observers: Told of every event, inline.
         cache: An engine to use instead of making one of the above.
+        mark_hits: Whether answers from the cache say so: `response_metadata["layered_cache"]` then holds `hit`, `tier`, `age_seconds`,
+            `key` and `saved_usd`.
 
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong.
@@ -97,6 +95,7 @@ class LayeredCache(BaseCache):
         policy: Policy | None = None,
         observers: Iterable[Observer] = (),
         cache: TieredCache | None = None,
+        mark_hits: bool = False,
     ) -> None:
         if cache is None:
             cache = TieredCache(
@@ -106,10 +105,9 @@ class LayeredCache(BaseCache):
             msg = "cache= brings its own tiers, namespace, policy and observers: give either them or cache"
             raise ConfigurationError(msg)
         self._cache = cache
-        self._peek = cache.peek
-        self._models: Memo[str, Model] = Memo(512)
-        self._keys: Memo[tuple[object, ...], str] = Memo(_REMEMBERED, weigh=_length)
-        self._warned: set[str] = set()
+        self._calls = Calls(cache)
+        self._marks_hits = mark_hits
+        listen()
 
     @classmethod
     def from_env(cls, file: str | PathLike[str] | None = None, *, observers: Iterable[Observer] = ()) -> LayeredCache:
@@ -130,42 +128,69 @@ class LayeredCache(BaseCache):
     # --- LangChain's side
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        """Return the generations for *prompt* under *llm_string*, new objects each time, or None. It raises nothing."""
+        """Return the generations for *prompt* under *llm_string*, new objects each time, or None.
+
+        Raises:
+            ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
+            CacheMiss: There are none, and the caller wants nothing else.
+        """
+        call = self._calls.begin()
+        found = None
         try:
-            key = self._key(prompt, llm_string)
-            if key is None:
-                return None
-            if (value := self._peek(key)) is None and (value := self._cache.fetch(key)) is None:
-                return None
-            return self._decoded(key, value)
+            if (key := self._calls.key(call, prompt, llm_string)) is not None:
+                if call.options.looks:
+                    if (held := self._at_hand(call, key)) is None:
+                        held = call.cache.fetch(key, led=_led(call))
+                    found = None if held is None else self._decoded(call, key, held)
+                elif call.options.mode == "refresh":
+                    call.cache.expect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
-            return self._failed("lookup", error)
+            self._failed("lookup", error)
+        return _checked(call, found)
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """See lookup."""
+        call = self._calls.begin()
+        found = None
         try:
-            key = self._key(prompt, llm_string)
-            if key is None:
-                return None
-            if (value := self._peek(key)) is None and (value := await self._cache.afetch(key)) is None:
-                return None
-            return self._decoded(key, value)
+            if (key := self._calls.key(call, prompt, llm_string)) is not None:
+                if call.options.looks:
+                    if (held := self._at_hand(call, key)) is None:
+                        held = await call.cache.afetch(key, led=_led(call))
+                    found = None if held is None else self._decoded(call, key, held)
+                elif call.options.mode == "refresh":
+                    await call.cache.aexpect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
-            return self._failed("lookup", error)
+            self._failed("lookup", error)
+        return _checked(call, found)
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        """Keep *return_val* for *prompt* under *llm_string*, as far as the policy admits it. It raises nothing."""
+        """Keep *return_val* for *prompt* under *llm_string*, as far as the policy and the caller admit it.
+
+        Raises:
+            ConfigurationError, TenantRequiredError: As for lookup, which says so first.
+        """
+        call = self._calls.begin()
+        if not call.options.stores:
+            return
         try:
-            if (found := self._answer(prompt, llm_string, return_val)) is not None:
-                self._cache.set(*found)
+            if (found := self._calls.answer(call, prompt, llm_string, return_val)) is not None:
+                call.cache.set(*found)
+            else:
+                self._not_stored(call, prompt, llm_string)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
             self._failed("update", error)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """See update."""
+        call = self._calls.begin()
+        if not call.options.stores:
+            return
         try:
-            if (found := self._answer(prompt, llm_string, return_val)) is not None:
-                await self._cache.aset(*found)
+            if (found := self._calls.answer(call, prompt, llm_string, return_val)) is not None:
+                await call.cache.aset(*found)
+            else:
+                self._not_stored(call, prompt, llm_string)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
             self._failed("update", error)
 
@@ -214,7 +239,7 @@ class LayeredCache(BaseCache):
 
     def key(self, prompt: str, llm_string: str) -> str | None:
         """Return the key of *prompt* under *llm_string*, for `invalidate(key=...)`; None if it has none."""
-        return self._key(prompt, llm_string)
+        return self._calls.key(self._calls.begin(), prompt, llm_string)
 
     def __deepcopy__(self, memo: object) -> LayeredCache:
         return self  # it is a handle: who copies a model goes on with the same cache
@@ -222,59 +247,29 @@ class LayeredCache(BaseCache):
     def __repr__(self) -> str:
         return f"LayeredCache({self._cache!r})"
 
-    # --- keys and values
+    # --- hits
 
-    def _model(self, llm_string: str) -> Model:
-        model = self._models.get(llm_string)
-        if model is None or (model.classes and not model.is_current):
-            model = parse_model(llm_string)
-            self._models.put(llm_string, model)
-        return model
+    def _at_hand(self, call: Call, key: str) -> bytes | Hit | None:
+        """Return what memory has for *key*: the value, which is quicker, or where it comes from too."""
+        return call.cache.peek_hit(key) if self._marks_hits else call.cache.peek(key)
 
-    def _key(self, prompt: str, llm_string: str) -> str | None:
-        """Return the key, at once if these very texts were seen before."""
-        model = self._model(llm_string)
-        reading = model.reading(prompt)
-        if (key := self._keys.get(reading)) is None:
-            if (request := self._request(prompt, model)) is None:
-                return None
-            key = self._cache.key(request)
-            self._keys.put(reading, key)
-        return key
-
-    def _request(self, prompt: str, model: Model) -> Request | None:
+    def _decoded(self, call: Call, key: str, held: bytes | Hit) -> list[Generation] | None:
         try:
-            return to_request(prompt, model)
-        except UncacheableRequestError as error:
-            reason = str(error)
-            self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=reason))
-            if reason not in self._warned and len(self._warned) < 1000:  # noqa: PLR2004
-                self._warned.add(reason)
-                _log.warning("a request is not cached: %s", reason)
-            return None
-
-    def _answer(self, prompt: str, llm_string: str, generations: Sequence[Generation]) -> tuple[Request, Answer] | None:
-        model = self._model(llm_string)
-        if not generations or (request := self._request(prompt, model)) is None:
-            return None
-        try:
-            return request, to_answer(generations, model.name)
-        except EncodeError as error:
-            self._cache.report(Event(kind="not_stored", namespace=self._cache.name, model=model.name, reason="not encodable"))
-            if (reason := str(error)) not in self._warned:
-                self._warned.add(reason)
-                _log.warning("an answer is not cached: %s", reason)
-            return None
-
-    def _decoded(self, key: str, value: bytes) -> list[Generation] | None:
-        try:
-            if generations := decode(value):
+            if generations := decode(held if isinstance(held, bytes) else held.entry.value):
+                if self._marks_hits and not isinstance(held, bytes):
+                    mark(generations, held.entry, held.tier)
                 return generations
             reason = "it holds no generations"
         except ValueError as error:
             reason = str(error)
-        self._cache.reject(key, reason)
+        call.cache.reject(key, reason)
         return None
+
+    # --- what goes wrong
+
+    def _not_stored(self, call: Call, prompt: str, llm_string: str) -> None:
+        if (key := self._calls.key(call, prompt, llm_string)) is not None:
+            call.cache.nothing_to_share(key)
 
     def _failed(self, operation: str, error: Exception) -> None:
         """Note what must not happen and must not hurt."""
@@ -286,3 +281,18 @@ class LayeredCache(BaseCache):
         if unknown := criteria.keys() - set(_CRITERIA):
             error = ConfigurationError.unknown(what="criterion of clear", name=min(unknown), allowed=_CRITERIA)
             raise TypeError(str(error))
+
+
+def _led(call: Call) -> Led | None:
+    """Return what is told if the caller leads; None if nobody shall wait for this call, nor it for another one."""
+    run, options = call.run, call.options
+    if run is None or options.mode != "default" or options.single_flight is False:
+        return None
+    return run.led
+
+
+def _checked(call: Call, found: list[Generation] | None) -> list[Generation] | None:
+    if found is None and call.options.mode == "only_cached":
+        msg = 'the cache has no answer to this, and mode="only_cached" keeps it from the model'
+        raise CacheMiss(msg)
+    return found

@@ -29,6 +29,7 @@ PURE = {
     "events",
     "invalidation",
     "keys",
+    "options",
     "policy",
     "receipt",
     "redaction",

@@ -17,16 +17,19 @@ from layered_cache.cache import TieredCache
 from layered_cache.entry import Answer, Entry, Refused, Request, Ticket, Usage
 from layered_cache.errors import (
     CacheError,
+    CacheMiss,
     ConfigurationError,
     DeletionError,
     EncodeError,
     MissingClientError,
+    TenantRequiredError,
     TierError,
     TierTimeoutError,
     TierUnavailableError,
     UncacheableRequestError,
 )
 from layered_cache.events import Event, Observer
+from layered_cache.options import CallOptions, cache_options, current_options
 from layered_cache.policy import Policy
 from layered_cache.receipt import Receipt
 from layered_cache.stats import Stats
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "CacheError",
+    "CacheMiss",
+    "CallOptions",
     "ConfigurationError",
     "DeletionError",
     "EncodeError",
@@ -60,6 +65,7 @@ __all__ = [
     "Request",
     "SQLiteTier",
     "Stats",
+    "TenantRequiredError",
     "ThreadedTier",
     "Ticket",
     "Tier",
@@ -69,6 +75,8 @@ __all__ = [
     "TieredCache",
     "UncacheableRequestError",
     "Usage",
+    "cache_options",
+    "current_options",
 ]
 
 _ON_FIRST_USE = {

@@ -18,7 +18,7 @@ from layered_cache._engine.aio import Asyncio
 from layered_cache._engine.backlog import EXIT
 from layered_cache._engine.blocking import Blocking
 from layered_cache._engine.callers import caller
-from layered_cache._engine.computing import Computing
+from layered_cache._engine.computing import Computing, Led
 from layered_cache._engine.effects import run
 from layered_cache._engine.engine import Ask, Engine, Hit
 from layered_cache._engine.listing import Listing
@@ -37,6 +37,8 @@ from layered_cache.tiers._tier import SLOT_VALUE, LocalTier, Tier, slot_entry
 
 if TYPE_CHECKING:
     from os import PathLike
+
+__all__ = ["Hit", "Led", "TieredCache"]  # the first two for adapters
 
 
 class TieredCache:
@@ -136,13 +138,43 @@ class TieredCache:
         slot = self._engine.peek(key)
         return None if slot is None else slot[SLOT_VALUE]
 
-    def fetch(self, key: str) -> bytes | None:
-        """Return the value of *key*, a key of this namespace, from whichever tier has it, or None: for adapters, which have peeked."""
-        return _value(run(self._engine.read(self._blocking, (key,))), key)
+    def peek_hit(self, key: str) -> Hit | None:
+        """As peek, for those who want to know more than the value."""
+        slot = self._engine.peek(key)
+        return None if slot is None else Hit(slot_entry(key, slot), self.tiers[0].name)
 
-    async def afetch(self, key: str) -> bytes | None:
-        """See fetch."""
-        return _value(await self._engine.read(self._asyncio, (key,)), key)
+    def fetch(self, key: str, *, led: Led | None = None) -> Hit | None:
+        """Return the entry of *key*, a key of this namespace, from whichever tier has it, or None: for adapters, which have peeked.
+
+        Args:
+            key: Of this namespace.
+            led: If given, one caller at a time is to compute a missing answer: others wait for it, for `Policy.max_wait` at most. The one
+                is told by this function, before None is returned, and has to call what it is given when the answer will not be stored.
+        """
+        if led is not None and self.policy.single_flight:
+            return run(self._computing.find_or_lead(self._blocking, key, led))
+        return run(self._engine.read(self._blocking, (key,))).get(key)
+
+    async def afetch(self, key: str, *, led: Led | None = None) -> Hit | None:
+        """See fetch. A lead also ends with its task."""
+        if led is not None and self.policy.single_flight:
+            return await self._computing.find_or_lead(self._asyncio, key, led)
+        return (await self._engine.read(self._asyncio, (key,))).get(key)
+
+    def expect(self, key: str) -> None:
+        """Note that this caller, who has not looked, computes an answer to *key* from now on and will store it.
+
+        For adapters. An invalidation in between then makes it void, as after a miss.
+        """
+        run(self._engine.expect(self._blocking, key))
+
+    async def aexpect(self, key: str) -> None:
+        """See expect."""
+        await self._engine.expect(self._asyncio, key)
+
+    def nothing_to_share(self, key: str) -> None:
+        """Note that this caller has an answer to *key* which will not be stored: those who wait for it go on, each by himself."""
+        self._computing.nothing_to_share(key, caller())
 
     def reject(self, key: str, reason: str) -> None:
         """Note that what `peek` or `fetch` returned for *key* cannot be read: for its caller that was a miss."""
@@ -224,26 +256,26 @@ class TieredCache:
             born: What was known of the invalidation log when the answer was computed (see `ticket`).
         """
         answers = self._answers({request: answer}, tags)
-        return next(iter(run(self._engine.store(self._blocking, answers, born)).values()), None)
+        return next(iter(run(self._computing.store(self._blocking, answers, born)).values()), None)
 
     async def aset(self, request: Request, answer: Answer | bytes, *, tags: Iterable[str] = (), born: Ticket | None = None) -> Entry | None:
         """See set."""
         answers = self._answers({request: answer}, tags)
-        return next(iter((await self._engine.store(self._asyncio, answers, born)).values()), None)
+        return next(iter((await self._computing.store(self._asyncio, answers, born)).values()), None)
 
     def set_many(
         self, answers: Mapping[Request, Answer | bytes], *, tags: Iterable[str] = (), born: Ticket | None = None
     ) -> dict[Request, Entry]:
         """Hold *answers*, in one round trip per tier; return what is held."""
         asked = self._answers(answers, tags)
-        return _held(asked, run(self._engine.store(self._blocking, asked, born)))
+        return _held(asked, run(self._computing.store(self._blocking, asked, born)))
 
     async def aset_many(
         self, answers: Mapping[Request, Answer | bytes], *, tags: Iterable[str] = (), born: Ticket | None = None
     ) -> dict[Request, Entry]:
         """See set_many."""
         asked = self._answers(answers, tags)
-        return _held(asked, await self._engine.store(self._asyncio, asked, born))
+        return _held(asked, await self._computing.store(self._asyncio, asked, born))
 
     def ticket(self) -> Ticket:
         """Return what is known of the invalidation log now, for the `born` of answers whose computation begins now."""
@@ -445,11 +477,6 @@ class TieredCache:
 def _entry(found: Mapping[str, Hit], key: str) -> Entry | None:
     hit = found.get(key)
     return None if hit is None else hit.entry
-
-
-def _value(found: Mapping[str, Hit], key: str) -> bytes | None:
-    hit = found.get(key)
-    return None if hit is None else hit.entry.value
 
 
 def _by_request(keys: Mapping[Request, str], found: Mapping[str, Hit]) -> dict[Request, Entry]:

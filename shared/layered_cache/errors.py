@@ -7,6 +7,8 @@
     │   ├── TierUnavailableError            refused, reset, locked, full, not writable
     │   └── TierTimeoutError (TimeoutError) longer than the tier's budget
     ├── DeletionError                       what was asked to be removed may still be served; .failures
+    ├── CacheMiss (LookupError)             a call that may only be answered from the cache, and is not
+    ├── TenantRequiredError (ValueError)    a call that names no tenant, where the policy requires one
     ├── EncodeError                         a value that would not come back equal
     └── UncacheableRequestError             a request from which no exact key can be made
 
@@ -73,6 +75,14 @@ class DeletionError(CacheError):
     def __init__(self, message: str, failures: tuple[TierError, ...] = ()) -> None:
         super().__init__(message)
         self.failures = failures
+
+
+class CacheMiss(CacheError, LookupError):  # noqa: N818 - no error: it is what was asked for
+    """The cache has no answer, and the call said `mode="only_cached"`."""
+
+
+class TenantRequiredError(CacheError, ValueError):
+    """A call names no tenant, and `Policy.tenant_required` says that it must."""
 
 
 class EncodeError(CacheError, TypeError):

@@ -47,6 +47,8 @@ class Policy:
         max_staleness: How long an invalidation of another process may go unnoticed.
         strict_invalidation: Whether nothing is served while the invalidation log cannot be read.
         max_unverified: How long, otherwise, the last known log is good enough.
+        tenant_required: Whether adapters refuse, by a `TenantRequiredError`, calls that name no tenant (`cache_options(namespace=...)`).
+        separate_accounts: Whether answers that were given to one API key are served to this key only. The key is nowhere stored.
         queue_bytes: How much may wait to be written in the background; what is older is dropped, and counted.
 
     Raises:
@@ -65,6 +67,8 @@ class Policy:
     max_staleness: float | timedelta = 2.0
     strict_invalidation: bool = False
     max_unverified: float | timedelta = 600.0
+    tenant_required: bool = False
+    separate_accounts: bool = False
     queue_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
@@ -83,7 +87,7 @@ class Policy:
         if self.max_entry_bytes > wire.MAX_VALUE:
             msg = f"max_entry_bytes must not be more than {wire.MAX_VALUE}, the largest value that can be read back"
             raise ConfigurationError(msg)
-        for name in ("single_flight", "fail_open", "strict_invalidation"):
+        for name in ("single_flight", "fail_open", "strict_invalidation", "tenant_required", "separate_accounts"):
             if type(getattr(self, name)) is not bool:
                 msg = f"{name} must be True or False, not {getattr(self, name)!r}"
                 raise ConfigurationError(msg)

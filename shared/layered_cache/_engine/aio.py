@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar, cast
 
-from layered_cache._engine.callers import this_task
+from layered_cache._engine.callers import this_task, works_for
 from layered_cache._engine.effects import LOOK_EVERY, broken
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import TierError, TierTimeoutError
@@ -38,6 +39,15 @@ class Asyncio:
     def stranded(self) -> Callable[[], bool]:
         """Return what tells whether the running loop was closed."""
         return asyncio.get_running_loop().is_closed
+
+    def needs_me(self) -> Callable[[], bool]:
+        """Return what tells whether a thread is one of those to which tasks of the running loop hand what blocks."""
+        return partial(works_for, asyncio.get_running_loop())
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """See Effects."""
+        if (task := asyncio.current_task()) is not None:
+            task.add_done_callback(lambda _: callback())
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """See Effects."""

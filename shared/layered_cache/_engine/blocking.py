@@ -54,8 +54,16 @@ class Blocking:
         return running_loop() is None
 
     def stranded(self) -> Callable[[], bool]:
-        """Return what says no: a thread comes to its end."""
+        """Return what tells whether this thread has ended: hosts look up and store in two calls, and it may end between them."""
+        thread = threading.current_thread()
+        return lambda: not thread.is_alive()
+
+    def needs_me(self) -> Callable[[], bool]:
+        """Return what says no: this thread goes on by itself."""
         return _never
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """See Effects."""
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """See Effects."""

@@ -21,6 +21,18 @@ def this_task() -> object:
     return ("task", id(asyncio.current_task()))
 
 
+def works_for(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this thread is one of those to which the tasks of *loop* hand what blocks: a task may be waiting for one to be free."""
+    nowhere = object()
+    executor = getattr(loop, "_default_executor", nowhere)
+    if executor is None:
+        return False
+    threads = getattr(executor, "_threads", None)
+    me = threading.current_thread()
+    # a loop that does not show its executor: then every thread of a pool may be one of its
+    return me in threads if threads is not None else me.name.startswith(("asyncio_", "ThreadPoolExecutor-"))
+
+
 def caller() -> object:
     """Return what stands for the running task, or for this thread where there is none."""
     return this_thread() if running_loop() is None else this_task()

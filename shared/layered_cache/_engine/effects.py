@@ -37,6 +37,14 @@ class Effects(Protocol):
         """Return what will tell whether the caller can never go on, because its loop was closed around it."""
         ...
 
+    def needs_me(self) -> Callable[[], bool]:
+        """Return what will tell, in another thread, whether that thread is one which this caller may need in order to go on."""
+        ...
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called when the calling task has ended, however it does. A thread tells nobody."""
+        ...
+
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """Return what *tier* holds for *keys*."""
         ...

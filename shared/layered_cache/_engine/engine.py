@@ -13,7 +13,7 @@ Computing stands in `computing`, removing in `removing`; both work on this. The 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -252,10 +252,17 @@ class Engine:
 
     # --- writing
 
-    async def store(self, fx: Effects, answers: Mapping[str, tuple[Ask, Answer]], born: Ticket | None = None) -> dict[str, Entry]:
+    async def store(
+        self,
+        fx: Effects,
+        answers: Mapping[str, tuple[Ask, Answer]],
+        born: Ticket | None = None,
+        in_memory: Callable[[Mapping[str, Entry]], None] | None = None,
+    ) -> dict[str, Entry]:
         """Hold *answers*, as far as the policy admits them; return what is held.
 
-        Each is born at *born* if given, else at the ticket that its caller left, else now.
+        Each is born at *born* if given, else at the ticket that its caller left, else now. *in_memory* is told what was admitted, before
+        the slower tiers have it.
         """
         tickets = {key: (born, 0.0) if born is not None else self.tickets.take(key, fx.owner()) for key in answers}
         try:
@@ -267,8 +274,11 @@ class Engine:
         except BaseException:
             self._in_background(self._store_anyway(answers, tickets))
             raise
+        held = {entry.key: entry for entry in entries}
+        if in_memory is not None:
+            in_memory(held)
         await self.spread(fx, entries)
-        return {entry.key: entry for entry in entries}
+        return held
 
     async def _admit_all(
         self, fx: Effects, answers: Mapping[str, tuple[Ask, Answer]], tickets: Mapping[str, tuple[Ticket, float] | None]

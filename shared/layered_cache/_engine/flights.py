@@ -26,14 +26,16 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """One computation under way. `future` holds its outcome; None: it has none, start again.
 
-    `is_lost` tells whether its leader can never land it: it was collected, or its event loop was closed around it.
+    `is_lost` tells whether its leader can never land it: it was collected, its event loop was closed around it, it has ended, or it had
+    its time. `needs_me` tells whether the thread that asks is one which the leader may need to go on.
     """
 
-    __slots__ = ("_stranded", "collected", "future", "key", "owner")
+    __slots__ = ("_stranded", "collected", "future", "key", "needs_me", "owner")
 
-    def __init__(self, key: str, owner: object, stranded: Callable[[], bool]) -> None:
+    def __init__(self, key: str, owner: object, stranded: Callable[[], bool], needs_me: Callable[[], bool]) -> None:
         self.key = key
         self.owner = owner
+        self.needs_me = needs_me
         self.collected = False
         self._stranded = stranded
         self.future: Future[T | None] = Future()
@@ -42,6 +44,10 @@ class Flight(Generic[T]):
     def is_lost(self) -> bool:
         """Whether nobody will land it."""
         return not self.future.done() and (self.collected or self._stranded())
+
+
+class NothingToShareError(Exception):
+    """The outcome of a flight whose answer is its leader's alone: it cannot or may not be stored. Who followed goes on alone."""
 
 
 _held: ContextVar[tuple[Flight[object], ...]] = ContextVar("layered_cache_held_flights", default=())
@@ -64,17 +70,23 @@ class Flights(Generic[T]):
         self._lock = threading.Lock()
         self._aloft: dict[str, Flight[T]] = {}
 
-    def board(self, key: str, owner: object, stranded: Callable[[], bool]) -> tuple[Flight[T], bool]:
+    def board(
+        self, key: str, owner: object, stranded: Callable[[], bool], needs_me: Callable[[], bool] = lambda: False
+    ) -> tuple[Flight[T], bool]:
         """Return the flight of *key*, and whether the caller leads it; a leader must land it."""
-        mine: Flight[T] = Flight(key, owner, stranded)
+        mine: Flight[T] = Flight(key, owner, stranded, needs_me)
         with self._lock:
             flight = self._aloft.setdefault(key, mine)
         if flight is mine:
             return mine, True
         if flight.is_lost():
             self.land(flight)
-            return self.board(key, owner, stranded)
+            return self.board(key, owner, stranded, needs_me)
         return flight, False
+
+    def aloft(self, key: str) -> Flight[T] | None:
+        """Return the flight of *key*, if there is one."""
+        return self._aloft.get(key)
 
     def land(self, flight: Flight[T], outcome: T | None = None, error: BaseException | None = None) -> None:
         """End *flight*: with an outcome, an error for all, or neither, so that a follower takes over. Later calls do nothing."""
@@ -91,8 +103,8 @@ class Flights(Generic[T]):
 
     @staticmethod
     def hold(flight: Flight[T]) -> tuple[Flight[object], ...]:
-        """Note that the caller holds *flight*; return what it held before, for `let_go`."""
-        before = _held.get()
+        """Note that the caller holds *flight*; return what it held before, for `let_go`, which hosts cannot call: they only land it."""
+        before = tuple(held for held in _held.get() if not held.future.done())
         _held.set((*before, flight))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         return before
 

@@ -1,0 +1,159 @@
+"""One call of LangChain's, as the cache sees it: whose it is, what its caller has said, and under which key its answer stands.
+
+Keys are remembered by the texts that LangChain hands over: to compare a text is quicker than to read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from langchain_core.outputs import Generation
+from layered_cache import (
+    Answer,
+    CallOptions,
+    EncodeError,
+    Event,
+    Request,
+    TenantRequiredError,
+    TieredCache,
+    UncacheableRequestError,
+    current_options,
+)
+
+from langchain_layered_cache._answers import to_answer
+from langchain_layered_cache._memo import Memo
+from langchain_layered_cache._models import KnownModel, Model
+from langchain_layered_cache._requests import to_request
+from langchain_layered_cache._runs import METADATA, Run, current_account, current_run
+
+_log = logging.getLogger("layered_cache")
+
+# characters of prompts whose keys are remembered: to compare a text is quicker than to hash it as a key must be, by two microseconds
+_REMEMBERED = 16 * 1024 * 1024
+_MOST_WARNINGS = 1000
+
+_NO_ACCOUNT = (
+    "separate_accounts is on, and LangChain does not tell a cache the API key: wrap the model, cached(model, cache), "
+    "or name the account, cache_options(account=...)"
+)
+
+
+class Call(NamedTuple):
+    """One call: its run, if LangChain has told of one, what its caller has said, and the cache of its namespace."""
+
+    run: Run | None
+    options: CallOptions
+    cache: TieredCache
+
+
+def _length(reading: tuple[object, ...]) -> int:
+    return len(cast("str", reading[0])) + 300  # and what else a key takes
+
+
+def fingerprint(account: str) -> str:
+    """Return what stands for *account*, which may be a secret, in keys: it is the same everywhere, and does not tell the account."""
+    return hmac.new(b"layered-cache account", account.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+class Calls:
+    """Makes keys, requests and answers of what LangChain hands over.
+
+    Args:
+        cache: The engine.
+    """
+
+    def __init__(self, cache: TieredCache) -> None:
+        self._cache = cache
+        self._tenant_required = cache.policy.tenant_required
+        self._separate_accounts = cache.policy.separate_accounts
+        self._models: Memo[str, KnownModel] = Memo(512)
+        self._keys: Memo[tuple[object, ...], str] = Memo(_REMEMBERED, weigh=_length)
+        self._tenants: Memo[str, TieredCache] = Memo(1024)
+        self._warned: set[str] = set()
+
+    def begin(self) -> Call:
+        """Return the call that the caller is inside of.
+
+        Raises:
+            ConfigurationError: Its caller has said what may not be said.
+            TenantRequiredError: It names no tenant, and must.
+        """
+        run = current_run()
+        options = current_options() if run is None else run.options
+        if options.namespace is not None:
+            return Call(run, options, self._tenant(options.namespace))
+        if self._tenant_required:
+            msg = (
+                "this cache serves tenants, and the call names none: "
+                f'config={{"metadata": {{"{METADATA}": {{"namespace": "tenant-7"}}}}}}, or with cache_options(namespace="tenant-7")'
+            )
+            raise TenantRequiredError(msg)
+        return Call(run, options, self._cache)
+
+    def _tenant(self, name: str) -> TieredCache:
+        if (cache := self._tenants.get(name)) is None:
+            cache = self._cache.namespace(name)
+            self._tenants.put(name, cache)
+        return cache
+
+    def key(self, call: Call, prompt: str, llm_string: str) -> str | None:
+        """Return the key of *prompt* under *llm_string*, at once if these very texts were seen before; None if it has none."""
+        model = self._model(call, llm_string)
+        options, account = call.options, self._account(call)
+        reading = model.reading(prompt)
+        if options.namespace is not None or options.sample or account is not None:
+            reading = (*reading, options.namespace, options.sample, account)
+        if (key := self._keys.get(reading)) is None:
+            if (request := self._request(call, prompt, model)) is None:
+                return None
+            key = call.cache.key(request)
+            self._keys.put(reading, key)
+        return key
+
+    def answer(self, call: Call, prompt: str, llm_string: str, generations: Sequence[Generation]) -> tuple[Request, Answer] | None:
+        """Return what is to be stored of *generations*, and for what; None if that is not to be."""
+        model = self._model(call, llm_string)
+        if not generations or (request := self._request(call, prompt, model)) is None:
+            return None
+        try:
+            answer = to_answer(generations, model.name)
+        except EncodeError as error:
+            call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model.name, reason="not encodable"))
+            self._warn(f"an answer is not cached: {error}")
+            return None
+        options = call.options
+        if options.labels or options.keep_for is not None:
+            answer = dataclasses.replace(answer, tags=options.labels, keep_for=options.keep_for)
+        return request, answer
+
+    def _model(self, call: Call, llm_string: str) -> Model:
+        if (known := self._models.get(llm_string)) is None:
+            known = KnownModel(llm_string)
+            self._models.put(llm_string, known)
+        return known.now(None if call.run is None else call.run.params)
+
+    def _account(self, call: Call) -> str | None:
+        return call.options.account or (current_account.get() if self._separate_accounts else None)
+
+    def _request(self, call: Call, prompt: str, model: Model) -> Request | None:
+        try:
+            account = self._account(call)
+            if account is None and self._separate_accounts:
+                raise UncacheableRequestError(_NO_ACCOUNT)  # noqa: TRY301 - told as the others are
+            shown = None if account is None else fingerprint(account)
+            return to_request(prompt, model, sample=call.options.sample, account=shown)
+        except UncacheableRequestError as error:
+            reason = str(error)
+            call.cache.report(Event(kind="uncacheable", namespace=call.cache.name, reason=reason))
+            self._warn(f"a request is not cached: {reason}")
+            return None
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned and len(self._warned) < _MOST_WARNINGS:
+            self._warned.add(text)
+            _log.warning("%s", text)
