@@ -115,8 +115,8 @@ class Calls:
             self._keys.put(reading, key)
         return key
 
-    def answer(self, call: Call, prompt: str, llm_string: str, generations: Sequence[Generation]) -> tuple[Request, Answer] | None:
-        """Return what is to be stored of *generations*, and for what; None if that is not to be."""
+    def answer(self, call: Call, prompt: str, llm_string: str, generations: Sequence[Generation]) -> tuple[Request, Answer | None] | None:
+        """Return what *generations* answer, and what is to be stored of them: None if they cannot be. None: there is nothing to store."""
         model = self._model(call, llm_string)
         if not generations or (request := self._request(call, prompt, model)) is None:
             return None
@@ -125,7 +125,7 @@ class Calls:
         except EncodeError as error:
             call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model.name, reason="not encodable"))
             self._warn(f"an answer is not cached: {error}")
-            return None
+            return request, None
         options = call.options
         if options.labels or options.keep_for is not None:
             answer = dataclasses.replace(answer, tags=options.labels, keep_for=options.keep_for)

@@ -174,10 +174,13 @@ class LayeredCache(BaseCache):
         if not call.options.stores:
             return
         try:
-            if (found := self._calls.answer(call, prompt, llm_string, return_val)) is not None:
-                call.cache.set(*found)
+            if (found := self._calls.answer(call, prompt, llm_string, return_val)) is None:
+                return
+            request, answer = found
+            if answer is None:
+                call.cache.nothing_to_share(call.cache.key(request))
             else:
-                self._not_stored(call, prompt, llm_string)
+                call.cache.set(request, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
             self._failed("update", error)
 
@@ -187,10 +190,13 @@ class LayeredCache(BaseCache):
         if not call.options.stores:
             return
         try:
-            if (found := self._calls.answer(call, prompt, llm_string, return_val)) is not None:
-                await call.cache.aset(*found)
+            if (found := self._calls.answer(call, prompt, llm_string, return_val)) is None:
+                return
+            request, answer = found
+            if answer is None:
+                call.cache.nothing_to_share(call.cache.key(request))
             else:
-                self._not_stored(call, prompt, llm_string)
+                await call.cache.aset(request, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
             self._failed("update", error)
 
@@ -266,10 +272,6 @@ class LayeredCache(BaseCache):
         return None
 
     # --- what goes wrong
-
-    def _not_stored(self, call: Call, prompt: str, llm_string: str) -> None:
-        if (key := self._calls.key(call, prompt, llm_string)) is not None:
-            call.cache.nothing_to_share(key)
 
     def _failed(self, operation: str, error: Exception) -> None:
         """Note what must not happen and must not hurt."""

@@ -49,7 +49,7 @@ class CallOptions:
     mode: Mode = "default"
     sample: int = 0
     single_flight: bool | None = None
-    account: str | None = None
+    account: str | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.ttl is not None:

@@ -539,8 +539,8 @@ def test_the_memo_changes_nothing() -> None:
     """Keys are the same, the first time and any other, however many there were."""
     cache, rnd = LayeredCache("memory://"), random.Random(7)
     texts = [str(number) for number in range(200)]
-    cache._keys._half = 20 * 300
-    cache._models._half = 20
+    cache._calls._keys._half = 20 * 300
+    cache._calls._models._half = 20
     fresh = {(prompt, model): LayeredCache("memory://").key(prompt, model) for prompt in texts[:20] for model in texts[:20]}
 
     for _ in range(3000):

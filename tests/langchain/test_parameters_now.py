@@ -1,0 +1,214 @@
+"""Parameters as they are at the moment of the call, where the text that LangChain hands a cache is older, or says too little."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import BaseChatModel
+from langchain_core.load import dumps
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_openai import ChatOpenAI
+from layered_cache.testing import OpenAIServer
+from pydantic import BaseModel, create_model
+
+from langchain_layered_cache import LayeredCache
+from langchain_layered_cache._models import KnownModel
+
+
+@pytest.fixture
+def cache() -> Iterator[LayeredCache]:
+    cache = LayeredCache("memory://")
+    set_llm_cache(cache)
+    yield cache
+    set_llm_cache(None)
+    cache.close()
+
+
+@pytest.fixture
+def model(server: OpenAIServer) -> ChatOpenAI:
+    return ChatOpenAI(
+        model="gpt-4o-mini",
+        base_url=server.url,
+        api_key="none",
+        temperature=0.1,
+        max_tokens=50,
+        model_kwargs={"user": "me"},
+        extra_body={"x": {"y": [1]}},
+    )
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "the model": {"model_name": "gpt-4o"},
+    "a temperature": {"temperature": 0.9},
+    "a temperature that is taken back": {"temperature": None},
+    "a limit": {"max_tokens": 51},
+    "a limit that is taken back": {"max_tokens": None},
+    "one that was not set": {"top_p": 0.5},
+    "its own parameters": {"model_kwargs": {"user": "you"}},
+    "an additional one": {"model_kwargs": {"user": "me", "logit_bias": {"1": 2}}},
+    "the extra body": {"extra_body": {"x": {"y": [2]}}},
+    "no extra body": {"extra_body": None},
+    "seed": {"seed": 1},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_changed_after_the_first_use_counts(
+    change: dict[str, Any], cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer
+) -> None:
+    """LangChain writes a model out once. What it was is found again when it is that again."""
+    model.invoke("hello")
+    before = {name: getattr(model, name) for name in change}
+    for name, value in change.items():
+        setattr(model, name, value)
+    model.invoke("hello")
+    assert server.calls == 2
+    model.invoke("hello")
+    assert server.calls == 2
+    for name, value in before.items():
+        setattr(model, name, value)
+    model.invoke("hello")
+    assert server.calls == 2
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_copy_that_differs_has_its_own_answers(
+    change: dict[str, Any], cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer
+) -> None:
+    """A copy takes along what its model was written out as."""
+    await model.ainvoke("hello")
+    copy = model.model_copy(update=change)
+    await copy.ainvoke("hello")
+    assert server.calls == 2
+    await copy.ainvoke("hello")
+    await model.ainvoke("hello")
+    assert server.calls == 2
+
+
+def test_what_is_changed_deep_inside_counts(cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer) -> None:
+    """In place: the very object that was seen before."""
+    model.invoke("hello")
+    assert model.extra_body is not None
+    model.extra_body["x"]["y"].append(2)
+    model.invoke("hello")
+    assert server.calls == 2
+
+
+def test_a_changed_model_is_priced_and_removed_by_its_name(cache: LayeredCache, model: ChatOpenAI) -> None:
+    model.invoke("hello")
+    model.model_name = "gpt-4o"
+    model.invoke("hello")
+
+    assert sorted(entry.model or "" for entry in cache.engine.entries()) == ["gpt-4o", "gpt-4o-mini"]
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "with all": {"temperature": 0, "max_tokens": 5, "top_p": 0.5, "seed": 7, "n": 2, "stop": ["x"], "logprobs": True, "top_logprobs": 2},
+    "with its own": {"model_kwargs": {"user": "me"}, "extra_body": {"a": 1}, "presence_penalty": 0.1, "frequency_penalty": 1},
+    "reasoning": {"model": "o1", "reasoning_effort": "low", "max_completion_tokens": 7},
+    "streaming": {"streaming": True},
+    "responses": {"use_responses_api": True, "reasoning": {"effort": "low"}, "output_version": "responses/v1"},
+}
+
+
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("bound", [{}, {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, {"stop": ["y"]}])
+def test_a_model_that_was_not_changed_has_the_key_of_its_text(fields: dict[str, Any], bound: dict[str, Any]) -> None:
+    """So an `update` by hand, outside of a call, is found by `invoke`, and no release of LangChain makes the cache cold."""
+    model = ChatOpenAI(**{"model": "gpt-4o-mini", "api_key": "none", **fields})
+    text = model._get_llm_string(**{"stop": None, **bound})
+    stop = bound.get("stop")
+    now = model._get_invocation_params(stop=stop, **{name: value for name, value in bound.items() if name != "stop"})
+
+    assert KnownModel(text).now(now).params == KnownModel(text).now(None).params
+
+
+def test_what_is_stored_by_hand_is_found(cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer) -> None:
+    text = model._get_llm_string()
+    cache.update(dumps([HumanMessage("hello")]), text, [ChatGeneration(message=AIMessage("by hand"))])
+
+    assert model.invoke("hello").content == "by hand"
+    assert server.calls == 0
+
+
+# --- classes
+
+
+def test_two_classes_of_one_name_are_two(cache: LayeredCache, server: OpenAIServer, model: ChatOpenAI) -> None:
+    """The text shows their name; neither is found by it."""
+    one, other = create_model("Answer", colour=(str, ...)), create_model("Answer", size=(int, ...))
+
+    for _ in range(2):
+        for cls in (one, other):
+            assert type(model.with_structured_output(cls).invoke("hello")) is cls
+    assert server.calls == 2
+
+
+def test_a_class_inside_a_function_has_a_key(cache: LayeredCache, server: OpenAIServer, model: ChatOpenAI) -> None:
+    """It is at hand in the call, though no name leads to it; one of another shape is another one."""
+    server.reply = lambda body: '{"a": 1}'
+
+    def make(kind: type) -> type[BaseModel]:
+        class Local(BaseModel):
+            a: kind
+
+        return Local
+
+    for cls in (make(int), make(int), make(float)):
+        model.with_structured_output(cls).invoke("hello")
+    assert server.calls == 2
+
+
+class Custom(BaseChatModel):
+    """A model that LangChain does not write out."""
+
+    temperature: float = 0.0
+    calls: int = 0
+
+    @property
+    def _llm_type(self) -> str:
+        return "custom"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        self.calls += 1
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(f"answer {self.calls}"))])
+
+
+def test_a_model_of_ones_own_is_read_anew_each_time(cache: LayeredCache) -> None:
+    model = Custom()
+
+    assert [model.invoke("hello").content for _ in range(2)] == ["answer 1"] * 2
+    model.temperature = 1.0
+    assert [model.invoke("hello").content for _ in range(2)] == ["answer 2"] * 2
+
+
+def test_no_two_settings_share_a_key(cache: LayeredCache) -> None:
+    """Of 2,000 drawn changes of one model, in place, no two that differ have the same key."""
+    dice = random.Random(7)
+    model = ChatOpenAI(model="m0", api_key="none", base_url="http://localhost/v1", temperature=0.0)
+    text = model._get_llm_string()
+    known = KnownModel(text)
+    seen: dict[str, str] = {}
+    for _ in range(2000):
+        model.model_name = dice.choice(["m0", "m1", "m2"])
+        model.temperature = dice.choice([None, 0.0, 0.5, 1.0])
+        model.top_p = dice.choice([None, 0.5, 1.0])
+        model.seed = dice.choice([None, 0, 1])
+        model.max_tokens = dice.choice([None, 1, 2])
+        model.model_kwargs = dice.choice([{}, {"user": dice.choice(string.ascii_lowercase[:3])}])
+        now = model._get_invocation_params()
+        key = repr(sorted((name, repr(value)) for name, value in known.now(now).params.items()))
+        what = repr(sorted((name, repr(value)) for name, value in now.items() if value is not None and name not in {"stream", "stop"}))
+        assert seen.setdefault(key, what) == what
+    assert len(seen) > 300
