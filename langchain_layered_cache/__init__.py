@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from langchain_layered_cache.langgraph import LangGraphCache, cache_key
     from langchain_layered_cache.middleware import LayeredCacheMiddleware
     from langchain_layered_cache.stores import LayeredByteStore
+    from langchain_layered_cache.usage import UsageCallback, usage_callback
 
 __all__ = [
     "CachedEmbeddings",
@@ -25,9 +26,11 @@ __all__ = [
     "LayeredByteStore",
     "LayeredCache",
     "LayeredCacheMiddleware",
+    "UsageCallback",
     "cache_key",
     "import_mongodb",
     "import_sqlite",
+    "usage_callback",
 ]
 
 _ON_FIRST_USE = {
@@ -38,6 +41,8 @@ _ON_FIRST_USE = {
     "cache_key": "langgraph",
     "import_mongodb": "importers",
     "import_sqlite": "importers",
+    "UsageCallback": "usage",
+    "usage_callback": "usage",
 }
 
 

@@ -39,7 +39,7 @@ def to_answer(generations: Sequence[Generation], model: str | None) -> Answer:
         value=value,
         codec=CODEC,
         usage=usage,
-        cost_usd=None if usage is None or model is None else _cost(usage, model),
+        cost_usd=None if usage is None or model is None else cost_of(usage, model),
         finish=next((reason for reason in _WORST_FIRST if reason in reasons), None),
         empty=not any(map(_says_something, generations)),
         response=_readable(generations),
@@ -92,7 +92,7 @@ def _usage(generations: Sequence[Generation]) -> Usage | None:
     return Usage(*max(found)) if found else None
 
 
-def _cost(usage: Usage, model: str) -> float | None:
+def cost_of(usage: Usage, model: str) -> float | None:
     """Return what *usage* of *model* costs in US dollars by the price list of genai-prices; None if it is not known there."""
     try:
         import genai_prices  # noqa: PLC0415 - 90 ms, after the first answer of a model and not before

@@ -12,7 +12,6 @@ Plain LLMs ask the cache before they tell anybody: for them there is no run, and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, cast
@@ -24,7 +23,6 @@ from layered_cache import CallOptions, ConfigurationError, current_options
 
 METADATA = "llm_cache"
 
-_MOST = 4096  # runs that never ended: tasks that were cancelled
 _DEEPEST = 16  # runs inside runs
 
 
@@ -32,15 +30,18 @@ class Run:
     """One call of a chat model, which may be of several prompts.
 
     `params` are the parameters of the call as they are now; `options` what the caller has said; it is `live` until the call is over.
+    `outer` is the call that it is inside of.
     """
 
-    __slots__ = ("_error", "_ids", "_options", "_releases", "live", "outer", "params")
+    __slots__ = ("_depth", "_error", "_ids", "_options", "_releases", "live", "outer", "params")
 
     def __init__(self, params: Mapping[str, Any] | None, said: object, outer: Run | None) -> None:
         self.params = params
         self.live = True
-        self.outer = outer
-        self._ids: set[UUID] = set()
+        # what is far outside is forgotten: calls that are cancelled never end, and the next one takes them for its outer one
+        self.outer = outer if outer is not None and outer._depth < _DEEPEST else None
+        self._depth = 0 if self.outer is None else self.outer._depth + 1
+        self._ids: list[UUID] = []
         self._releases: list[Callable[[], None]] = []
         self._error: ConfigurationError | None = None
         self._options = current_options()
@@ -69,18 +70,20 @@ class Run:
 
     def begin(self, run_id: UUID) -> None:
         """Note that a prompt of this call is under way."""
-        self._ids.add(run_id)
+        self._ids.append(run_id)
 
-    def end(self, run_id: UUID) -> bool:
-        """Note that a prompt of this call is done with; return whether all are."""
-        self._ids.discard(run_id)
-        if self._ids:
-            return False
-        self.live = False
-        for release in self._releases:
-            release()
-        self._releases.clear()
-        return True
+    def has(self, run_id: UUID) -> bool:
+        """Whether that prompt is one of this call."""
+        return run_id in self._ids
+
+    def end(self, run_id: UUID) -> None:
+        """Note that a prompt of this call is done with; after the last one, the call is over."""
+        self._ids.remove(run_id)
+        if not self._ids:
+            self.live = False
+            for release in self._releases:
+                release()
+            self._releases.clear()
 
     def led(self, release: Callable[[], None]) -> None:
         """Have *release* called when the call is over."""
@@ -103,9 +106,6 @@ class _Listener(BaseCallbackHandler):
     """Told of every call of a chat model in the caller's own thread or task."""
 
     run_inline = True
-
-    def __init__(self) -> None:
-        self.runs: dict[UUID, Run] = {}
 
     @property
     def ignore_chain(self) -> bool:
@@ -131,12 +131,8 @@ class _Listener(BaseCallbackHandler):
         run = current_run()
         if run is None or params is None or run.params is not params:
             run = Run(params, metadata.get(METADATA) if metadata else None, run)
-            _shorten(run)
             _current.set(run)
         run.begin(run_id)
-        self.runs[run_id] = run
-        if len(self.runs) > _MOST:
-            self.runs.pop(next(iter(self.runs), run_id), None)
 
     def on_llm_end(self, response: object, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
         """Note that it is over."""
@@ -146,19 +142,15 @@ class _Listener(BaseCallbackHandler):
         """Note that it is over."""
         self._end(run_id)
 
-    def _end(self, run_id: UUID) -> None:
-        run = self.runs.pop(run_id, None)
-        if run is not None and run.end(run_id) and _current.get() is run:
-            _current.set(run.outer)
-
-
-def _shorten(run: Run) -> None:
-    """Forget what is far outside: calls that were cancelled never end, and the next ones take them for their outer ones."""
-    outer: Run | None = run
-    for _ in range(_DEEPEST):
-        outer = None if outer is None else outer.outer
-    if outer is not None:
-        outer.outer = None
+    @staticmethod
+    def _end(run_id: UUID) -> None:
+        inner = run = _current.get()
+        while run is not None and not run.has(run_id):
+            run = run.outer
+        if run is not None:
+            run.end(run_id)
+            if not run.live and (run is inner or not cast("Run", inner).live):
+                _current.set(run.outer)
 
 
 _listener = _Listener()
@@ -172,7 +164,3 @@ def listen() -> None:
     if not _registered:
         _registered = True
         register_configure_hook(_hook, inheritable=True)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_listener.runs.clear)
