@@ -30,17 +30,17 @@ class Run:
     """One call of a chat model, which may be of several prompts.
 
     `params` are the parameters of the call as they are now; `options` what the caller has said; it is `live` until the call is over.
-    `outer` is the call that it is inside of.
+    `outer` is the call that it is inside of, `depth` how many there are.
     """
 
-    __slots__ = ("_depth", "_error", "_ids", "_options", "_releases", "live", "outer", "params")
+    __slots__ = ("_error", "_ids", "_options", "_releases", "depth", "live", "outer", "params")
 
     def __init__(self, params: Mapping[str, Any] | None, said: object, outer: Run | None) -> None:
         self.params = params
         self.live = True
         # what is far outside is forgotten: calls that are cancelled never end, and the next one takes them for its outer one
-        self.outer = outer if outer is not None and outer._depth < _DEEPEST else None
-        self._depth = 0 if self.outer is None else self.outer._depth + 1
+        self.outer = outer if outer is not None and outer.depth < _DEEPEST else None
+        self.depth = 0 if self.outer is None else self.outer.depth + 1
         self._ids: list[UUID] = []
         self._releases: list[Callable[[], None]] = []
         self._error: ConfigurationError | None = None
