@@ -395,3 +395,13 @@ def test_the_repr_says_no_more_than_it_may(cache: TieredCache) -> None:
 
     assert repr(cache) == "TieredCache(memory, redis, mongodb, namespace='default')"
     assert "secret" not in repr(held) + repr(ask("my secret question"))
+
+
+def test_answers_that_came_together_may_say_what_each_of_them_took(world: World) -> None:
+    """Instead of the time since they were asked for, which is that of all."""
+    cache = TieredCache("memory://")
+    for said, kept in ((0.25, 0.25), (2, 2.0), (0.0, None)):
+        entry = world.call(cache, "set", ask(), Answer(value=b"x", compute_seconds=said))
+        assert entry.compute_seconds == kept
+    with pytest.raises(ConfigurationError, match="compute_seconds must be a number, not 'long'"):
+        Answer(value=b"x", compute_seconds="long")  # type: ignore[arg-type]

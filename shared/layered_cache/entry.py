@@ -328,6 +328,7 @@ class Answer:
         empty: Whether it says nothing (no text, no tool call, no other block); such is not kept.
         keep_for: Overrides the policy's, seconds or a timedelta.
         response: A readable form, for tiers that an operator reads.
+        compute_seconds: How long it took, if that is not the time since it was asked for: its share, of answers that came together.
     """
 
     value: bytes = field(repr=False)
@@ -340,6 +341,7 @@ class Answer:
     empty: bool = False
     keep_for: float | timedelta | None = None
     response: str | None = field(default=None, repr=False)
+    compute_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
@@ -356,11 +358,12 @@ class Answer:
         if not isinstance(self.usage, Usage | None):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
             msg = f"an answer's usage must be a layered_cache.Usage, not a {type(self.usage).__qualname__}"
             raise ConfigurationError(msg)
-        if self.cost_usd is not None:
-            if isinstance(self.cost_usd, str | bool) or not hasattr(self.cost_usd, "__float__"):  # pyright: ignore[reportUnnecessaryIsInstance]
-                msg = f"an answer's cost_usd must be a number, not {self.cost_usd!r}"
-                raise ConfigurationError(msg)
-            object.__setattr__(self, "cost_usd", float(self.cost_usd))  # of price lists it is a Decimal
+        for name in ("cost_usd", "compute_seconds"):
+            if (number := getattr(self, name)) is not None:
+                if isinstance(number, str | bool) or not hasattr(number, "__float__"):
+                    msg = f"an answer's {name} must be a number, not {number!r}"
+                    raise ConfigurationError(msg)
+                object.__setattr__(self, name, float(number))  # of price lists it is a Decimal
         object.__setattr__(self, "tags", checked_tags(self.tags))
 
 

@@ -121,10 +121,12 @@ class Policy:
     def entry(self, request: Request, answer: Answer, *, key: str, namespace: str, born: Ticket, started: float, now: float) -> Entry:
         """Return what the tiers shall hold of *answer*, whose computation started at *started* (Unix seconds)."""
         keep_for = cast("float", self.keep_for if answer.keep_for is None else seconds(answer.keep_for))
-        fresh_for = min(cast("float", self.fresh_for), keep_for)
+        # by default as long as it is kept, also where the answer itself says for how long
+        fresh_for = keep_for if self.fresh_for == self.keep_for else min(cast("float", self.fresh_for), keep_for)
         readable = self.store_requests == "full"
         # the clocks run from the end of the computation: a slow model must not eat up its own answer's time
         keep_until = whole_microseconds(min(now + keep_for, FOR_EVER))
+        seconds_taken = now - started if answer.compute_seconds is None else answer.compute_seconds
         return Entry(
             key=key,
             value=answer.value,
@@ -140,7 +142,7 @@ class Policy:
             finish=answer.finish,
             usage=answer.usage,
             cost_usd=answer.cost_usd,
-            compute_seconds=now - started if now - started > _INSTANT else None,
+            compute_seconds=seconds_taken if seconds_taken > _INSTANT else None,
             request=request if readable else None,
             response=answer.response if readable else None,
         )

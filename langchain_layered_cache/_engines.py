@@ -1,0 +1,48 @@
+"""What the adapters that work in batches share: whose engine it is, and how much is asked of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from itertools import islice
+from typing import TypeVar
+
+from layered_cache import ConfigurationError, TieredCache
+from layered_cache.units import parse_duration, seconds
+
+from langchain_layered_cache.cache import LayeredCache
+
+T = TypeVar("T")
+
+_BATCH = 250  # values: a few megabytes of vectors, which a tier can send within its budget; what takes longer counts as absent
+
+
+def engine_of(cache: object) -> TieredCache:
+    """Return the engine of *cache*.
+
+    Raises:
+        ConfigurationError: It is neither a `TieredCache` nor a `LayeredCache`.
+    """
+    engine = cache.engine if isinstance(cache, LayeredCache) else cache
+    if not isinstance(engine, TieredCache):
+        msg = f"cache must be a TieredCache or a LayeredCache, not a {type(cache).__qualname__}"
+        raise ConfigurationError(msg)
+    return engine
+
+
+def seconds_of(ttl: float | timedelta | str | None) -> float | None:
+    """Return *ttl*, which may be a text such as `"30d"`, in seconds.
+
+    Raises:
+        ConfigurationError: It is no duration.
+    """
+    if isinstance(ttl, str):
+        return parse_duration(ttl, "ttl")
+    return None if ttl is None else seconds(ttl, "ttl")
+
+
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield *items*, each once, in lists that a tier can take at once; none if there are none."""
+    left = iter(dict.fromkeys(items))
+    while batch := list(islice(left, _BATCH)):
+        yield batch

@@ -1,0 +1,122 @@
+"""Which embedding model it is: its class and name, where it runs, and every setting that may change its vectors.
+
+Of a pydantic class the declared fields count, as they are at the moment of the call, but for defaults (a release may add some), nulls,
+secrets, and what is about transport. Nobody declares the settings of another class, so its public attributes count, as they were when it
+was wrapped: later, some of them may be counters. What cannot be written as a lasting text is refused, unless the caller says by `model`
+what it stands for.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+from langchain_core.embeddings import Embeddings
+from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.keys import canonical
+from layered_cache.redaction import is_secret_name
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+_NAMES = ("model", "model_name", "model_id", "repo_id")
+_CLIENTS = ("client", "async_client")
+_TRANSPORT = frozenset({
+    *_CLIENTS, "http_client", "http_async_client", "http_socket_options", "max_retries", "retry_min_seconds", "retry_max_seconds",
+    "request_timeout", "timeout", "chunk_size", "batch_size", "show_progress", "show_progress_bar", "verbose", "max_workers",
+    "cache_folder", "azure_ad_token_provider", "azure_ad_async_token_provider", "credentials", "callbacks",
+    "openai_proxy",
+})  # fmt: skip
+
+
+class Identity:
+    """The identity of one embedding model.
+
+    Args:
+        embeddings: The model.
+        model: What it is to be called, and what stands for settings that cannot be read.
+
+    Raises:
+        ConfigurationError: It has no name, or a setting that cannot be read, and no *model* is given.
+    """
+
+    def __init__(self, embeddings: Embeddings, model: str | None) -> None:
+        if model is not None and not (isinstance(model, str) and model):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"model must be a text that is not empty, not {model!r}"
+            raise ConfigurationError(msg)
+        self._embeddings = embeddings
+        self._model = model
+        if self.name is None:
+            msg = f"{_class_of(embeddings)} has none of the attributes {', '.join(_NAMES)}: say by model= which one it is"
+            raise ConfigurationError(msg)
+        self._attributes: dict[str, Any] = {}
+        try:
+            if isinstance(embeddings, BaseModel):
+                self._declared(embeddings)
+            else:
+                self._attributes = copy.deepcopy(self._kept(getattr(embeddings, "__dict__", {}), {}))
+        except UncacheableRequestError as error:
+            msg = f"{error}: say by model= what stands for it, model='name/and-settings'"
+            raise ConfigurationError(msg) from None
+
+    @property
+    def name(self) -> str | None:
+        """What it is called."""
+        if self._model is not None:
+            return self._model
+        found = (getattr(self._embeddings, name, None) for name in _NAMES)
+        return next((name for name in found if isinstance(name, str) and name), None)
+
+    @property
+    def params(self) -> dict[str, object]:
+        """All else that decides its vectors.
+
+        Raises:
+            UncacheableRequestError: A setting has no lasting text.
+        """
+        embeddings = self._embeddings
+        settings = self._declared(embeddings) if isinstance(embeddings, BaseModel) else self._attributes
+        return {"class": _class_of(embeddings), "address": _address_of(embeddings), "settings": settings}
+
+    def _declared(self, embeddings: BaseModel) -> dict[str, Any]:
+        fields = type(embeddings).model_fields
+        values = {name: getattr(embeddings, name) for name in fields}
+        # what a factory makes may come of the environment, so it is nobody's default
+        return self._kept(values, {name: field.default for name, field in fields.items() if field.default_factory is None})
+
+    def _kept(self, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for name, value in values.items():
+            if name.startswith("_") or name in _TRANSPORT or value is None or _is_secret(name, value):
+                continue
+            try:
+                text = canonical(value, f"the setting {name!r} of {_class_of(self._embeddings)}")
+            except UncacheableRequestError:
+                if self._model is None:
+                    raise
+                continue
+            if name not in defaults or text != _text(defaults[name]):
+                kept[name] = value
+        return kept
+
+
+def _text(value: object) -> bytes | None:
+    try:
+        return canonical(value)
+    except UncacheableRequestError:
+        return None
+
+
+def _is_secret(name: str, value: object) -> bool:
+    return isinstance(value, SecretStr | SecretBytes) or (is_secret_name(name) and (isinstance(value, str) or callable(value)))
+
+
+def _class_of(embeddings: Embeddings) -> str:
+    return f"{type(embeddings).__module__}.{type(embeddings).__qualname__}"
+
+
+def _address_of(embeddings: Embeddings) -> str | None:
+    """Return where the clients of OpenAI's library send requests: it may be the environment of the moment they were made that says it."""
+    for name in _CLIENTS:
+        client = cast("object", getattr(getattr(embeddings, name, None), "_client", None))
+        if (address := getattr(client, "base_url", None)) is not None:
+            return str(address)
+    return None

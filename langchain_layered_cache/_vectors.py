@@ -1,0 +1,77 @@
+"""Vectors to bytes and back, exactly: of float32 where every component is one, else of float64; of whole numbers where all are."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any, cast
+
+from layered_cache import EncodeError
+
+CODEC = "vector-1"
+
+_SIZES = {b"f": 4, b"d": 8, b"q": 8}  # by the letters of `struct`
+
+
+def encode(vector: object) -> bytes:
+    """Return *vector*, a list of numbers or what comes as one (an array), as bytes.
+
+    Raises:
+        EncodeError: It is none, or is empty.
+    """
+    numbers = _numbers(vector)
+    if not numbers:
+        msg = "a vector without components is not kept"
+        raise EncodeError(msg)
+    try:
+        if all(type(number) is int for number in numbers):
+            return _packed(b"q", numbers)
+        single = _packed(b"f", numbers)
+        return single if _unpacked(single) == numbers else _packed(b"d", numbers)
+    except OverflowError:  # too large for a float32
+        return _packed(b"d", numbers)
+    except struct.error as error:
+        msg = "a whole number is too large to be kept"
+        raise EncodeError(msg) from error
+
+
+def decode(value: bytes) -> list[float]:
+    """Return the vector that *value* says, a new list each time.
+
+    Raises:
+        ValueError: It says none.
+    """
+    size = _SIZES.get(value[:1])
+    if size is None or len(value) == 1 or (len(value) - 1) % size:
+        msg = "it is no vector"
+        raise ValueError(msg)
+    return _unpacked(value)
+
+
+def _numbers(vector: object) -> list[Any]:
+    try:
+        numbers = list(cast("Iterable[Any]", vector))
+    except TypeError as error:
+        msg = f"a {type(vector).__qualname__} is no vector"
+        raise EncodeError(msg) from error
+    kinds = set(map(type, numbers))
+    if kinds <= {float} or kinds == {int}:
+        return numbers
+    if not all(issubclass(kind, Real) for kind in kinds):
+        msg = f"a vector of {', '.join(sorted(kind.__qualname__ for kind in kinds))} is not kept"
+        raise EncodeError(msg)
+    floats = [float(number) for number in numbers]
+    if any(mine != theirs and mine == mine for mine, theirs in zip(floats, numbers, strict=True)):  # noqa: PLR0124 - NaN is not itself
+        msg = "a component of a vector is no float"
+        raise EncodeError(msg)
+    return floats
+
+
+def _packed(letter: bytes, numbers: list[Any]) -> bytes:
+    return letter + struct.pack(f"<{len(numbers)}{letter.decode()}", *numbers)
+
+
+def _unpacked(value: bytes) -> list[float]:
+    letter = value[:1]
+    return list(struct.unpack_from(f"<{(len(value) - 1) // _SIZES[letter]}{letter.decode()}", value, 1))

@@ -1,0 +1,162 @@
+"""`LayeredByteStore`: LangChain's key-value store, in tiers.
+
+    store = LayeredByteStore(LayeredCache())
+    embeddings = CacheBackedEmbeddings.from_bytes_store(model, store, namespace="text-embedding-3-small")
+
+The laws of this edge:
+
+- It is a cache: what it holds may be gone, at the end of its time or before, so it must not be the only copy.
+- A tier that fails counts as empty: `mget` finds nothing there, `mset` goes on in the others. Nothing is raised, but for removals.
+- What is set replaces what was there: a value that the policy does not keep (it is too large, say) leaves nothing behind.
+- A value says which key it belongs to: so keys can be listed where requests are not kept, and no key ever gets another one's value.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+from langchain_core.stores import BaseStore
+from layered_cache import Answer, ConfigurationError, DeletionError, Entry, Request, TieredCache
+
+from langchain_layered_cache._engines import batches, engine_of, seconds_of
+from langchain_layered_cache._requests import FRAMEWORK
+from langchain_layered_cache.cache import LayeredCache
+
+_CODEC = "langchain-bytes-1"
+_LENGTH = struct.Struct("<I")  # of the key, which stands before the value
+
+
+class LayeredByteStore(BaseStore[str, bytes]):
+    """A LangChain store of bytes in tiers, fastest first. Every method may be called from any thread, the coroutines from any loop.
+
+    Args:
+        cache: The tiers; a `LayeredCache` shares its own.
+        namespace: The name of the child namespace of *cache* in which it lives. Stores of different names do not meet.
+        ttl: How long a value is kept: seconds, a timedelta or a text (`"30d"`); as long as the policy of *cache* says, unless given.
+
+    Raises:
+        ConfigurationError: Before any I/O, if an argument is wrong; so do all methods.
+    """
+
+    def __init__(self, cache: TieredCache | LayeredCache, *, namespace: str = "bytes", ttl: float | timedelta | str | None = None) -> None:
+        self._cache = engine_of(cache).namespace(namespace)
+        self._ttl = seconds_of(ttl)
+
+    @property
+    def engine(self) -> TieredCache:
+        """The cache that this one is an adapter of, in its own namespace."""
+        return self._cache
+
+    # --- reading
+
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values of *keys*, in their order, None for those that are absent. Of up to 250 keys, each tier is asked once."""
+        requests = _requests(keys)
+        values: dict[str, bytes] = {}
+        for batch in batches(requests):
+            values |= self._values(self._cache.get_many(batch, stale=True, leave=False))
+        return [values.get(key) for key in keys]
+
+    async def amget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See mget."""
+        requests = _requests(keys)
+        values: dict[str, bytes] = {}
+        for batch in batches(requests):
+            values |= self._values(await self._cache.aget_many(batch, stale=True, leave=False))
+        return [values.get(key) for key in keys]
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        """Yield all keys, or those that start with *prefix*, each once, in no order. Values are read for that.
+
+        What is set or deleted meanwhile may come or not.
+        """
+        for entry in self._cache.entries():
+            if (key := self._key(entry)) is not None and key.startswith(prefix or ""):
+                yield key
+
+    async def ayield_keys(  # pyright: ignore[reportIncompatibleMethodOverride] - the other one yields as well, though its type hides it
+        self, *, prefix: str | None = None
+    ) -> AsyncIterator[str]:
+        """See yield_keys."""
+        async for entry in self._cache.aentries():
+            if (key := self._key(entry)) is not None and key.startswith(prefix or ""):
+                yield key
+
+    # --- writing
+
+    def mset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
+        """Hold the values of *key_value_pairs*; of two of one key, the last."""
+        for batch in batches(answers := self._answers(key_value_pairs)):
+            held = self._cache.set_many({request: answers[request] for request in batch}, born=self._cache.ticket())
+            if refused := [request for request in batch if request not in held]:
+                with suppress(DeletionError):  # nobody asked for a removal
+                    self._cache.delete(*refused)
+
+    async def amset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
+        """See mset."""
+        for batch in batches(answers := self._answers(key_value_pairs)):
+            held = await self._cache.aset_many({request: answers[request] for request in batch}, born=await self._cache.aticket())
+            if refused := [request for request in batch if request not in held]:
+                with suppress(DeletionError):  # nobody asked for a removal
+                    await self._cache.adelete(*refused)
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        """Remove *keys*, everywhere; absent ones are no error. Other processes obey within `Policy.max_staleness`.
+
+        Raises:
+            DeletionError: It could not be recorded; they may still be found.
+        """
+        self._cache.delete(*_requests(keys))
+
+    async def amdelete(self, keys: Sequence[str]) -> None:
+        """See mdelete."""
+        await self._cache.adelete(*_requests(keys))
+
+    def __repr__(self) -> str:
+        return f"LayeredByteStore({self._cache!r})"
+
+    # --- values
+
+    def _answers(self, pairs: Sequence[tuple[str, bytes]]) -> dict[Request, Answer]:
+        return {_request(key): self._answer(key, value) for key, value in pairs}
+
+    def _answer(self, key: str, value: bytes) -> Answer:
+        if not isinstance(value, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+            msg = f"a value must be bytes, not a {type(value).__qualname__}: encode it first, or use langchain's EncoderBackedStore"
+            raise ConfigurationError(msg)
+        name = key.encode("utf-8", "surrogatepass")
+        return Answer(value=_LENGTH.pack(len(name)) + name + value, codec=_CODEC, keep_for=self._ttl)
+
+    def _values(self, found: Mapping[Request, Entry]) -> dict[str, bytes]:
+        parts = (self._parts(entry) for entry in found.values())
+        return dict(part for part in parts if part is not None)
+
+    def _key(self, entry: Entry) -> str | None:
+        parts = self._parts(entry)
+        return None if parts is None else parts[0]
+
+    def _parts(self, entry: Entry) -> tuple[str, bytes] | None:
+        """Return the key and the value that *entry* holds; None if that is not to be read."""
+        try:
+            if entry.codec == _CODEC:
+                end = _LENGTH.size + _LENGTH.unpack_from(entry.value)[0]
+                return entry.value[_LENGTH.size : end].decode("utf-8", "surrogatepass"), entry.value[end:]
+            reason = "it is of another codec"
+        except (struct.error, UnicodeDecodeError):
+            reason = "it names no key"
+        self._cache.reject(entry.key, reason)
+        return None
+
+
+def _requests(keys: Sequence[str]) -> list[Request]:
+    return [_request(key) for key in keys]
+
+
+def _request(key: str) -> Request:
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+        msg = f"a key must be a text, not a {type(key).__qualname__}"
+        raise ConfigurationError(msg)
+    return Request(key, params={"kind": "bytes"}, framework=FRAMEWORK)
