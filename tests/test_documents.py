@@ -30,6 +30,14 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+# by words that stand in a program: how often the model is called, and what is printed
+OUTCOMES = {
+    "from the cache, {stats.saved_tokens}": (1, "1 of 2 from the cache"),
+    "only_cached": (5, "the model was not called"),
+    "usage_callback": (1, "'hit': True"),
+}
+
+
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
 def test_the_readmes_programs_run(block: str, server: OpenAIServer, tmp_path: Path) -> None:
     """Word for word, each by itself, warnings being errors; where they ask a model it is a local one."""
@@ -39,9 +47,10 @@ def test_the_readmes_programs_run(block: str, server: OpenAIServer, tmp_path: Pa
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    if "model.invoke" in block:
-        assert server.calls == 1
-        assert "1 of 2 from the cache" in done.stdout
+    for words, (calls, printed) in OUTCOMES.items():
+        if words in block:
+            assert server.calls == calls
+            assert printed in done.stdout
 
 
 def test_the_readmes_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
