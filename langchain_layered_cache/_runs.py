@@ -154,7 +154,7 @@ class _Listener(BaseCallbackHandler):
 
 
 _listener = _Listener()
-_hook: ContextVar[_Listener | None] = ContextVar("layered_cache_listener", default=_listener)
+hook: ContextVar[_Listener | None] = ContextVar("layered_cache_listener", default=_listener)
 _registered = False
 
 
@@ -163,4 +163,4 @@ def listen() -> None:
     global _registered  # noqa: PLW0603 - once per process
     if not _registered:
         _registered = True
-        register_configure_hook(_hook, inheritable=True)
+        register_configure_hook(hook, inheritable=True)
