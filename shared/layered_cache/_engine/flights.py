@@ -55,7 +55,7 @@ _held: ContextVar[tuple[Flight[object], ...]] = ContextVar("layered_cache_held_f
 
 def holds_any() -> bool:
     """Whether the caller is inside a computation that others may be waiting for."""
-    return any(not flight.future.done() for flight in _held.get())
+    return any(not flight.future.done() and not flight.is_lost() for flight in _held.get())
 
 
 class Flights(Generic[T]):
