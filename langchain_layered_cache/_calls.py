@@ -76,14 +76,14 @@ class Calls:
         self._tenants: Memo[str, TieredCache] = Memo(1024)
         self._warned: set[str] = set()
 
-    def begin(self) -> Call:
-        """Return the call that the caller is inside of.
+    def begin(self, run: Run | None = None) -> Call:
+        """Return the call that the caller is inside of: *run*, if it is none of a chat model.
 
         Raises:
             ConfigurationError: Its caller has said what may not be said.
             TenantRequiredError: It names no tenant, and must.
         """
-        run = current_run()
+        run = run or current_run()
         options = current_options() if run is None else run.options
         if options.namespace is not None:
             return Call(run, options, self._tenant(options.namespace))
@@ -115,6 +115,10 @@ class Calls:
             self._keys.put(reading, key)
         return key
 
+    def request(self, call: Call, prompt: str, llm_string: str) -> Request | None:
+        """Return what *prompt* asks under *llm_string*; None if no key can be made of it."""
+        return self._request(call, prompt, self._model(call, llm_string))
+
     def answer(self, call: Call, prompt: str, llm_string: str, generations: Sequence[Generation]) -> tuple[Request, Answer | None] | None:
         """Return what *generations* answer, and what is to be stored of them: None if they cannot be. None: there is nothing to store."""
         model = self._model(call, llm_string)
@@ -123,8 +127,7 @@ class Calls:
         try:
             answer = to_answer(generations, model.name)
         except EncodeError as error:
-            call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model.name, reason="not encodable"))
-            self._warn(f"an answer is not cached: {error}")
+            self.not_encodable(call, model.name, error)
             return request, None
         options = call.options
         if options.labels or options.keep_for is not None:
@@ -148,10 +151,18 @@ class Calls:
             shown = None if account is None else fingerprint(account)
             return to_request(prompt, model, sample=call.options.sample, account=shown)
         except UncacheableRequestError as error:
-            reason = str(error)
-            call.cache.report(Event(kind="uncacheable", namespace=call.cache.name, reason=reason))
-            self._warn(f"a request is not cached: {reason}")
+            self.refuse(call, str(error))
             return None
+
+    def refuse(self, call: Call, reason: str) -> None:
+        """Note that a request is not cached, and warn once."""
+        call.cache.report(Event(kind="uncacheable", namespace=call.cache.name, reason=reason))
+        self._warn(f"a request is not cached: {reason}")
+
+    def not_encodable(self, call: Call, model: str | None, error: EncodeError) -> None:
+        """Note that an answer is not cached, and warn once."""
+        call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model, reason="not encodable"))
+        self._warn(f"an answer is not cached: {error}")
 
     def _warn(self, text: str) -> None:
         if text not in self._warned and len(self._warned) < _MOST_WARNINGS:

@@ -12,14 +12,14 @@ from layered_cache import Entry
 MARK = "layered_cache"
 
 
-def mark(generations: Sequence[Generation], entry: Entry, tier: str) -> None:
-    """Note on the messages of *generations*, which are the caller's own, that they come from *tier*."""
+def mark(generations: Sequence[Generation], entry: Entry, tier: str | None) -> None:
+    """Note on the messages of *generations*, which are the caller's own, that they come from *tier*; None: from one that is not known."""
     for generation in generations:
         if isinstance(generation, ChatGeneration):
             mark_message(generation.message, entry, tier)
 
 
-def mark_message(message: BaseMessage, entry: Entry, tier: str) -> None:
+def mark_message(message: BaseMessage, entry: Entry, tier: str | None) -> None:
     """Note on *message* that it comes from *tier*: how old it is, in seconds, and what it saved, in US dollars if that is known."""
     message.response_metadata[MARK] = {
         "hit": True,

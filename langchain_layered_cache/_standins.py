@@ -1,0 +1,246 @@
+"""A stand-in for a chat model: it is asked as the model would be, and asks the cache first.
+
+It is a shallow copy whose class is the model's own with two methods more, so that whoever looks at the model (which class it is, what its
+profile says, how it binds tools) sees what was there. What it is asked is what the model itself would have been asked, with tools,
+settings and schemas as they were bound; hence its keys are those of `LayeredCache`, and answers of one are answers of the other.
+
+An answer from the cache is handed to LangChain as any cache would hand it over, so that callbacks, streams and usage are as LangChain has
+them. While a stand-in asks the model, no other LLM cache is asked: what is to be kept for how long is said once.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+from langchain_core.caches import BaseCache
+from langchain_core.language_models import BaseChatModel
+from langchain_core.load import dumps
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult, Generation
+from layered_cache import Answer, Entry, Request
+from pydantic import SecretStr
+
+from langchain_layered_cache._asks import Ask, check_only_cached, note_failure
+from langchain_layered_cache._calls import Call, Calls
+from langchain_layered_cache._codec import decode
+from langchain_layered_cache._marks import mark
+
+M = TypeVar("M", bound=BaseChatModel)
+
+_ASKER = "_layered_cache_asker"  # of a name with a bar in front, pydantic knows nothing
+
+
+def stand_in(model: M, asker: ModelAsker) -> M:
+    """Return what asks *asker* before it asks *model*."""
+    copied = copy.copy(model)
+    vars(copied).pop("_serialized", None)  # the model as it is now, not as it was when it was first written out
+    vars(copied)[_ASKER] = asker
+    object.__setattr__(copied, "__class__", _class_of_stand_ins(type(model)))
+    return copied
+
+
+@lru_cache(maxsize=256)
+def _class_of_stand_ins(cls: type[BaseChatModel]) -> type[BaseChatModel]:
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    metaclass: Any = type(cls)
+    return metaclass(cls.__name__, (_StandIn, cls), {**names, "model_config": {"defer_build": True}})
+
+
+class _StandIn:
+    """What the class of a stand-in has more than the model's."""
+
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: Any = None,  # noqa: ANN401 - LangChain's signature, as all below
+        **kwargs: Any,  # noqa: ANN401
+    ) -> ChatResult:
+        asker: ModelAsker = vars(self)[_ASKER]
+        return asker.answered(cast("Any", self), messages, stop, run_manager, kwargs)
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: Any = None,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> ChatResult:
+        asker: ModelAsker = vars(self)[_ASKER]
+        return await asker.aanswered(cast("Any", self), messages, stop, run_manager, kwargs)
+
+
+def _plain(stand_in: BaseChatModel, **fields: object) -> Any:  # noqa: ANN401 - its methods have no public types
+    """Return the model that *stand_in* stands for, as it is now, with other *fields*."""
+    copied = copy.copy(stand_in)
+    del vars(copied)[_ASKER]
+    vars(copied).update(fields)
+    object.__setattr__(copied, "__class__", type(stand_in).__bases__[1])
+    return copied
+
+
+class ModelAsker:
+    """Answers for the stand-ins of one middleware.
+
+    Args:
+        calls: Makes requests and answers.
+        ttl: Seconds for which answers are kept where the call does not say it; None: as the policy says.
+        marks_hits: Whether answers from the cache say so.
+    """
+
+    def __init__(self, calls: Calls, *, ttl: float | None, marks_hits: bool) -> None:
+        self._calls = calls
+        self._ttl = ttl
+        self._marks_hits = marks_hits
+
+    def answered(
+        self, model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, run_manager: object, kwargs: dict[str, Any]
+    ) -> ChatResult:
+        """Return the answer of *model* to *messages*, from the cache if it is there.
+
+        Raises:
+            ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
+            CacheMiss: There is none, and the caller wants nothing else.
+        """
+        if (ask := self._ask(model, messages, stop, run_manager, kwargs)) is None:
+            return _plain(model)._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - as LangChain
+        result = ask.answered()
+        if isinstance(result, _Hit):
+            cache = _OneAnswer(result.generations)
+            return _plain(model, cache=cache)._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+        return result
+
+    async def aanswered(
+        self, model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, run_manager: object, kwargs: dict[str, Any]
+    ) -> ChatResult:
+        """See answered."""
+        if (ask := self._ask(model, messages, stop, run_manager, kwargs)) is None:
+            return await _plain(model)._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+        result = await ask.aanswered()
+        if isinstance(result, _Hit):
+            cache = _OneAnswer(result.generations)
+            return await _plain(model, cache=cache)._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+        return result
+
+    def _ask(
+        self, model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, run_manager: object, kwargs: dict[str, Any]
+    ) -> _ModelAsk | None:
+        """Return the question; None: it is none for the cache."""
+        call = self._begin(model)
+        if call.options.mode == "bypass":
+            return None
+        try:
+            prompt = dumps([message.model_copy(update={"id": None}) if message.id is not None else message for message in messages])
+            llm_string = cast("Any", model)._get_llm_string(stop=stop, **kwargs)  # noqa: SLF001 - as LangChain does for its caches
+            request = self._calls.request(call, prompt, llm_string)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+            note_failure(call.cache, "reading a request", error)
+            request = prompt = llm_string = None
+        if request is None:
+            check_only_cached(call)
+            return None
+        model_call = _ModelCall(model, messages, {"stop": stop, **kwargs}, run_manager)
+        return _ModelAsk(call, request, self, model_call, (cast("str", prompt), cast("str", llm_string)))
+
+    def _begin(self, model: BaseChatModel) -> Call:
+        call = self._calls.begin()
+        options = call.options
+        if options.keep_for is None and self._ttl is not None:
+            options = dataclasses.replace(options, ttl=self._ttl)
+        if options.account is None and call.cache.policy.separate_accounts:
+            options = dataclasses.replace(options, account=account_of(model))
+        return call._replace(options=options)
+
+    def written(self, call: Call, texts: tuple[str, str], generations: Sequence[Generation]) -> Answer | None:
+        """Return what is to be stored of *generations*."""
+        found = self._calls.answer(call, *texts, generations)
+        return None if found is None else found[1]
+
+    def read(self, entry: Entry) -> _Hit:
+        """Return what *entry* holds."""
+        hit = _Hit(generations=cast("list[ChatGeneration]", decode(entry.value)))
+        if not hit.generations:
+            msg = "it holds no generations"
+            raise ValueError(msg)
+        if self._marks_hits:
+            mark(hit.generations, entry, None)
+        return hit
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ModelCall:
+    """A model, and how it is called."""
+
+    model: BaseChatModel
+    messages: list[BaseMessage]
+    arguments: dict[str, Any]
+    run_manager: object
+
+
+class _ModelAsk(Ask[ChatResult]):
+    """A question to a model."""
+
+    def __init__(self, call: Call, request: Request, asker: ModelAsker, model_call: _ModelCall, texts: tuple[str, str]) -> None:
+        super().__init__(call, request)
+        self._asker = asker
+        self._model_call = model_call
+        self._texts = texts
+
+    def compute(self) -> ChatResult:
+        asked = self._model_call
+        model = _plain(asked.model, cache=False)
+        return model._generate_with_cache(asked.messages, run_manager=asked.run_manager, **asked.arguments)  # noqa: SLF001 - as LangChain
+
+    async def acompute(self) -> ChatResult:
+        asked = self._model_call
+        model = _plain(asked.model, cache=False)
+        return await model._agenerate_with_cache(asked.messages, run_manager=asked.run_manager, **asked.arguments)  # noqa: SLF001
+
+    def compute_alone(self) -> ChatResult:
+        asked = self._model_call
+        result = _plain(asked.model, cache=False).generate([asked.messages], **asked.arguments)
+        return ChatResult(generations=result.generations[0])
+
+    async def acompute_alone(self) -> ChatResult:
+        asked = self._model_call
+        result = await _plain(asked.model, cache=False).agenerate([asked.messages], **asked.arguments)
+        return ChatResult(generations=result.generations[0])
+
+    def written(self, result: ChatResult) -> Answer | None:
+        return self._asker.written(self.call, self._texts, result.generations)
+
+    def read(self, entry: Entry) -> ChatResult:
+        return self._asker.read(entry)
+
+
+class _Hit(ChatResult):
+    """An answer from the cache, which LangChain has not seen yet."""
+
+
+class _OneAnswer(BaseCache):
+    """A cache of LangChain's that has one answer, to whatever it is asked next."""
+
+    def __init__(self, generations: Sequence[Generation]) -> None:
+        self._generations = list(generations)
+
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation]:  # noqa: ARG002 - LangChain's signature
+        return self._generations
+
+    async def alookup(self, prompt: str, llm_string: str) -> list[Generation]:  # noqa: ARG002 - LangChain's signature
+        return self._generations
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """Keep nothing."""
+
+    def clear(self, **kwargs: Any) -> None:  # noqa: ANN401 - LangChain's signature
+        """Keep nothing."""
+
+
+def account_of(model: BaseChatModel) -> str | None:
+    """Return the API keys of *model*, as one text; None if it shows none. To be fingerprinted, never to be shown."""
+    secrets = [value for _, value in sorted(model.__dict__.items()) if isinstance(value, SecretStr)]
+    return "\n".join(secret.get_secret_value() for secret in secrets) or None

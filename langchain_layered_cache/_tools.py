@@ -1,0 +1,197 @@
+"""The results of tools: which tools may be cached, under which key, and what is kept of a result.
+
+A key holds all that decides a result: the tool's name, the arguments that the model gave it, the schema of its arguments, and where its
+code stands. A tool that is given more than that by its host (the agent's state, its store, the run's configuration) is refused. Kept is
+what the tool said and its artifact, if both come back equal; never an error, nor a `Command`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias, cast
+
+from langchain_core.messages import ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.errors import GraphBubbleUp
+from langgraph.prebuilt.tool_node import ToolCallRequest
+from langgraph.types import Command
+from layered_cache import Answer, EncodeError, Entry, Request, UncacheableRequestError
+
+from langchain_layered_cache._asks import Ask, check_only_cached
+from langchain_layered_cache._calls import Call, Calls, fingerprint
+from langchain_layered_cache._runs import METADATA, Run
+from langchain_layered_cache._values import dumps, loads
+
+FRAMEWORK = "langchain-tool"
+CODEC = "lc-tool-1"
+
+Result: TypeAlias = ToolMessage | Command[Any]
+Handler: TypeAlias = Callable[[ToolCallRequest], Any]
+
+_SINGLE = ["__arg1"]  # the argument of a tool that takes a text and nothing else, whatever its function calls it
+_HARMLESS = frozenset({"callbacks", "run_manager"})  # they are told of a call, and change nothing
+_KEPT = ("content", "artifact", "name", "additional_kwargs", "response_metadata")  # their order is for ever
+_GIVEN = frozenset({*_KEPT, "type", "id", "tool_call_id", "status"})
+
+
+class ToolAsker:
+    """Answers for the tools of one middleware.
+
+    Args:
+        calls: Whose cache it is.
+        ttls: The tools that may be cached, with the seconds for which their results are kept; None: as the policy says.
+    """
+
+    def __init__(self, calls: Calls, ttls: Mapping[str, float | None]) -> None:
+        self._calls = calls
+        self._ttls = ttls
+
+    def ask(self, request: ToolCallRequest, handler: Handler) -> Ask[Result] | None:
+        """Return the question; None: it is none for the cache.
+
+        Raises:
+            ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
+            CacheMiss: It is none for the cache, and the caller wants nothing else.
+        """
+        name, tool = request.tool_call["name"], request.tool
+        if name not in self._ttls or tool is None:
+            return None
+        call = self._begin(request, self._ttls[name])
+        if call.options.mode == "bypass":
+            return None
+        try:
+            asked = _request(tool, request.tool_call["args"], call)
+        except UncacheableRequestError as error:
+            self._calls.refuse(call, str(error))
+            check_only_cached(call)
+            return None
+        return _ToolAsk(call, asked, self._calls, request, handler)
+
+    def _begin(self, request: ToolCallRequest, ttl: float | None) -> Call:
+        runtime: Any = cast("Any", request).runtime
+        config: RunnableConfig = {} if runtime is None else runtime.config
+        call = self._calls.begin(Run(None, config.get("metadata", {}).get(METADATA), None))
+        said = call.options.keep_for
+        if ttl is not None and (said is None or ttl < said):  # what is soon out of date is so in a call that keeps answers for long
+            call = call._replace(options=dataclasses.replace(call.options, ttl=ttl))
+        return call
+
+
+class _ToolAsk(Ask[Result]):
+    """A question to a tool."""
+
+    private = (GraphBubbleUp,)  # an interrupt is of one run
+
+    def __init__(self, call: Call, asked: Request, calls: Calls, request: ToolCallRequest, handler: Handler) -> None:
+        super().__init__(call, asked)
+        self._calls = calls
+        self._request = request
+        self._handler = handler
+
+    def compute(self) -> Result:
+        return self._handler(self._request)
+
+    async def acompute(self) -> Result:
+        return await cast("Awaitable[Result]", self._handler(self._request))
+
+    def compute_alone(self) -> Result:
+        return cast("BaseTool", self._request.tool).invoke(self._tool_call)
+
+    async def acompute_alone(self) -> Result:
+        return await cast("BaseTool", self._request.tool).ainvoke(self._tool_call)
+
+    @property
+    def _tool_call(self) -> dict[str, Any]:
+        return {**self._request.tool_call, "type": "tool_call"}
+
+    def written(self, result: Result) -> Answer | None:
+        if type(result) is not ToolMessage or result.status != "success":
+            return None
+        options = self.call.options
+        values = result.__dict__
+        try:
+            if result.__pydantic_extra__ or values.keys() - _GIVEN:
+                kind = type(result)
+                msg = f"an object of {kind.__module__}.{kind.__qualname__} with fields that are not known here would not come back equal"
+                raise EncodeError(msg)  # noqa: TRY301 - told as the others are
+            data = dumps([values["id"] is not None, *map(values.get, _KEPT)])
+        except EncodeError as error:
+            self._calls.not_encodable(self.call, None, error)
+            return None
+        content = cast("object", result.content)
+        return Answer(
+            value=data,
+            codec=CODEC,
+            tags=options.labels,
+            keep_for=options.keep_for,
+            response=content if isinstance(content, str) else None,
+        )
+
+    def read(self, entry: Entry) -> Result:
+        if entry.codec != CODEC:
+            msg = "these bytes are no result of a tool that this release knows"
+            raise ValueError(msg)
+        had_id, *values = loads(entry.value)
+        return ToolMessage(
+            **dict(zip(_KEPT, values, strict=True)),
+            tool_call_id=self._request.tool_call["id"],
+            id=str(uuid.uuid4()) if had_id else None,
+        )
+
+
+def _request(tool: BaseTool, args: Mapping[str, object], call: Call) -> Request:
+    """Return what *args* ask of *tool*.
+
+    Raises:
+        UncacheableRequestError: More than they decides.
+    """
+    try:
+        schema = convert_to_openai_tool(tool)
+        hidden = sorted(_hidden(tool, schema["function"]["parameters"]["properties"]))
+    except Exception as error:  # a tool may be of any kind, and say no in any way
+        msg = f"the arguments of the tool {tool.name!r} cannot be told: {type(error).__name__}"
+        raise UncacheableRequestError(msg) from error
+    if hidden:
+        msg = f"the tool {tool.name!r} is given {', '.join(hidden)}, which are not among the arguments that the model gives it"
+        raise UncacheableRequestError(msg)
+    account = call.options.account
+    params = {
+        "schema": schema,
+        "code": _place_of(_code_of(tool)),
+        "response_format": tool.response_format,
+        "account": None if account is None else fingerprint(account),
+    }
+    return Request({"tool": tool.name, "args": args}, params=params, framework=FRAMEWORK, sample=call.options.sample)
+
+
+def _code_of(tool: BaseTool) -> Callable[..., Any]:
+    """Return the function that *tool* calls in the end."""
+    return getattr(tool, "func", None) or getattr(tool, "coroutine", None) or type(tool)._run  # noqa: SLF001 - what a tool is made by
+
+
+def _place_of(function: Callable[..., Any]) -> str:
+    while isinstance(function, functools.partial):
+        function = cast("Callable[..., Any]", function.func)
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _hidden(tool: BaseTool, seen: Mapping[str, object]) -> set[str]:
+    """Return the arguments of *tool* that the model does not give."""
+    takes = [
+        name
+        for name, parameter in inspect.signature(_code_of(tool)).parameters.items()
+        if parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} and name not in _HARMLESS and name != "self"
+    ]
+    if list(seen) == _SINGLE:
+        takes = takes[1:]
+    schema = tool.args_schema
+    fields: Any = cast("Any", schema).model_fields if isinstance(schema, type) and hasattr(schema, "model_fields") else {}
+    aliases = {name for name, field in fields.items() if field.alias in seen}
+    return {*takes, *fields} - {*seen, *aliases}
