@@ -28,13 +28,22 @@ class OpenAIServer:
     Args:
         latency: Seconds that each answer takes.
         reply: Makes the text of an answer from the body of the request; by default the last message comes back in a sentence.
+        calls_tool: Makes the tool call of an answer, name and arguments, from the body of the request, or None, for none; by default the
+            first tool is called once.
 
     `calls` counts answered requests, `bodies` holds what was asked. `fail(n, status)` has the next *n* requests fail.
     """
 
-    def __init__(self, *, latency: float = 0.0, reply: Callable[[Json], str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        latency: float = 0.0,
+        reply: Callable[[Json], str] | None = None,
+        calls_tool: Callable[[Json], tuple[str, Json] | None] | None = None,
+    ) -> None:
         self.latency = latency
         self.reply = reply or _echo
+        self.calls_tool = calls_tool or _first_tool_once
         self.bodies: list[Json] = []
         self._failures: list[int] = []
         self._lock = threading.Lock()
@@ -114,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         if status is not None:
             self._send({"error": {"message": "as was asked for", "type": "server_error", "code": None}}, status)
         elif path.endswith("/chat/completions"):
-            self._answer(body, _chat(body, owner.reply), _chat_chunks)
+            self._answer(body, _chat(body, owner), _chat_chunks)
         elif path.endswith("/completions"):
             self._answer(body, _completion(body, owner.reply), _completion_chunks)
         elif path.endswith("/embeddings"):
@@ -158,17 +167,23 @@ def _usage(body: Json, text: str) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _chat(body: Json, reply: Callable[[Json], str]) -> Json:
-    tools, last = body.get("tools"), body["messages"][-1]
+def _first_tool_once(body: Json) -> tuple[str, Json] | None:
+    tools = body.get("tools")
+    if not tools or body["messages"][-1]["role"] == "tool" or body.get("tool_choice") == "none":
+        return None
+    function = tools[0]["function"]
+    return function["name"], cast("Json", _example(function.get("parameters", {})))
+
+
+def _chat(body: Json, owner: OpenAIServer) -> Json:
     message: Json = {"role": "assistant", "content": None}
-    if tools and last["role"] != "tool" and body.get("tool_choice") != "none":
-        function = tools[0]["function"]
-        call = {"name": function["name"], "arguments": json.dumps(_example(function.get("parameters", {})))}
+    if (called := owner.calls_tool(body)) is not None:
+        call = {"name": called[0], "arguments": json.dumps(called[1])}
         message["tool_calls"] = [{"id": f"call_{uuid.uuid4().hex[:12]}", "type": "function", "function": call}]
     elif body.get("response_format", {}).get("type") == "json_schema":
         message["content"] = json.dumps(_example(body["response_format"]["json_schema"]["schema"]))
     else:
-        message["content"] = reply(body)
+        message["content"] = owner.reply(body)
     finish = "tool_calls" if message.get("tool_calls") else "stop"
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex[:12]}",
