@@ -1,0 +1,240 @@
+"""What a LangGraph node writes, to bytes and back: plain data, and objects of classes that this program has loaded itself.
+
+LangGraph's own serializer calls whatever importable thing the bytes name, and returns some values changed: a tuple as a list, a
+message inside a model without its class. The laws here:
+
+- What would not come back equal, of the same classes all the way down, is refused when it is written. (The text of a message comes back
+  as a text, and the dictionary that a graph returns as a dictionary, whatever classes a release makes of them.)
+- What is read imports nothing and calls no function: it builds messages, pydantic models, dataclasses, named tuples, members of enums
+  and `Send`s, of modules that are loaded.
+- An object is validated while it is built (messages apart: LangChain itself puts into them what their classes refuse). If its class has
+  changed, so that a field would come out different, it is refused.
+
+`take_apart` is also what keys are made of (see `_states`): equal data for equal values, different data for different ones. In it every
+list is ours and begins with a word that says what the rest is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import ipaddress
+import sys
+import uuid
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+from zoneinfo import ZoneInfo
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables.utils import AddableDict
+from langgraph.types import Send
+from layered_cache import EncodeError
+from pydantic import BaseModel
+
+from langchain_layered_cache._values import dumps, loads, same
+
+CODEC = "writes-1"
+
+Fields: TypeAlias = tuple[dict[str, Any], list[str] | None]
+"""What an object consists of, and, of a pydantic one, which of it was given."""
+
+# what `_values` keeps; of sets, those of plain values
+_PLAIN = frozenset({
+    type(None), bool, int, float, complex, str, bytes, bytearray, set, frozenset, decimal.Decimal, uuid.UUID,
+    dt.datetime, dt.date, dt.time, dt.timedelta,
+})  # fmt: skip
+_SEQUENCES: dict[str, Callable[[Any], object]] = {"list": list, "tuple": tuple, "deque": deque}
+_TEXTS: dict[str, type[Any]] = {
+    "Path": type(Path()),
+    **{
+        kind.__name__: kind
+        for kind in (
+            ZoneInfo, ipaddress.IPv4Address, ipaddress.IPv4Interface, ipaddress.IPv4Network,
+            ipaddress.IPv6Address, ipaddress.IPv6Interface, ipaddress.IPv6Network,
+        )
+    },
+}  # fmt: skip
+_NAMES_OF_TEXTS = {kind: name for name, kind in _TEXTS.items()}
+
+
+class RebuildError(ValueError):
+    """What is stored cannot be built again here. The message names the class, and shows nothing of it."""
+
+
+class WritesSerializer:
+    """A `SerializerProtocol` of LangGraph's, exact and without a reviver."""
+
+    def dumps_typed(self, obj: object) -> tuple[str, bytes]:
+        """Return *obj* as bytes, and the name of their form.
+
+        Raises:
+            EncodeError: It would not come back equal. The message names the class to blame, and shows nothing.
+        """
+        try:
+            apart = take_apart(obj)
+            data = dumps(apart)
+            if same(take_apart(put_together(loads(data))), apart):
+                return CODEC, data
+            msg = "a value does not come back equal, so it is not kept"
+        except (EncodeError, RebuildError) as error:
+            msg = str(error)
+        except RecursionError:
+            msg = "a value is nested too deeply to be kept"
+        raise EncodeError(msg)
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:  # noqa: ANN401 - LangGraph's signature
+        """Return what `dumps_typed` was given, in new objects.
+
+        Raises:
+            RebuildError: A class has changed since, or is not loaded.
+            ValueError: It did not write this.
+        """
+        form, value = data
+        if form != CODEC:
+            msg = f"its form {form!r} is not {CODEC!r}"
+            raise RebuildError(msg)
+        return put_together(loads(value))
+
+
+# --- apart
+
+
+def fields_of(thing: object) -> Fields:
+    """Return what *thing* consists of.
+
+    Raises:
+        EncodeError: It is no message, pydantic model, dataclass, named tuple or `Send`.
+    """
+    if isinstance(thing, BaseModel):
+        values = {name: thing.__dict__[name] for name in type(thing).model_fields if name in thing.__dict__}
+        values.update(thing.__pydantic_extra__ or {})
+        values.update(thing.__pydantic_private__ or {})
+        return values, sorted(thing.__pydantic_fields_set__)
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}, None
+    kind = type(thing)
+    if hasattr(kind, "_asdict") and issubclass(kind, tuple):
+        return cast("Any", thing)._asdict(), None
+    if kind is Send:
+        names = ("node", "arg", "timeout")  # the last one not in all releases
+        return {name: value for name in names if (value := getattr(thing, name, None)) is not None or name == "arg"}, None
+    msg = f"an object of {kind.__module__}.{kind.__qualname__} would not come back equal, so it is not kept"
+    raise EncodeError(msg)
+
+
+def take_apart(value: object, fields: Callable[[object], Fields] = fields_of) -> object:
+    """Return *value* as plain data.
+
+    Args:
+        value: Anything.
+        fields: What an object consists of.
+
+    Raises:
+        EncodeError: Part of it cannot be taken apart.
+    """
+    kind = type(value)
+    if kind is dt.datetime and isinstance(zone := cast("dt.datetime", value).tzinfo, ZoneInfo):
+        return ["zoned", cast("dt.datetime", value).replace(tzinfo=None), take_apart(zone)]
+    if kind in _PLAIN:
+        return value
+    if kind.__name__ in _SEQUENCES and kind in (list, tuple, deque):
+        return [kind.__name__, *[take_apart(item, fields) for item in cast("list[object]", value)]]
+    if kind is dict or isinstance(value, AddableDict):  # what graphs return
+        return {key: take_apart(item, fields) for key, item in cast("dict[Any, object]", value).items()}
+    if isinstance(value, enum.Enum):
+        return ["member", kind.__module__, kind.__qualname__, value.name]
+    if isinstance(value, str):  # the text of a message, in some releases
+        return str.__str__(value)
+    if (name := _NAMES_OF_TEXTS.get(kind)) is not None:
+        return ["text", name, str(value)]
+    values, given = fields(value)
+    return ["object", kind.__module__, kind.__qualname__, {name: take_apart(item, fields) for name, item in values.items()}, given]
+
+
+# --- together
+
+
+def put_together(apart: Any) -> Any:  # noqa: ANN401 - anything
+    """Return what `take_apart` took apart, in new objects.
+
+    Raises:
+        RebuildError: A class is not what it was, or is not there.
+    """
+    if type(apart) is dict:
+        return {key: put_together(item) for key, item in cast("dict[Any, object]", apart).items()}
+    if type(apart) is not list:
+        return apart
+    word, *rest = cast("list[Any]", apart) or [""]
+    try:
+        return _SEQUENCES[word](map(put_together, rest)) if word in _SEQUENCES else _BUILDERS[word](*rest)
+    except RebuildError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a validator may raise anything, and quote the value in it
+        msg = f"a stored {word} cannot be built again: {type(error).__name__}"
+        raise RebuildError(msg) from None
+
+
+def _zoned(moment: dt.datetime, zone: object) -> dt.datetime:
+    return moment.replace(tzinfo=put_together(zone))
+
+
+def _member(module: str, name: str, member: str) -> object:
+    return cast("type[enum.Enum]", _loaded(module, name))[member]
+
+
+def _text(name: str, text: str) -> object:
+    return _TEXTS[name](text)
+
+
+def _object(module: str, name: str, apart: dict[str, Any], given: list[str] | None) -> object:
+    cls = _loaded(module, name)
+    values = put_together(apart)
+    thing = _built(cls, values, given)
+    found = cast("list[Any]", take_apart(thing))[3]
+    if not all(field in found and same(found[field], part) for field, part in apart.items()):
+        msg = f"{module}.{name} is not what it was"
+        raise RebuildError(msg)
+    return thing
+
+
+def _built(cls: type[Any], values: dict[str, Any], given: list[str] | None) -> object:
+    if issubclass(cls, BaseMessage):
+        return cls.model_construct(set(given or ()), **values)
+    if issubclass(cls, BaseModel):
+        private = cls.__private_attributes__
+        thing = cls.model_validate({_alias(cls, name): value for name, value in values.items() if name not in private})
+        object.__setattr__(thing, "__pydantic_fields_set__", set(given or ()))
+        return thing
+    if dataclasses.is_dataclass(cls):
+        made_by_itself = {field.name for field in dataclasses.fields(cls) if not field.init}
+        return cls(**{name: value for name, value in values.items() if name not in made_by_itself})
+    return cls(**values)
+
+
+def _alias(cls: type[BaseModel], name: str) -> str:
+    alias = cls.model_fields[name].validation_alias if name in cls.model_fields else None
+    return alias if isinstance(alias, str) else name
+
+
+def _loaded(module: str, name: str) -> type[Any]:
+    """Return the class of this name, if its module is loaded and it is of a kind whose objects hold data."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, type) and _holds_data(found):
+        return found
+    msg = f"{module}.{name} is not loaded, or is no class that holds data"
+    raise RebuildError(msg)
+
+
+def _holds_data(cls: type[Any]) -> bool:
+    if dataclasses.is_dataclass(cls) or cls is Send:
+        return True
+    return issubclass(cls, BaseModel | enum.Enum) or (hasattr(cls, "_asdict") and issubclass(cls, tuple))
+
+
+_BUILDERS: dict[str, Callable[..., object]] = {"zoned": _zoned, "member": _member, "text": _text, "object": _object}

@@ -1,0 +1,526 @@
+"""LangGraph's node cache in tiers: its own scenarios for caches, real graphs, and what must not reach them."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langgraph.cache.memory import InMemoryCache
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.func import entrypoint, task
+from langgraph.graph import START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.types import CachePolicy, Command, Send, interrupt
+from layered_cache import ConfigurationError, DeletionError, Event, Policy, Request, TieredCache, cache_options
+from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
+from worlds import World, kinds, settled
+
+from langchain_layered_cache import LangGraphCache, LayeredCache, cache_key
+
+TIERS = {
+    "memory": ["memory"],
+    "sqlite": ["sqlite"],
+    "redis": ["redis"],
+    "mongodb": ["mongodb"],
+    "memory, redis and mongodb": ["memory", "redis", "mongodb"],
+}
+KEY = (("graph", "node"), "key")
+
+
+@pytest.fixture(params=TIERS)
+def cache(request: pytest.FixtureRequest) -> Iterator[LangGraphCache]:
+    """One over each list of tiers."""
+    urls = {"memory": lambda: "memory://", "sqlite": lambda: request.getfixturevalue("db")}
+    names = {"redis": "redis_url", "mongodb": "mongodb_url"}
+    tiers = [urls[tier]() if tier in urls else f"{request.getfixturevalue(names[tier])}#timeout=5s" for tier in TIERS[request.param]]
+    with TieredCache(*tiers) as engine:
+        yield LangGraphCache(engine)
+
+
+@pytest.fixture
+def memory(events: list[Event]) -> LangGraphCache:
+    """One in memory."""
+    return LangGraphCache(TieredCache("memory://", observers=[events.append]))
+
+
+def erased(cache: LangGraphCache) -> None:
+    """Wait until void entries that were found are erased. It is done in the background, and in Redis could hit what replaces them."""
+    engine, done = cache.engine, threading.Event()
+    for tier in engine._engine.slower:
+        done.clear()
+        engine._engine.backlog.courtesy(tier, done, done.set)
+        assert done.wait(5)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+# --- what LangGraph asks of a cache
+
+
+def test_what_is_set_is_got(world: World, cache: LangGraphCache) -> None:
+    """Several at once, of several namespaces; absent ones are absent, and nothing is asked for nothing."""
+    one, two, other = ((("graph", "one"), "key"), (("graph", "two"), "key"), (("graph", "one"), "other"))
+    world.call(cache, "set", {one: ({"result": 1}, None), two: ({"result": 2}, 60), other: (None, None)})
+
+    assert world.call(cache, "get", [one, two, other, (("graph",), "key")]) == {one: {"result": 1}, two: {"result": 2}, other: None}
+    world.call(cache, "set", {one: ("new", None)})
+    assert world.call(cache, "get", keys=[one]) == {one: "new"}
+    assert world.call(cache, "get", []) == {}
+    world.call(cache, "set", pairs={})
+
+
+def test_namespaces_are_exact(world: World, cache: LangGraphCache) -> None:
+    """No two share a key, and one is cleared without those that begin or look like it."""
+    namespaces = [(), ("a",), ("a", "b"), ("a:b",), ('a","b',), ("", "a"), ("a", ""), ("ä", "\ud800")]
+    world.call(cache, "set", {(namespace, "key"): (number, None) for number, namespace in enumerate(namespaces)})
+    keys = [(namespace, "key") for namespace in namespaces]
+    assert world.call(cache, "get", keys) == dict(zip(keys, range(len(keys))))
+
+    world.call(cache, "clear", [("a",), ("a:b",), ("unknown",)])
+    left = [key for key in keys if key[0] not in (("a",), ("a:b",))]
+    assert list(world.call(cache, "get", keys)) == left
+    world.call(cache, "clear", [])
+    assert list(world.call(cache, "get", keys)) == left
+
+
+def test_clear_removes_what_langgraph_cached_and_nothing_else(world: World, cache: LangGraphCache) -> None:
+    """Other answers of the engine stay."""
+    engine = TieredCache(*cache.engine.tiers)
+    engine.set(Request("q"), b"answer")
+    world.call(cache, "set", {KEY: (1, None), (("other",), "key"): (2, None)})
+
+    world.call(cache, "clear")
+
+    assert world.call(cache, "get", [KEY, (("other",), "key")]) == {}
+    assert engine.get(Request("q")).value == b"answer"
+
+
+def test_the_same_as_in_langgraphs_own_memory_cache(world: World, cache: LangGraphCache) -> None:
+    """Every step of a story, each with the same outcome; but tuples stay what they are."""
+    reference: InMemoryCache[Any] = InMemoryCache()
+    keys = [(namespace, key) for namespace in [("a",), ("a", "b"), ("c",)] for key in ("1", "2")]
+    story: list[tuple[str, Any]] = [
+        ("set", {keys[0]: ([1], None), keys[2]: ({"a": [2]}, 100)}),
+        ("set", {keys[1]: (deque([["messages", AIMessage("hi", id="1")]]), None), keys[4]: ("ä", None)}),
+        ("clear", [("a",)]),
+        ("set", {keys[0]: (3, None), keys[5]: (b"5", 0)}),
+        ("clear", [("c",), ("c",)]),
+        ("clear", None),
+    ]
+    for method, argument in story:
+        for one in (reference, cache):
+            world.call(one, method, argument)
+        assert world.call(cache, "get", keys) == world.call(reference, "get", keys)
+        erased(cache)
+
+
+def test_each_value_has_its_time(world: World, clock: FakeClock) -> None:
+    """That of its policy in the graph, in seconds; where that says nothing, that of the cache's."""
+    cache = LangGraphCache(TieredCache("memory://", policy=Policy(keep_for=100), clock=clock))
+    keys = {ttl: (("n",), str(ttl)) for ttl in (10, 1000, None, 0, -1)}
+    world.call(cache, "set", {key: ("value", ttl) for ttl, key in keys.items()})
+
+    held = []
+    for seconds in (0, 9, 2, 88, 2, 898, 2):
+        clock.advance(seconds)
+        held.append([ttl for ttl, key in keys.items() if world.call(cache, "get", [key])])
+
+    assert held == [[10, 1000, None]] * 2 + [[1000, None]] * 2 + [[1000]] * 2 + [[]]
+
+
+def test_everybody_gets_objects_of_their_own(world: World, cache: LangGraphCache) -> None:
+    """Equal to what was written, of its classes; what one changes nobody else sees."""
+    writes = deque([("messages", [AIMessage("hi", id="1", tool_calls=[{"name": "f", "args": {}, "id": "c"}])]), ("point", (1, [2]))])
+    world.call(cache, "set", {KEY: (writes, None)})
+    writes[1][1][1].append(3)
+
+    for _ in range(2):
+        got = world.call(cache, "get", [KEY])[KEY]
+        assert type(got) is deque
+        assert got[1] == ("point", (1, [2]))
+        (message,) = got[0][1]
+        assert message == AIMessage("hi", id="1", tool_calls=[{"name": "f", "args": {}, "id": "c"}])
+        message.tool_calls[0]["args"]["poison"] = got[1][1][1].append(3)
+
+
+def test_each_tier_is_asked_once_for_many_keys(world: World) -> None:
+    """And told once."""
+    tier = FakeAuthority("fake")
+    cache = LangGraphCache(TieredCache(tier))
+    keys = [(("n",), str(number)) for number in range(10)]
+    world.call(cache, "set", {key: (key[1], None) for key in keys})
+    assert len(world.call(cache, "get", keys)) == 10
+
+    calls = [call.split() for call in tier.calls if call.split()[0] in ("get", "set")]
+    assert [(words[0], len(words) - 1) for words in calls] == [("set", 10), ("get", 10)]
+
+
+# --- what must not reach a graph
+
+
+@pytest.mark.parametrize("fail_open", [True, False])
+def test_a_failing_tier_is_a_miss(world: World, events: list[Event], caplog: pytest.LogCaptureFixture, fail_open: bool) -> None:
+    """Also where the engine was told to raise; a removal that could not be recorded does raise."""
+    tier = FakeAuthority("fake")
+    cache = LangGraphCache(TieredCache(tier, observers=[events.append], policy=Policy(fail_open=fail_open)))
+    world.call(cache, "set", {KEY: (1, None)})
+    tier.broken = tier.log_is_broken = True
+
+    for _ in range(2):
+        assert world.call(cache, "get", [KEY]) == {}
+    for _ in range(2):
+        world.call(cache, "set", {KEY: (1, None)})
+    assert "tier_failed" in kinds(events) or "log_failed" in kinds(events)
+    assert ("adapter_failed" in kinds(events)) is (not fail_open)
+    assert len(warnings(caplog)) == len(set(warnings(caplog)))
+    with pytest.raises(DeletionError):
+        world.call(cache, "clear", [("graph", "node")])
+    with pytest.raises(DeletionError):
+        world.call(cache, "clear")
+
+
+def test_whatever_goes_wrong_is_a_miss(world: World, memory: LangGraphCache, events: list[Event], caplog: pytest.LogCaptureFixture) -> None:
+    """Though nobody foresaw it; one event each time, one warning for each kind, and not a word of what was asked."""
+    nonsense: Any = ((object(),), "secret")
+    for _ in range(2):
+        assert world.call(memory, "get", [nonsense]) == {}
+        assert world.call(memory, "get", None) == {}
+        world.call(memory, "set", {nonsense: "secret"})
+
+    assert kinds(events) == ["uncacheable", "adapter_failed", "adapter_failed"] * 2
+    assert len(warnings(caplog)) == 3
+    assert "secret" not in caplog.text
+
+
+class Opaque:
+    secret = "secret"
+
+
+def test_a_value_that_cannot_be_written_is_not_kept(
+    world: World, memory: LangGraphCache, events: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others of the same call are; a warning says once which class is to blame."""
+    other = (("graph", "other"), "key")
+    for _ in range(2):
+        world.call(memory, "set", {KEY: (deque([("x", Opaque())]), None), other: (1, None)})
+
+    assert world.call(memory, "get", [KEY, other]) == {other: 1}
+    assert [event.reason for event in events if event.kind == "not_stored"] == ["not encodable"] * 2
+    (warning,) = warnings(caplog)
+    assert "Opaque" in warning
+
+
+def test_a_value_that_cannot_be_read_is_a_miss(
+    world: World, memory: LangGraphCache, events: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another serializer, or none at all; what replaces it is read again."""
+    theirs = LangGraphCache(TieredCache(*memory.engine.tiers), serde=JsonPlusSerializer())
+    theirs._cache = memory.engine  # the same namespace
+    theirs.set({KEY: ("secret", None)})
+    garbage = (("graph", "other"), "key")
+    (request,) = {Request({"namespace": list(garbage[0]), "key": garbage[1]}, framework="langgraph")}
+    memory.engine.set(request, b"\xc1secret")
+
+    for _ in range(2):
+        assert world.call(memory, "get", [KEY, garbage]) == {}
+    assert kinds(events).count("undecodable") == 4
+    assert "secret" not in caplog.text
+    world.call(memory, "set", {KEY: (1, None), garbage: (2, None)})
+    assert world.call(memory, "get", [KEY, garbage]) == {KEY: 1, garbage: 2}
+
+
+def test_another_serializer(world: World, memory: LangGraphCache) -> None:
+    """It is used, and what it does to values is its own affair; one that unpickles is refused, also inside another."""
+    cache = LangGraphCache(memory.engine, serde=JsonPlusSerializer())
+    world.call(cache, "set", {KEY: ({"point": (1, 2)}, None)})
+    assert world.call(cache, "get", [KEY]) == {KEY: {"point": [1, 2]}}
+
+    class Wrapping:
+        serde = JsonPlusSerializer(pickle_fallback=True)
+
+    for serde in (JsonPlusSerializer(pickle_fallback=True), Wrapping()):
+        with pytest.raises(ConfigurationError, match="pickle_fallback=False"):
+            LangGraphCache(memory.engine, serde=serde)
+    with pytest.raises(ConfigurationError, match="not a str"):
+        LangGraphCache("memory://")
+
+
+# --- graphs
+
+
+class State(TypedDict, total=False):
+    question: str
+    answers: Annotated[list[str], operator.add]
+
+
+def graph_of(cache: LangGraphCache, runs: list[str], policy: CachePolicy | None) -> Any:
+    """Return a graph of a node that is cached and one that is not."""
+
+    def slow(state: State) -> State:
+        erased(cache)
+        time.sleep(0.002)
+        runs.append("slow")
+        return {"answers": [f"slow {state['question']}"]}
+
+    def fast(state: State) -> State:
+        runs.append("fast")
+        return {"answers": ["fast"]}
+
+    builder = StateGraph(State).add_node("slow", slow, cache_policy=policy).add_node("fast", fast)
+    return builder.add_edge(START, "slow").add_edge("slow", "fast").compile(cache=cache)
+
+
+def test_a_node_runs_once(world: World, cache: LangGraphCache) -> None:
+    """For each input, until its cache is cleared; a stream says what came from the cache."""
+    runs: list[str] = []
+    graph = graph_of(cache, runs, CachePolicy())
+
+    for question in ("a", "a", "b", "a"):
+        assert world.call(graph, "invoke", {"question": question})["answers"] == [f"slow {question}", "fast"]
+    assert runs == ["slow", "fast", "fast", "slow", "fast", "fast"]
+
+    stats = cache.engine.stats()
+    assert (stats.hits, stats.misses) == (2, 2)
+    assert stats.saved_seconds > 0
+    assert next(iter(graph.stream({"question": "a"}))) == {"slow": {"answers": ["slow a"]}, "__metadata__": {"cached": True}}
+    world.call(graph, "clear_cache", ["fast"])
+    runs.clear()
+    world.call(graph, "invoke", {"question": "a"})
+    world.call(graph, "clear_cache", ["slow"])
+    world.call(graph, "invoke", {"question": "a"})
+    assert runs == ["fast", "slow", "fast"]
+
+
+def test_the_time_to_live_of_a_node(world: World, clock: FakeClock) -> None:
+    """Is kept."""
+    runs: list[str] = []
+    graph = graph_of(LangGraphCache(TieredCache("memory://", clock=clock)), runs, CachePolicy(ttl=60))
+    for seconds in (0, 59, 2):
+        clock.advance(seconds)
+        world.call(graph, "invoke", {"question": "a"})
+    assert runs.count("slow") == 2
+
+
+def test_another_process(world: World, db: str) -> None:
+    """Has what the first one wrote; so has a `LayeredCache` over the same file, which keeps its own answers apart."""
+    runs: list[str] = []
+    for make in (TieredCache, TieredCache, LayeredCache):
+        cache = make("memory://", db)
+        graph = graph_of(LangGraphCache(cache), runs, CachePolicy())
+        assert world.call(graph, "invoke", {"question": "a"})["answers"] == ["slow a", "fast"]
+        settled(LangGraphCache(cache).engine)
+        cache.close()
+    assert runs.count("slow") == 1
+
+
+def test_the_store_fails_and_the_graph_does_not(world: World) -> None:
+    """Broken from the start, in the middle, and where nothing listens."""
+    tier = FakeAuthority("fake")
+    nobody = "redis://127.0.0.1:1/0#timeout=50ms"
+    for tiers, fail_open in [([tier], True), ([tier], False), ([FakeTier("faster"), tier], False), ([nobody], False)]:
+        engine = TieredCache(*tiers, policy=Policy(fail_open=fail_open))
+        graph = graph_of(LangGraphCache(engine), [], CachePolicy())
+        for tier.broken in (True, False, True):
+            assert world.call(graph, "invoke", {"question": "a"})["answers"] == ["slow a", "fast"]
+        tier.broken = False
+        engine.close()
+
+
+def test_a_fan_out(world: World, cache: LangGraphCache) -> None:
+    """Each of several `Send`s by its own input; a conditional edge's `Send`s come back from the cache as such."""
+    runs: list[str] = []
+
+    def plan(state: State) -> Command[Any]:
+        runs.append("plan")
+        return Command(goto=[Send("work", {"question": word}) for word in state["question"].split()])
+
+    def work(state: State) -> State:
+        runs.append(state["question"])
+        return {"answers": [state["question"].upper()]}
+
+    builder = StateGraph(State).add_node("plan", plan, cache_policy=CachePolicy(), destinations=("work",))
+    graph = builder.add_node("work", work, cache_policy=CachePolicy()).add_edge(START, "plan").compile(cache=cache)
+
+    assert world.call(graph, "invoke", {"question": "a b c"})["answers"] == ["A", "B", "C"]
+    assert sorted(runs) == ["a", "b", "c", "plan"]
+    assert world.call(graph, "invoke", {"question": "a b c"})["answers"] == ["A", "B", "C"]
+    assert world.call(graph, "invoke", {"question": "a b d"})["answers"] == ["A", "B", "D"]
+    assert sorted(runs) == ["a", "b", "c", "d", "plan", "plan"]
+
+
+def test_tasks(world: World, cache: LangGraphCache) -> None:
+    """Each runs once, over interrupts and threads, until its cache is cleared."""
+    runs: list[int] = []
+
+    def work(number: int) -> int:
+        erased(cache)
+        runs.append(number)
+        return 2 * number
+
+    double = task(cache_policy=CachePolicy(key_func=cache_key))(work)
+
+    @entrypoint(checkpointer=InMemorySaver(), cache=cache)
+    def flow(numbers: list[int]) -> list[Any]:
+        return [(double(number).result(), interrupt("well?")) for number in numbers]
+
+    @entrypoint(checkpointer=InMemorySaver(), cache=cache)
+    async def aflow(numbers: list[int]) -> list[Any]:
+        return [(await double(number), interrupt("well?")) for number in numbers]
+
+    graph = flow if world.name == "threads" else aflow
+
+    def run() -> Any:
+        config: Any = {"configurable": {"thread_id": str(uuid.uuid4())}}
+        world.call(graph, "invoke", [1, 1, 2], config)
+        return [world.call(graph, "invoke", Command(resume="yes"), config) for _ in range(3)][-1]
+
+    expected = [(2, "yes"), (2, "yes"), (4, "yes")]
+    assert [run(), run()] == [expected, expected]
+    assert runs == [1, 2]
+    world.call(double, "clear_cache", cache)
+    assert run() == expected
+    assert runs == [1, 2, 1, 2]
+
+
+def test_what_was_computed_before_a_removal_is_not_served_after_it(world: World, cache: LangGraphCache) -> None:
+    """Whoever stores it; and what is computed after one is kept, each time."""
+    runs: list[str] = []
+    removes = True
+
+    def slow(state: State) -> State:
+        erased(cache)
+        runs.append("slow")
+        if removes:
+            graph.clear_cache()
+        return {"answers": ["slow"]}
+
+    builder = StateGraph(State).add_node("slow", slow, cache_policy=CachePolicy()).add_edge(START, "slow")
+    graph: Any = builder.compile(cache=cache)
+    for _ in range(3):
+        world.call(graph, "invoke", {"question": "a"})
+    assert len(runs) == 3
+
+    removes = False
+    for _ in range(5):
+        runs.clear()
+        world.call(graph, "clear_cache")
+        for _ in range(3):
+            world.call(graph, "invoke", {"question": "a"})
+        assert len(runs) == 1
+
+
+# --- what the caller says
+
+
+def test_tenants_accounts_and_samples_are_apart(world: World, cache: LangGraphCache) -> None:
+    """In reading, in writing, and a tenant in removing; for graphs as for a direct call."""
+    runs: list[str] = []
+    graph = graph_of(cache, runs, CachePolicy())
+    said: list[dict[str, Any]] = [
+        {}, {"namespace": "a"}, {"namespace": "b"}, {"account": "sk-1"}, {"account": "sk-2"}, {"sample": 1},
+        {"namespace": "a", "sample": 1},
+    ]  # fmt: skip
+    for number in (1, 2):
+        for options in said:
+            with cache_options(**options):
+                world.call(graph, "invoke", {"question": "a"})
+        assert runs.count("slow") == len(said), number
+
+    with cache_options(namespace="a"):
+        world.call(graph, "clear_cache")
+    runs.clear()
+    for options in said:
+        with cache_options(**options):
+            world.call(graph, "invoke", {"question": "a"})
+    assert runs.count("slow") == 2
+
+
+def test_modes_time_and_tags(world: World, clock: FakeClock) -> None:
+    """As for models; of the node's time and the caller's, the shorter one counts."""
+    cache = LangGraphCache(TieredCache("memory://", clock=clock))
+    runs: list[str] = []
+    graph = graph_of(cache, runs, CachePolicy(ttl=60))
+
+    def ran(**options: Any) -> bool:
+        runs.clear()
+        with cache_options(**options):
+            world.call(graph, "invoke", {"question": "a"})
+        return "slow" in runs
+
+    assert [ran(mode="read_only"), ran(mode="bypass"), ran(mode="only_cached")] == [True] * 3
+    assert [ran(), ran(), ran(mode="bypass"), ran(mode="refresh"), ran(mode="read_only")] == [True, False, True, True, False]
+    assert [ran(mode="refresh", ttl=10, tags=["prices"]), ran()] == [True, False]
+    cache.engine.invalidate(tag="prices")
+    assert [ran(ttl=10), ran(), clock.advance(11), ran(ttl=100), clock.advance(61), ran()] == [True, False, None, True, None, True]
+
+
+def test_who_must_be_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A call without a tenant, or account, where one must be named is not cached, and told of once."""
+    for policy, options in [(Policy(tenant_required=True), {"namespace": "a"}), (Policy(separate_accounts=True), {"account": "sk-1"})]:
+        runs: list[str] = []
+        graph = graph_of(LangGraphCache(TieredCache("memory://", policy=policy)), runs, CachePolicy())
+        for said, expected in (({}, 2), (options, 1)):
+            runs.clear()
+            with cache_options(**said):
+                for _ in range(2):
+                    world.call(graph, "invoke", {"question": "a"})
+            assert runs.count("slow") == expected
+    assert len(warnings(caplog)) == 2
+    assert "sk-1" not in caplog.text
+
+
+# --- keys, and nothing to do
+
+
+class Chat(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+@pytest.mark.parametrize(("policy", "expected"), [(CachePolicy(key_func=cache_key), 1), (CachePolicy(), 2)], ids=["ours", "theirs"])
+def test_messages_have_other_ids_each_time(world: World, memory: LangGraphCache, policy: CachePolicy, expected: int) -> None:
+    """Which `cache_key` does not count, and LangGraph's own key function does."""
+    runs: list[str] = []
+
+    def answer(state: Chat) -> Any:
+        runs.append("answer")
+        return {"messages": [AIMessage(f"You said: {state['messages'][-1].content}")]}
+
+    graph: Any = StateGraph(Chat).add_node("answer", answer, cache_policy=policy).add_edge(START, "answer").compile(cache=memory)
+    for _ in range(2):
+        messages = world.call(graph, "invoke", {"messages": [HumanMessage("hello")]})["messages"]
+        assert [message.content for message in messages] == ["hello", "You said: hello"]
+        assert [type(message) for message in messages] == [HumanMessage, AIMessage]
+    assert len(runs) == expected
+
+
+def test_a_cache_that_has_nothing_to_do_is_told_of(memory: LangGraphCache, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, by `check`: no node has a policy, nor has one of a graph within; or the graph has another cache. Else it says nothing."""
+    policy = CachePolicy()
+    good = memory.check(graph_of(memory, [], policy))
+    outer: Any = StateGraph(State).add_node("inner", graph_of(memory, [], policy)).add_edge(START, "inner").compile(cache=memory)
+
+    @entrypoint(cache=memory)
+    def flow(_: int) -> int:
+        return 1
+
+    for graph in (good, outer, flow):
+        assert memory.check(graph) is graph
+    assert warnings(caplog) == []
+
+    for _ in range(2):
+        memory.check(graph_of(memory, [], None))
+    assert len(warnings(caplog)) == 1
+    assert "no node" in caplog.text
+    memory.check(graph_of(LangGraphCache(memory.engine), [], policy))
+    assert "not compiled with this cache" in caplog.text
