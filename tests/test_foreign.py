@@ -12,7 +12,7 @@ import redis
 from layered_cache import Policy, Request, TieredCache
 from layered_cache.keys import key_prefix
 from pymongo import MongoClient
-from worlds import World, ask, settled
+from worlds import Threads, World, ask, settled
 
 FOREIGN = 10_000
 # in one of them everything is removed; the others look like it, or would be matched by it if it were a pattern or a prefix
@@ -202,6 +202,35 @@ def test_nothing_foreign_is_removed(redis_url: str, mongodb_url: str, urls: tupl
         cache.close()
     in_redis.client.close()
     in_mongodb.client.close()
+
+
+def test_nothing_foreign_is_listed(redis_url: str, mongodb_url: str, urls: tuple[str, str], world: World) -> None:
+    """What is ours is, in each namespace, and what is not stays as it was; also what is no text, and what has another type."""
+    in_redis, in_mongodb = Redis(redis_url), Mongo(mongodb_url)
+    in_redis.client.set(b"lc1:a:\xff\xfe", b"foreign")
+    in_redis.client.rpush("lc1:a:list", "foreign")
+    for url in urls:
+        caches = {name: TieredCache(url, namespace=name) for name in NAMESPACES}
+        fill(caches)
+        for name, cache in caches.items():
+            assert sorted(entries(world, cache)) == sorted(cache.key(one) for one in asked()), name
+            cache.close()
+    assert in_redis.is_untouched()
+    assert in_mongodb.is_untouched()
+    assert in_redis.client.exists(b"lc1:a:\xff\xfe", "lc1:a:list") == 2
+    in_redis.client.close()
+    in_mongodb.client.close()
+
+
+def entries(world: World, cache: TieredCache) -> list[str]:
+    """Return the keys that are listed."""
+    if isinstance(world, Threads):
+        return [entry.key for entry in cache.entries()]
+
+    async def main() -> list[str]:
+        return [entry.key async for entry in cache.aentries()]
+
+    return world.loop.run_until_complete(main())
 
 
 def test_children_with_nasty_names_are_children_of_one_parent(

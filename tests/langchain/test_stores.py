@@ -9,7 +9,7 @@ import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.stores import BaseStore
 from langchain_tests.integration_tests import BaseStoreAsyncTests, BaseStoreSyncTests
-from layered_cache import ConfigurationError, DeletionError, Event, Policy, TieredCache
+from layered_cache import ConfigurationError, DeletionError, Event, Policy, Request, TieredCache
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from worlds import Threads, World, kinds, settled
 
@@ -122,6 +122,30 @@ def test_what_is_set_after_a_removal_stays(world: World, store: LayeredByteStore
     store.mdelete(["k"])
     store.mset([("k", b"v")])
     assert store.mget(["k"]) == [b"v"]
+
+
+def test_what_is_set_after_a_removal_stays_whoever_looked_before(world: World) -> None:
+    """Nor is it taken for what somebody else computes, or has computed since."""
+    store = LayeredByteStore(TieredCache("memory://"))
+    world.call(store, "mset", [("k", b"old")])
+    (request,) = [Request("k", params={"kind": "bytes"}, framework="langchain")]
+    assert store.engine.get(request) is not None
+    world.call(store, "mdelete", ["k"])
+    assert store.engine.get(request) is None  # leaves a ticket
+    world.call(store, "mdelete", ["k"])
+
+    world.call(store, "mset", [("k", b"new")])
+
+    assert world.call(store, "mget", ["k"]) == [b"new"]
+
+
+def test_looking_for_what_is_not_there_leaves_nothing(world: World) -> None:
+    """Who looks again and again must not push out what is remembered of those who compute."""
+    store = LayeredByteStore(TieredCache("memory://"))
+    for _ in range(3):
+        world.call(store, "mget", ["absent"])
+
+    assert store.engine._engine.tickets._count == 0
 
 
 def test_each_tier_is_asked_once(world: World) -> None:

@@ -91,11 +91,18 @@ class Search:
             cursor, names = scanned(reply)
         except OutOfStepError:
             raise self._out_of_step() from None
-        return cursor, [name.decode("utf-8", "surrogatepass") for name in names]
+        return cursor, [text for name in names if (text := _text_of(name)) is not None]
 
     def _out_of_step(self) -> TierError:
         self._driver.drop()
         return unreachable(self._tier, _OPERATION, OutOfStepError())
+
+
+def _text_of(name: bytes) -> str | None:
+    try:
+        return name.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:  # no text, so no key of ours
+        return None
 
 
 def _place(after: str | None) -> tuple[int, int]:
