@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,16 @@ OUTCOMES = {
     "from the cache, {stats.saved_tokens}": (1, "1 of 2 from the cache"),
     "only_cached": (5, "the model was not called"),
     "usage_callback": (1, "'hit': True"),
+    "import_sqlite": (0, "Imported(imported=1, skipped={})"),
 }
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
 def test_the_readmes_programs_run(block: str, server: OpenAIServer, tmp_path: Path) -> None:
     """Word for word, each by itself, warnings being errors; where they ask a model it is a local one."""
+    with closing(sqlite3.connect(tmp_path / ".langchain.db")) as other, other:  # what langchain-community's cache has left
+        other.execute("CREATE TABLE full_llm_cache (prompt TEXT, llm TEXT, idx INTEGER, response TEXT)")
+        other.execute("INSERT INTO full_llm_cache VALUES ('prompt', 'llm', 0, 'answer')")
     environment = {**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none", "LAYERED_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-W", "error::UserWarning:__main__", "-c", block]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
