@@ -84,7 +84,7 @@ def import_sqlite(
 
     Args:
         cache: Where to.
-        source: The file's path, a database URL, or an SQLAlchemy engine; all but SQLite's files need SQLAlchemy.
+        source: The file's path, a database URL, or an SQLAlchemy engine. All but SQLite's files need SQLAlchemy, and standard SQL.
         table: Its name, where it is another one (`SQLAlchemyMd5Cache`: `"full_md5_llm_cache"`).
         dry_run: Only read, and report what would become of it.
         on_error: Called with the reason, prompt and model text of each answer that is skipped; what it raises ends the import.
@@ -256,11 +256,16 @@ _Ask: TypeAlias = Callable[[str, dict[str, object]], list[_Row]]
 def _opened(source: str | os.PathLike[str] | Connectable) -> Generator[_Ask]:
     """Give what asks *source*; what was opened here is closed."""
     if not isinstance(source, str | os.PathLike):
+        if not hasattr(source, "dialect"):
+            msg = f"source must be the path of a file, a database URL or an SQLAlchemy engine, not a {type(source).__name__}"
+            raise ConfigurationError(msg)
         yield _asking_engine(source)
         return
     place = os.fspath(source)
-    if "://" not in place or place.startswith("sqlite:///"):
-        with closing(_open_file(Path(place.removeprefix("sqlite:///").partition("?")[0]))) as connection:
+    if place.startswith("sqlite:///"):
+        place = place.removeprefix("sqlite:///").partition("?")[0]
+    if "://" not in place:
+        with closing(_open_file(Path(place))) as connection:
             yield lambda statement, values: connection.execute(statement, values).fetchall()
         return
     engine = _sqlalchemy().create_engine(place)

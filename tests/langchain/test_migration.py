@@ -383,9 +383,10 @@ def test_the_mark_of_a_hit_is_taken_off(cache: LayeredCache, tmp_path: Path, usa
 
 def test_bare_texts_of_the_first_releases(cache: LayeredCache, tmp_path: Path) -> None:
     """They are the answers of plain LLMs."""
-    sqlite_by_hand(tmp_path / "other.db", [("p", "m", ["one", '{"two": 2}'])])
+    file = tmp_path / "why? 100% #1.db"
+    sqlite_by_hand(file, [("p", "m", ["one", '{"two": 2}'])])
 
-    assert import_sqlite(cache, tmp_path / "other.db").imported == 1
+    assert import_sqlite(cache, file).imported == 1
     assert cache.lookup("p", "m") == [Generation(text="one"), Generation(text='{"two": 2}')]
 
 
@@ -531,6 +532,11 @@ def test_wrong_arguments(cache: LayeredCache, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     with pytest.raises(ConfigurationError, match="pip install sqlalchemy"):
         import_sqlite(cache, "postgresql://localhost/llm")
+    with (
+        contextlib.closing(sqlite3.connect(":memory:")) as connection,
+        pytest.raises(ConfigurationError, match=r"source must be .* an SQLAlchemy engine, not a Connection"),
+    ):
+        import_sqlite(cache, connection)  # type: ignore
     sqlite_by_hand(tmp_path / "other.db", [])
     with pytest.raises(ConfigurationError, match="into a LayeredCache, not into a TieredCache"):
         import_sqlite(cache.engine, tmp_path / "other.db")  # type: ignore
