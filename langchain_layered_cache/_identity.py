@@ -79,8 +79,8 @@ class Identity:
     def _declared(self, embeddings: BaseModel) -> dict[str, Any]:
         fields = type(embeddings).model_fields
         values = {name: getattr(embeddings, name) for name in fields}
-        # what a factory makes may come of the environment, so it is nobody's default
-        return self._kept(values, {name: field.default for name, field in fields.items() if field.default_factory is None})
+        # what a factory makes may come of the environment: it is no default, and pydantic names none
+        return self._kept(values, {name: field.default for name, field in fields.items()})
 
     def _kept(self, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {}

@@ -30,10 +30,10 @@ def entries(world: World, cache: TieredCache) -> list[Entry]:
 @pytest.fixture(params=["memory", "sqlite", "memory and sqlite", "redis", "mongodb", "memory, redis and mongodb"])
 def cache(request: pytest.FixtureRequest) -> Iterator[TieredCache]:
     """A cache over each list of tiers that people use."""
-    urls = {"memory": lambda: "memory://", "sqlite": lambda: request.getfixturevalue("db")}
-    names = {"redis": "redis_url", "mongodb": "mongodb_url"}
+    fixtures = {"sqlite": "db", "redis": "redis_url", "mongodb": "mongodb_url"}
     tiers = request.param.replace(" and ", ", ").split(", ")
-    with TieredCache(*(urls[tier]() if tier in urls else request.getfixturevalue(names[tier]) for tier in tiers)) as cache:
+    urls = ("memory://" if tier == "memory" else f"{request.getfixturevalue(fixtures[tier])}#timeout=2s" for tier in tiers)
+    with TieredCache(*urls) as cache:
         yield cache
 
 

@@ -20,7 +20,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
 from layered_cache import ConfigurationError, EncodeError, Event, Policy, TieredCache
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier, OpenAIServer
-from pydantic import SecretStr
+from pydantic import BaseModel, Field, SecretStr
 from worlds import Threads, World, kinds, settled
 
 from langchain_layered_cache import CachedEmbeddings, LayeredCache
@@ -210,11 +210,40 @@ def test_what_is_about_transport_does_not_count(world: World, make: Make, server
         make(),
         make(max_retries=5, timeout=3.0, chunk_size=7, show_progress_bar=False),
         make(api_key=SecretStr("another")),
+        make(api_key=lambda: "made at the call"),
         make(dimensions=None, skip_empty=False),
     ):
         world.call(cached_embeddings(model, cache), "embed_documents", ["a"])
     world.call(cached_embeddings(make(), cache), "embed_documents", ["a"], chunk_size=1)
     assert server.calls == 1
+
+
+def test_a_release_that_adds_settings_keeps_keys(world: World, cache: TieredCache) -> None:
+    """As long as they are null, or as they are by default; what differs from the default counts."""
+    asked: list[str] = []
+
+    class Declared(BaseModel, Embeddings):
+        model: str = "declared"
+        size: int = 4
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            asked.extend(texts)
+            return [[0.5]] * len(texts)
+
+        def embed_query(self, text: str) -> list[float]:
+            return self.embed_documents([text])[0]
+
+    class Newer(Declared):
+        added: int = 5
+        null: str | None = Field(default_factory=lambda: None)
+
+    Newer.__qualname__ = Declared.__qualname__
+    for model in (Declared(), Newer(), Newer(size=4), Declared(size=4)):
+        world.call(cached_embeddings(model, cache), "embed_query", "a")
+    assert asked == ["a"]
+    for model in (Newer(added=6), Newer(null="x"), Declared(size=5)):
+        world.call(cached_embeddings(model, cache), "embed_query", "a")
+    assert asked == ["a"] * 4
 
 
 def test_the_address_of_the_environment_counts(
@@ -260,11 +289,12 @@ def test_attributes_of_other_classes_count_as_they_were(world: World, cache: Tie
     """Counters do not; settings do."""
     for prefix in ("query: ", "passage: "):
         model: Any = Model()
-        model.prefix, model.count = prefix, 0
+        model.prefix, model.count, model.log = prefix, 0, []
         cached = cached_embeddings(model, cache)
         for _ in range(2):
             world.call(cached, "embed_query", "a")
             model.count += 1
+            model.log.append("a")
         assert model.asked == ["a"]
 
 
