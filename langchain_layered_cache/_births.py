@@ -1,9 +1,11 @@
-"""What was known of the invalidation log when LangGraph asked for a task's writes: the birth of what that task writes.
+"""What was so when LangGraph asked for a task's writes: what the caller had said, and what was known of the invalidation log.
 
-LangGraph asks once or several times before and while a task runs, and hands over what it wrote from another thread or task, so who calls
-says nothing. But it hands over the very same key object, made for this task, which does.
+LangGraph asks once or several times before and while a task runs, and hands over what it wrote from any thread or task and in any
+context; so who calls says nothing, and what the context says may be another caller's, or nothing at all. But it hands over the very key
+object that it made for this task, which tells them all apart.
 
-A key that was not asked for by that very object, or too long ago, has no birth here; then the engine's own table of misses decides.
+Of equal tasks of one step LangGraph asks by one object only. The others' writes go by what was so for an equal key, if that is beyond
+doubt; if two callers of different options have asked for it, they are not kept.
 """
 
 from __future__ import annotations
@@ -11,40 +13,72 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from langgraph.cache.base import FullKey
+from layered_cache import CallOptions
 from layered_cache.entry import Ticket
 
-_MOST = 10_000  # tasks that run, or have failed
+_MOST = 10_000  # keys
+_OF_EACH = 64  # tasks
 
 
 class Birth(NamedTuple):
-    """What was known of the log when a task was asked for, and how many seconds ago that was."""
+    """The options that hold for what a task wrote (None: it is not to be kept), its birth, and how many seconds ago that was."""
 
+    options: CallOptions | None
     ticket: Ticket | None = None
     seconds: float | None = None
 
 
+@dataclass(slots=True)
+class _Asked:
+    name: str  # held, so that no other object has its address
+    options: CallOptions | None
+    ticket: Ticket | None
+    at: float
+    taken: bool = False
+
+
 class Births:
-    """The births of one process's running tasks."""
+    """The births of one process's tasks."""
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._by_object: OrderedDict[tuple[int, FullKey], tuple[Ticket, float]] = (
-            OrderedDict()
-        )  # it holds the objects: no other has their address
+        self._by_key: OrderedDict[FullKey, list[_Asked]] = OrderedDict()
 
-    def note(self, key: FullKey, ticket: Ticket) -> None:
-        """Note that *key* was missed when the log was at *ticket*; what was noted first holds."""
+    def note(self, key: FullKey, options: CallOptions | None, ticket: Ticket | None) -> None:
+        """Note that *key* was missed by a caller of these *options* when the log was at *ticket*; of one task, the first time holds."""
+        asked = _Asked(key[1], options, ticket, time.monotonic())
         with self._lock:
-            self._by_object.setdefault((id(key[1]), key), (ticket, time.monotonic()))
-            if len(self._by_object) > self._most:
-                self._by_object.popitem(last=False)
+            known = self._by_key.setdefault(key, [])
+            self._by_key.move_to_end(key)
+            place = _place_of(key, known)
+            if place is None:
+                known.append(asked)
+                del known[:-_OF_EACH]
+            elif known[place].taken:
+                known[place] = asked
+            if len(self._by_key) > self._most:
+                self._by_key.popitem(last=False)
 
-    def take(self, key: FullKey) -> Birth:
-        """Return the birth of what is to be stored under *key*, once; an empty one if none is known."""
+    def take(self, key: FullKey) -> Birth | None:
+        """Return the birth of what is to be stored under *key*; None if nobody has asked for it."""
         with self._lock:
-            noted = self._by_object.pop((id(key[1]), key), None)
-        return Birth() if noted is None else Birth(noted[0], time.monotonic() - noted[1])
+            if not (known := self._by_key.get(key)):
+                return None
+            place = _place_of(key, known)
+            if place is not None:
+                mine = known[place]
+            elif all(one.options == known[0].options for one in known):
+                mine = next((one for one in known if not one.taken), known[-1])
+            else:
+                return Birth(None)
+            mine.taken = True
+            return Birth(mine.options, mine.ticket, time.monotonic() - mine.at)
+
+
+def _place_of(key: FullKey, known: list[_Asked]) -> int | None:
+    return next((place for place, one in enumerate(known) if one.name is key[1]), None)

@@ -10,8 +10,8 @@ LangGraph asks before it runs a node that has a cache policy, and hands over wha
 
 - `get` and `set` raise nothing into the graph, whatever a tier, a value or a serializer does: an event, one warning, a miss.
 - Namespaces are exact, as in LangGraph's own memory cache: `("a", "b")` is neither `("a:b",)` nor part of `("a",)`.
-- What the caller says by `with cache_options(...)` holds: of a tenant, an account or a sample everything is apart, removals too. What a
-  run says by its metadata LangGraph does not tell a node cache.
+- What the caller says holds, in the metadata of the run or by `with cache_options(...)`: of a tenant, an account or a sample everything is
+  apart, a tenant's removals too. It holds from the moment that a node is asked for (`_births`).
 - Everybody gets objects of their own (`_writes` makes bytes of them), and of many keys each tier is asked once.
 - Removals raise if they could not be recorded: who asked for them must know.
 """
@@ -21,7 +21,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from langgraph.cache.base import BaseCache, FullKey, Namespace
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -38,12 +39,12 @@ from layered_cache import (
     TenantRequiredError,
     TieredCache,
     UncacheableRequestError,
-    current_options,
 )
 from layered_cache.entry import Ticket
 
-from langchain_layered_cache._births import Births
+from langchain_layered_cache._births import Birth, Births
 from langchain_layered_cache._calls import fingerprint
+from langchain_layered_cache._chains import listen, options_here
 from langchain_layered_cache._engines import engine_of
 from langchain_layered_cache._states import cache_key
 from langchain_layered_cache._writes import RebuildError, WritesSerializer
@@ -58,26 +59,8 @@ _CODEC = "langgraph:"  # and the serializer's word for the form
 
 G = TypeVar("G", bound=Pregel[Any, Any, Any, Any])
 
-_NO_TENANT = "this cache serves tenants, and none is named: run the graph in `with cache_options(namespace=...)`"
-_NO_ACCOUNT = "separate_accounts is on, and no account is named: run the graph in `with cache_options(account=...)`"
-
-
-class _Place(NamedTuple):
-    """Where a call's entries stand, and what its caller has said."""
-
-    cache: TieredCache
-    options: CallOptions
-    params: dict[str, str]
-
-    def request(self, key: FullKey) -> Request:
-        namespace, name = key
-        prompt = {"namespace": list(namespace), "key": name}
-        return Request(prompt, params=self.params, framework=FRAMEWORK, sample=self.options.sample)
-
-    def keep_for(self, ttl: int | None) -> float | None:
-        """Return the shorter of the node's time and the caller's, in seconds; None if neither says one."""
-        given = [max(0, seconds) for seconds in (ttl, self.options.keep_for) if seconds is not None]
-        return min(given, default=None)
+_NO_TENANT = "this cache serves tenants, and the run of the graph names none: run it in `with cache_options(namespace=...)`"
+_NO_ACCOUNT = "separate_accounts is on, and the run of the graph names no account: run it in `with cache_options(account=...)`"
 
 
 class LangGraphCache(BaseCache[Any]):
@@ -104,6 +87,7 @@ class LangGraphCache(BaseCache[Any]):
         self._engine = engine
         self._cache = engine.namespace(FRAMEWORK)
         self._births = Births()
+        listen()
         self._warned: set[str] = set()
 
     @property
@@ -116,54 +100,52 @@ class LangGraphCache(BaseCache[Any]):
     def get(self, keys: Sequence[FullKey]) -> dict[FullKey, Any]:
         """Return what is held for *keys*, new objects each time; absent ones are absent. It raises nothing."""
         try:
-            place = self._place()
-            asked = _asked(place, keys)
-            values = self._values(place, asked, place.cache.get_many(asked)) if asked else {}
+            options = self._options()
+            cache, asked = self._of_tenant(options), _asked(options, keys)
+            values = self._values(cache, asked, cache.get_many(asked)) if asked else {}
             if missed := [key for key in keys if key not in values]:
-                self._missed(missed, place.cache.ticket())
+                self._missed(missed, options, cache.ticket())
             return values  # noqa: TRY300 - what is above may fail
         except Exception as error:  # noqa: BLE001 - whatever it is, the node runs
-            return self._failed("get", error)
+            return self._failed("get", error, keys)
 
     async def aget(self, keys: Sequence[FullKey]) -> dict[FullKey, Any]:
         """See get."""
         try:
-            place = self._place()
-            asked = _asked(place, keys)
-            values = self._values(place, asked, await place.cache.aget_many(asked)) if asked else {}
+            options = self._options()
+            cache, asked = self._of_tenant(options), _asked(options, keys)
+            values = self._values(cache, asked, await cache.aget_many(asked)) if asked else {}
             if missed := [key for key in keys if key not in values]:
-                self._missed(missed, await place.cache.aticket())
+                self._missed(missed, options, await cache.aticket())
             return values  # noqa: TRY300 - what is above may fail
         except Exception as error:  # noqa: BLE001 - whatever it is, the node runs
-            return self._failed("get", error)
+            return self._failed("get", error, keys)
 
     def set(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> None:
         """Hold the values in *pairs*, for as many seconds as each says; None: as the policy says. It raises nothing."""
         try:
-            place = self._place()
-            for born, answers in self._answers(place, pairs).items():
-                place.cache.set_many(answers, born=born)
+            for (options, born), answers in self._answers(pairs).items():
+                self._of_tenant(options).set_many(answers, born=born)
         except Exception as error:  # noqa: BLE001 - whatever it is, the node has run
             self._failed("set", error)
 
     async def aset(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> None:
         """See set."""
         try:
-            place = self._place()
-            for born, answers in self._answers(place, pairs).items():
-                await place.cache.aset_many(answers, born=born)
+            for (options, born), answers in self._answers(pairs).items():
+                await self._of_tenant(options).aset_many(answers, born=born)
         except Exception as error:  # noqa: BLE001 - whatever it is, the node has run
             self._failed("set", error)
 
     def clear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """Remove what is held in *namespaces*, each of them exactly; None: all that LangGraph has cached here, and nothing else.
 
-        Inside `with cache_options(namespace=...)` that is the tenant's, else what belongs to none.
+        Inside `with cache_options(namespace=...)`, or a run that says so, that is the tenant's; else what belongs to none.
 
         Raises:
             DeletionError: It could not be recorded; what it names may still be served.
         """
-        cache = self._of_tenant(current_options().namespace)
+        cache = self._of_tenant(options_here())
         if namespaces is None:
             cache.clear()
         elif tags := _tags(namespaces):
@@ -171,7 +153,7 @@ class LangGraphCache(BaseCache[Any]):
 
     async def aclear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """See clear."""
-        cache = self._of_tenant(current_options().namespace)
+        cache = self._of_tenant(options_here())
         if namespaces is None:
             await cache.aclear()
         elif tags := _tags(namespaces):
@@ -195,63 +177,68 @@ class LangGraphCache(BaseCache[Any]):
     def __repr__(self) -> str:
         return f"LangGraphCache({self._cache!r})"
 
-    # --- where
+    # --- whose
 
-    def _of_tenant(self, tenant: str | None) -> TieredCache:
-        return self._cache if tenant is None else self._engine.namespace(tenant).namespace(FRAMEWORK)
+    def _of_tenant(self, options: CallOptions) -> TieredCache:
+        return self._cache if options.namespace is None else self._engine.namespace(options.namespace).namespace(FRAMEWORK)
 
-    def _place(self) -> _Place:
-        """Return the place of the call that the caller is inside of.
+    def _options(self) -> CallOptions:
+        """Return what the caller has said.
 
         Raises:
+            ConfigurationError: It may not be said.
             TenantRequiredError: It names no tenant, and must.
             UncacheableRequestError: The same of an account.
         """
-        options, policy = current_options(), self._engine.policy
+        options, policy = options_here(), self._engine.policy
         if options.namespace is None and policy.tenant_required:
             raise TenantRequiredError(_NO_TENANT)
         if options.account is None and policy.separate_accounts:
             raise UncacheableRequestError(_NO_ACCOUNT)
-        params = {} if options.account is None else {"account": fingerprint(options.account)}
-        return _Place(self._of_tenant(options.namespace), options, params)
+        return options
 
     # --- values
 
-    def _values(self, place: _Place, asked: Mapping[Request, FullKey], found: Mapping[Request, Entry]) -> dict[FullKey, Any]:
+    def _values(self, cache: TieredCache, asked: Mapping[Request, FullKey], found: Mapping[Request, Entry]) -> dict[FullKey, Any]:
         values: dict[FullKey, Any] = {}
         for request, entry in found.items():
             try:
                 values[asked[request]] = self.serde.loads_typed((entry.codec.removeprefix(_CODEC), entry.value))
             except Exception as error:  # noqa: BLE001 - of another release, of classes that have changed, of another serializer
                 reason = str(error) if isinstance(error, RebuildError) else type(error).__name__
-                place.cache.reject(entry.key, reason)
+                cache.reject(entry.key, reason)
                 self._warn(f"what a node wrote cannot be read and counts as a miss: {reason}")
         return values
 
-    def _missed(self, keys: Iterable[FullKey], ticket: Ticket) -> None:
+    def _missed(self, keys: Iterable[FullKey], options: CallOptions | None, ticket: Ticket | None) -> None:
         for key in keys:
-            self._births.note(key, ticket)
+            self._births.note(key, options, ticket)
 
-    def _answers(self, place: _Place, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> dict[Ticket | None, dict[Request, Answer]]:
-        """Return what is to be held of *pairs*, by its birth: LangGraph hands over one pair at a time."""
-        answers: dict[Ticket | None, dict[Request, Answer]] = {}
-        for key, (value, ttl) in pairs.items() if place.options.stores else ():
+    def _answers(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> dict[tuple[CallOptions, Ticket | None], dict[Request, Answer]]:
+        """Return what is to be held of *pairs*, by what its caller has said and its birth: LangGraph hands over one pair at a time."""
+        answers: dict[tuple[CallOptions, Ticket | None], dict[Request, Answer]] = {}
+        for key, (value, ttl) in pairs.items():
+            options, born, seconds = self._births.take(key) or Birth(self._options())
+            if options is None or not options.stores:
+                continue
             try:
                 form, data = self.serde.dumps_typed(value)
             except Exception as error:  # noqa: BLE001 - a value may be of any kind, and say no in any way
                 reason = str(error) if isinstance(error, EncodeError) else type(error).__name__
-                place.cache.report(Event(kind="not_stored", namespace=place.cache.name, reason="not encodable"))
+                self._cache.report(Event(kind="not_stored", namespace=self._of_tenant(options).name, reason="not encodable"))
                 self._warn(f"what a node wrote is not cached: {reason}")
                 continue
-            tags = (*_tags([key[0]]), *place.options.labels)
-            born, seconds = self._births.take(key)
-            answer = Answer(value=bytes(data), codec=_CODEC + form, tags=tags, keep_for=place.keep_for(ttl), compute_seconds=seconds)
-            answers.setdefault(born, {})[place.request(key)] = answer
+            tags = (*_tags([key[0]]), *options.labels)
+            keep_for = _shorter(ttl, options.keep_for)
+            answer = Answer(value=bytes(data), codec=_CODEC + form, tags=tags, keep_for=keep_for, compute_seconds=seconds)
+            answers.setdefault((options, born), {})[_request(options, key)] = answer
         return answers
 
-    def _failed(self, operation: str, error: Exception) -> dict[FullKey, Any]:
-        """Note what must not hurt; return what is held then."""
-        if isinstance(error, TenantRequiredError | UncacheableRequestError):
+    def _failed(self, operation: str, error: Exception, keys: Sequence[FullKey] = ()) -> dict[FullKey, Any]:
+        """Note what must not hurt; return what is held then. What was asked for in vain is not stored either: whose it is is not known."""
+        with suppress(Exception):  # what LangGraph never asks for
+            self._missed(keys, None, None)
+        if isinstance(error, ConfigurationError | TenantRequiredError | UncacheableRequestError):
             self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=str(error)))
             self._warn(f"nodes are not cached: {error}")
         else:
@@ -266,8 +253,20 @@ class LangGraphCache(BaseCache[Any]):
             _log.warning("%s", message)
 
 
-def _asked(place: _Place, keys: Sequence[FullKey]) -> dict[Request, FullKey]:
-    return {place.request(key): key for key in keys} if place.options.looks else {}
+def _asked(options: CallOptions, keys: Sequence[FullKey]) -> dict[Request, FullKey]:
+    return {_request(options, key): key for key in keys} if options.looks else {}
+
+
+def _request(options: CallOptions, key: FullKey) -> Request:
+    namespace, name = key
+    account = None if options.account is None else fingerprint(options.account)
+    prompt = {"namespace": list(namespace), "key": name}
+    return Request(prompt, params={"account": account}, framework=FRAMEWORK, sample=options.sample)
+
+
+def _shorter(ttl: int | None, callers: float | None) -> float | None:
+    """Return the shorter of the node's time and the caller's, in seconds; None if neither says one."""
+    return min((max(0, seconds) for seconds in (ttl, callers) if seconds is not None), default=None)
 
 
 def _tags(namespaces: Iterable[Namespace]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import operator
 import threading
@@ -9,22 +10,27 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.config import get_config
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import CachePolicy, Command, Send, interrupt
-from layered_cache import ConfigurationError, DeletionError, Event, Policy, Request, TieredCache, cache_options
+from layered_cache import CallOptions, ConfigurationError, DeletionError, Event, Policy, Request, TieredCache, cache_options
+from layered_cache.entry import Ticket
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
-from worlds import World, kinds, settled
+from worlds import Threads, World, kinds, settled
 
 from langchain_layered_cache import LangGraphCache, LayeredCache, cache_key
+from langchain_layered_cache._births import Births
 
 TIERS = {
     "memory": ["memory"],
@@ -423,27 +429,132 @@ def test_what_was_computed_before_a_removal_is_not_served_after_it(world: World,
 # --- what the caller says
 
 
-def test_tenants_accounts_and_samples_are_apart(world: World, cache: LangGraphCache) -> None:
-    """In reading, in writing, and a tenant in removing; for graphs as for a direct call."""
+def by_context(world: World, graph: Any, value: Any, options: dict[str, Any]) -> Any:
+    with cache_options(**options):
+        return world.call(graph, "invoke", value, {"metadata": {"said": options}})
+
+
+def by_metadata(world: World, graph: Any, value: Any, options: dict[str, Any]) -> Any:
+    return world.call(graph, "invoke", value, {"metadata": {"said": options, "llm_cache": options}})
+
+
+SAID: list[dict[str, Any]] = [
+    {}, {"namespace": "a"}, {"namespace": "b"}, {"account": "sk-1"}, {"account": "sk-2"}, {"sample": 1}, {"namespace": "a", "sample": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("run", [by_context, by_metadata])
+def test_tenants_accounts_and_samples_are_apart(world: World, cache: LangGraphCache, run: Any) -> None:
+    """In reading, in writing, and a tenant in removing; nodes and the tasks that they call, equal ones too."""
     runs: list[str] = []
-    graph = graph_of(cache, runs, CachePolicy())
-    said: list[dict[str, Any]] = [
-        {}, {"namespace": "a"}, {"namespace": "b"}, {"account": "sk-1"}, {"account": "sk-2"}, {"sample": 1},
-        {"namespace": "a", "sample": 1},
-    ]  # fmt: skip
-    for number in (1, 2):
-        for options in said:
-            with cache_options(**options):
-                world.call(graph, "invoke", {"question": "a"})
-        assert runs.count("slow") == len(said), number
+
+    def work(number: int) -> str:
+        runs.append("task")
+        said: Any = get_config()["metadata"]["said"]
+        return f"{number} {said}"
+
+    double = task(cache_policy=CachePolicy())(work)
+
+    def node(state: State, config: RunnableConfig) -> State:
+        erased(cache)
+        runs.append("node")
+        RunnableLambda(str).invoke(1, {"metadata": {"llm_cache": {"namespace": "another"}}})
+        results = [future.result() for future in [double(1), double(1), double(2)]]
+        return {"answers": [*results, str(config["metadata"]["said"])]}
+
+    builder = StateGraph(State).add_node("first", node, cache_policy=CachePolicy()).add_node("second", node, cache_policy=CachePolicy())
+    graph: Any = builder.add_edge(START, "first").add_edge("first", "second").compile(cache=cache)
+
+    def expected(options: dict[str, Any]) -> list[str]:
+        return [f"1 {options}", f"1 {options}", f"2 {options}", str(options)] * 2
+
+    for _ in range(2):
+        for options in SAID:
+            assert run(world, graph, {"question": "q"}, options)["answers"] == expected(options)
+        assert runs.count("node") == 2 * len(SAID)
 
     with cache_options(namespace="a"):
-        world.call(graph, "clear_cache")
+        world.call(graph, "clear_cache", ["first"])
     runs.clear()
-    for options in said:
-        with cache_options(**options):
-            world.call(graph, "invoke", {"question": "a"})
-    assert runs.count("slow") == 2
+    for options in SAID:
+        assert run(world, graph, {"question": "q"}, options)["answers"] == expected(options)
+    assert runs.count("node") == 2
+
+
+@pytest.mark.parametrize("run", [by_context, by_metadata])
+def test_tenants_at_the_same_time(memory: LangGraphCache, run: Any) -> None:
+    """With the same question, in threads and in tasks; each has its own answer, now and later."""
+
+    async def answer(state: State, config: RunnableConfig) -> State:
+        await asyncio.sleep(0.01)
+        return {"answers": [config["metadata"]["said"]["namespace"]]}
+
+    def sync_answer(state: State, config: RunnableConfig) -> State:
+        return asyncio.run(answer(state, config))
+
+    policy = CachePolicy(key_func=cache_key)
+    builder = StateGraph(State).add_node("n", RunnableLambda(sync_answer, answer), cache_policy=policy)
+    graph: Any = builder.add_edge(START, "n").compile(cache=memory)
+    tenants = [f"tenant-{number}" for number in range(8)]
+
+    async def in_tasks() -> list[Any]:
+        async def one(tenant: str) -> Any:
+            config: Any = {"metadata": {"said": {"namespace": tenant}}}
+            if run is by_metadata:
+                config["metadata"]["llm_cache"] = {"namespace": tenant}
+                return await graph.ainvoke({"question": "q"}, config)
+            with cache_options(namespace=tenant):
+                return await graph.ainvoke({"question": "q"}, config)
+
+        return await asyncio.gather(*map(one, tenants))
+
+    for _ in range(2):
+        with ThreadPoolExecutor(8) as pool:
+            in_threads = pool.map(lambda tenant: run(Threads(), graph, {"question": "q"}, {"namespace": tenant}), tenants)
+            assert [state["answers"] for state in in_threads] == [[tenant] for tenant in tenants]
+        assert [state["answers"] for state in asyncio.run(in_tasks())] == [[tenant] for tenant in tenants]
+    assert memory.engine.stats().stored == len(tenants)
+
+
+def test_what_may_not_be_said(world: World, memory: LangGraphCache, caplog: pytest.LogCaptureFixture) -> None:
+    """Leaves the cache out of that run, and is told of once; what was computed in it is nobody's."""
+    runs: list[str] = []
+    graph = graph_of(memory, runs, CachePolicy())
+    for said in ({"tenant": "a"}, "a", {"namespace": ""}):
+        for _ in range(2):
+            world.call(graph, "invoke", {"question": "a"}, {"metadata": {"llm_cache": said}})
+    assert runs.count("slow") == 6
+    assert len(warnings(caplog)) == 3
+    world.call(graph, "invoke", {"question": "a"})
+    assert runs.count("slow") == 7
+
+
+def test_the_birth_of_what_a_task_writes() -> None:
+    """Is found by the object of its key; for an equal one if there is no doubt; and is bounded."""
+    births = Births(most=2)
+    first, second, third = (Ticket(1, number) for number in range(3))
+    a, b = CallOptions(namespace="a"), CallOptions(namespace="b")
+
+    def key(text: str = "key") -> Any:
+        return (("n",), "".join(text))  # a new object
+
+    mine, equal, other = key(), key(), key()
+    assert mine[1] is not equal[1] is not other[1]
+    assert births.take(mine) is None
+    births.note(mine, a, first)
+    births.note(mine, a, second)  # it still runs
+    births.note(equal, a, third)
+    assert births.take(mine)[:2] == (a, first)
+    assert births.take(mine)[:2] == (a, first)
+    assert births.take(other)[:2] == (a, third)
+    births.note(mine, a, third)  # it runs again
+    assert births.take(mine)[:2] == (a, third)
+    births.note(other, b, third)
+    assert births.take(other)[:2] == (b, third)
+    assert births.take(key())[:2] == (None, None)
+    for number in range(2):
+        births.note(key(f"{number}"), a, first)
+    assert births.take(mine) is None
 
 
 def test_modes_time_and_tags(world: World, clock: FakeClock) -> None:
@@ -459,6 +570,7 @@ def test_modes_time_and_tags(world: World, clock: FakeClock) -> None:
         return "slow" in runs
 
     assert [ran(mode="read_only"), ran(mode="bypass"), ran(mode="only_cached")] == [True] * 3
+    by_metadata(world, graph, {"question": "a"}, {"mode": "read_only"})
     assert [ran(), ran(), ran(mode="bypass"), ran(mode="refresh"), ran(mode="read_only")] == [True, False, True, True, False]
     assert [ran(mode="refresh", ttl=10, tags=["prices"]), ran()] == [True, False]
     cache.engine.invalidate(tag="prices")

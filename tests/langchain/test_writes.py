@@ -149,6 +149,14 @@ class Own:
     pass
 
 
+called: list[Any] = []
+
+
+class Tempting:
+    def __init__(self, **kwargs: Any) -> None:
+        called.append(kwargs)
+
+
 class OwnDict(dict[str, int]):
     pass
 
@@ -228,6 +236,7 @@ def test_whatever_is_made_of_these_comes_back_equal(value: Any) -> None:
         ["object", "builtins", "dict", {}, None],
         ["object", "antigravity", "fly", {}, None],
         ["object", __name__, "Own", {}, None],
+        ["object", __name__, "Tempting", {"a": 1}, None],
         ["object", __name__, "Nested", {}, None],
         ["object", __name__, "Inner.model_validate", {}, None],
         ["object", __name__, "Plan", {"stepz": ["tuple"]}, None],
@@ -251,6 +260,7 @@ def test_bytes_that_say_something_else_are_refused(apart: Any) -> None:
         SERDE.loads_typed((CODEC, dumps(apart)))
     assert "secret" not in str(caught.value)
     assert "antigravity" not in sys.modules
+    assert called == []
 
 
 def test_forms_of_others_are_refused() -> None:
