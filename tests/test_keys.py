@@ -200,14 +200,14 @@ def typed(value: Any) -> Any:
     return (type(value).__name__, repr(value) if isinstance(value, float) else value)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(plain, plain)
 def test_equal_texts_iff_equal_values(one: Any, other: Any) -> None:
     """For any two values."""
     assert (canonical(one) == canonical(other)) is (typed(one) == typed(other))
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(plain)
 def test_both_writers_write_the_same(value: Any) -> None:
     """The standard library's and orjson's: a cache with one reads what one with the other wrote."""
@@ -217,7 +217,7 @@ def test_both_writers_write_the_same(value: Any) -> None:
     assert keys_module._writer()(prepared) == write_json(prepared)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_both_writers_write_floats_the_same(value: float) -> None:
     """Those that are not tagged."""

@@ -26,7 +26,7 @@ from layered_cache.testing import FakeAuthority, Stepwise, pause
 
 def everyone_leads(patch: pytest.MonkeyPatch) -> None:
     """No caller finds another one's flight."""
-    patch.setattr(Flights, "board", lambda self, key, owner, stranded: (Flight(key, owner, stranded), True))
+    patch.setattr(Flights, "board", lambda self, key, *caller: (Flight(key, *caller), True))
 
 
 def the_leader_does_not_look_again(patch: pytest.MonkeyPatch) -> None:
@@ -56,6 +56,11 @@ def the_flight_lands_before_memory_has_it(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Computing, "_compute", compute_)
 
 
+def hosts_are_not_heard_of(patch: pytest.MonkeyPatch) -> None:
+    """A host that leads and is cancelled is waited for."""
+    patch.setattr(Stepwise, "when_ended", lambda self, callback: None)
+
+
 def stores_take_no_ticket(patch: pytest.MonkeyPatch) -> None:
     """An answer is born when it is stored, not when it was asked for."""
     patch.setattr(Tickets, "take", lambda self, key, caller: None)
@@ -82,7 +87,7 @@ def followers_take_whatever_lands(patch: pytest.MonkeyPatch) -> None:
     void = View.void
 
     def only_when_stored(self: View, entry: Any, *, checked: Any = None) -> bool:
-        return sys._getframe(1).f_code.co_name != "get_or_compute" and void(self, entry, checked=checked)
+        return sys._getframe(1).f_code.co_name != "_follow" and void(self, entry, checked=checked)
 
     patch.setattr(View, "void", only_when_stored)
 

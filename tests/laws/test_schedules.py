@@ -20,6 +20,7 @@ from laws.broken import (
     everyone_may_wait,
     followers_take_whatever_lands,
     holders_wait,
+    hosts_are_not_heard_of,
     memory_is_trusted_for_ever,
     nothing_is_void,
     one_ticket_for_all,
@@ -102,6 +103,22 @@ class World:
             await cache.aset(REQUEST, await self.compute(name)())
         else:
             self.history.append(("gets", name, entry.value.decode()))
+
+    async def lead_or_follow(self, name: str, error: Exception | None = None) -> None:
+        """Do as hosts do that look up and store in two calls, and say when they lead."""
+        self.history.append(("asks", name))
+        leads: list[Callable[[], None]] = []
+        if (hit := await self.cache.afetch(self.cache.key(REQUEST), led=leads.append)) is not None:
+            self.history.append(("gets", name, hit.entry.value.decode()))
+            return
+        try:
+            answer = await self.compute(name, error)()
+        except ValueError:  # a host hears of errors; of a cancellation it does not
+            for release in leads:
+                release()
+            raise
+        await self.cache.aset(REQUEST, answer)
+        self.history.append(("gets", name, name))
 
     async def look_up(self, name: str) -> None:
         self.history.append(("asks", name))
@@ -305,6 +322,77 @@ def test_no_circle_of_computations_waits_for_itself(requests: tuple[Request, ...
 
     for run in runs(crew, at_least=1):
         assert all(type(result) is str for result in run.results.values()), (run.results, run.order)
+
+
+# --- hosts that look up and store in two calls
+
+
+@catches(everyone_leads)
+@pytest.mark.parametrize("tiers", ["both", "memory", "shared"])
+def test_one_of_many_hosts_computes(tiers: str) -> None:
+    """As of many callers who say how to compute."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx, tiers=tiers)
+        return world, [world.lead_or_follow("one"), world.lead_or_follow("other")]
+
+    for run in runs(crew, at_least=3):
+        assert len(run.world.computed()) == 1, run.order
+        assert {what[2] for what in run.world.history if what[0] == "gets"} == {*run.world.computed()}, run.order
+
+
+@catches(everyone_leads)
+def test_hosts_and_others_share() -> None:
+    """Whoever leads, the other one has his answer."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx)
+        return world, [world.lead_or_follow("host"), world.ask("other")]
+
+    for run in runs(crew, at_least=10):
+        assert len(run.world.computed()) == 1, run.order
+
+
+@catches(hosts_are_not_heard_of)
+def test_a_host_that_is_cancelled_leaves_the_others_alone() -> None:
+    """Wherever it is: one of the others takes over."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx, tiers="memory")
+        return world, [world.lead_or_follow("cancelled"), world.lead_or_follow("second"), world.lead_or_follow("third")]
+
+    for run in runs(crew, at_least=50, cancel=0):
+        computed = run.world.computed()
+        assert len(computed) == len({*computed} & {"cancelled"}) + len({*computed} - {"cancelled"}), run.order
+        assert len({*computed} - {"cancelled"}) <= 1, run.order
+        gets = {what[1]: what[2] for what in run.world.history if what[0] == "gets"}
+        assert {"second", "third"} <= gets.keys(), run.order
+        assert gets["second"] == gets["third"], run.order
+
+
+@catches(a_cancelled_leader_never_lands)
+def test_after_two_hosts_that_fail_everyone_goes_alone() -> None:
+    """Each gets his own error, and nobody waits for more than two."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx, tiers="memory")
+        return world, [world.lead_or_follow(str(number), error=ValueError(str(number))) for number in range(3)]
+
+    for run in runs(crew, at_least=50):
+        assert [str(run.results[number]) for number in range(3)] == ["0", "1", "2"], run.order
+
+
+@catches(nothing_is_void, followers_take_whatever_lands)
+@pytest.mark.parametrize("how", [pytest.param("delete", marks=pytest.mark.slow), "clear"])
+def test_what_was_removed_reaches_no_host_that_asks_afterwards(how: str) -> None:
+    """Neither from a tier, nor from a host that was computing."""
+
+    def crew(fx: Stepwise) -> tuple[World, list[Job]]:
+        world = World(fx, tiers="shared")
+        return world, [world.lead_or_follow("first"), world.remove(how), world.lead_or_follow("second")]
+
+    for run in runs(crew, at_least=50):
+        nothing_void_is_served(run.world)
 
 
 @catches(a_looker_that_is_cancelled_has_failed)

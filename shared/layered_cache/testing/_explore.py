@@ -74,6 +74,7 @@ class Stepwise:
     def __init__(self) -> None:
         self.current = 0
         self.spawned: list[Job] = []
+        self._told_at_the_end: dict[int, list[Callable[[], None]]] = {}
 
     def face(self, cache: C) -> C:
         """Return *cache* (a `TieredCache`) with asynchronous methods that work step by step."""
@@ -92,6 +93,19 @@ class Stepwise:
     def stranded(self) -> Callable[[], bool]:
         """Return what says no."""
         return lambda: False
+
+    def needs_me(self) -> Callable[[], bool]:
+        """Return what says no."""
+        return lambda: False
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called when who takes a step now has taken his last."""
+        self._told_at_the_end.setdefault(self.current, []).append(callback)
+
+    def ended(self, number: int) -> None:
+        """Tell those who want to know that a caller has taken his last step."""
+        for callback in self._told_at_the_end.pop(number, []):
+            callback()
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """See Effects."""
@@ -226,7 +240,8 @@ def _step(fx: Stepwise, alive: dict[int, _Caller], number: int, run: Run[Any], *
             caller.waits_for = caller.context.run(caller.job.send, None)
     except StopIteration as end:
         run.results[number] = end.value
-        del alive[number]
     except BaseException as error:  # noqa: BLE001 - whatever a caller raises is his outcome
         run.results[number] = error
+    if number in run.results:
         del alive[number]
+        fx.ended(number)
