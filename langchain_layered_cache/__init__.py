@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from langchain_layered_cache.cache import LayeredCache
 
 if TYPE_CHECKING:
+    from langchain_layered_cache._cached import cached, uncached
     from langchain_layered_cache.embeddings import CachedEmbeddings
     from langchain_layered_cache.importers import import_mongodb, import_sqlite
     from langchain_layered_cache.langgraph import LangGraphCache, cache_key
@@ -28,8 +29,10 @@ __all__ = [
     "LayeredCacheMiddleware",
     "UsageCallback",
     "cache_key",
+    "cached",
     "import_mongodb",
     "import_sqlite",
+    "uncached",
     "usage_callback",
 ]
 
@@ -38,10 +41,12 @@ _ON_FIRST_USE = {
     "LangGraphCache": "langgraph",
     "LayeredByteStore": "stores",
     "LayeredCacheMiddleware": "middleware",
+    "UsageCallback": "usage",
     "cache_key": "langgraph",
+    "cached": "_cached",
     "import_mongodb": "importers",
     "import_sqlite": "importers",
-    "UsageCallback": "usage",
+    "uncached": "_cached",
     "usage_callback": "usage",
 }
 

@@ -12,10 +12,11 @@ Plain LLMs ask the cache before they tell anybody: for them there is no run, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
@@ -93,6 +94,9 @@ class Run:
 current_account: ContextVar[str | None] = ContextVar("layered_cache_account", default=None)
 """The API key of the model that is called, as far as somebody who knows the model has said so."""
 
+producing: ContextVar[bool] = ContextVar("layered_cache_producing", default=False)
+"""Whether others read what the caller computes, as it comes: then it must not wait for anybody."""
+
 _current: ContextVar[Run | None] = ContextVar("layered_cache_run", default=None)
 
 
@@ -100,6 +104,26 @@ def current_run() -> Run | None:
     """Return the call that the caller is inside of, if it is one of a chat model."""
     run = _current.get()
     return run if run is not None and run.live else None
+
+
+@contextmanager
+def in_run(said: object, prompts: int) -> Generator[None]:
+    """Have the caller be inside a call of which LangChain tells nobody in time.
+
+    Args:
+        said: What the caller has said, in the metadata of the call.
+        prompts: How many there are.
+    """
+    run, run_id = Run(None, said, current_run()), uuid4()
+    for _ in range(prompts):
+        run.begin(run_id)
+    token = _current.set(run)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        while run.has(run_id):
+            run.end(run_id)
 
 
 class _Listener(BaseCallbackHandler):

@@ -18,7 +18,6 @@ into bytes (`_codec`), and ask the engine. The laws of this edge:
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -28,9 +27,7 @@ from typing import Any
 from langchain_core.caches import BaseCache
 from langchain_core.outputs import Generation
 from layered_cache import (
-    CacheMiss,
     ConfigurationError,
-    Event,
     MissingClientError,
     Observer,
     Policy,
@@ -42,12 +39,11 @@ from layered_cache import (
 from layered_cache.cache import Hit, Led
 from layered_cache.config import load_settings
 
+from langchain_layered_cache._asks import check_only_cached, note_failure
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._marks import mark
-from langchain_layered_cache._runs import listen
-
-_log = logging.getLogger("layered_cache")
+from langchain_layered_cache._runs import listen, producing
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
@@ -145,7 +141,7 @@ class LayeredCache(BaseCache):
                 elif call.options.mode == "refresh":
                     call.cache.expect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
-            self._failed("lookup", error)
+            self.failed("lookup", error)
         return _checked(call, found)
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
@@ -161,7 +157,7 @@ class LayeredCache(BaseCache):
                 elif call.options.mode == "refresh":
                     await call.cache.aexpect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
-            self._failed("lookup", error)
+            self.failed("lookup", error)
         return _checked(call, found)
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
@@ -182,7 +178,7 @@ class LayeredCache(BaseCache):
             else:
                 call.cache.set(request, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
-            self._failed("update", error)
+            self.failed("update", error)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """See update."""
@@ -198,7 +194,7 @@ class LayeredCache(BaseCache):
             else:
                 await call.cache.aset(request, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
-            self._failed("update", error)
+            self.failed("update", error)
 
     def clear(self, **kwargs: Any) -> None:  # noqa: ANN401 - LangChain's signature
         """Remove everything of this namespace, or, with the criteria of `invalidate`, what meets them.
@@ -253,6 +249,32 @@ class LayeredCache(BaseCache):
     def __repr__(self) -> str:
         return f"LayeredCache({self._cache!r})"
 
+    # --- for wrapped models, which answer streams: see `_streams`
+
+    @property
+    def calls(self) -> Calls:
+        """What makes keys and answers here."""
+        return self._calls
+
+    def peek(self, call: Call, key: str) -> list[Generation] | None:
+        """Return what memory has for *key*, at once."""
+        held = self._at_hand(call, key)
+        return None if held is None else self._decoded(call, key, held)
+
+    def find(self, call: Call, key: str) -> list[Generation] | None:
+        """Return what the tiers have for *key*. Nobody waits for the caller, nor he for anybody."""
+        held = call.cache.fetch(key, leave=False)
+        return None if held is None else self._decoded(call, key, held)
+
+    async def afind(self, call: Call, key: str) -> list[Generation] | None:
+        """See find."""
+        held = await call.cache.afetch(key, leave=False)
+        return None if held is None else self._decoded(call, key, held)
+
+    def failed(self, operation: str, error: Exception) -> None:
+        """Note what must not happen and must not hurt."""
+        note_failure(self._cache, operation, error)
+
     # --- hits
 
     def _at_hand(self, call: Call, key: str) -> bytes | Hit | None:
@@ -273,11 +295,6 @@ class LayeredCache(BaseCache):
 
     # --- what goes wrong
 
-    def _failed(self, operation: str, error: Exception) -> None:
-        """Note what must not happen and must not hurt."""
-        self._cache.report(Event(kind="adapter_failed", namespace=self._cache.name, reason=f"{operation}: {type(error).__name__}"))
-        _log.error("%s failed and counts as a miss: %s", operation, type(error).__name__, exc_info=_log.isEnabledFor(logging.DEBUG))
-
     @staticmethod
     def _check_criteria(criteria: dict[str, Any]) -> None:
         if unknown := criteria.keys() - set(_CRITERIA):
@@ -288,13 +305,12 @@ class LayeredCache(BaseCache):
 def _led(call: Call) -> Led | None:
     """Return what is told if the caller leads; None if nobody shall wait for this call, nor it for another one."""
     run, options = call.run, call.options
-    if run is None or options.mode != "default" or options.single_flight is False:
+    if run is None or producing.get() or options.mode != "default" or options.single_flight is False:
         return None
     return run.led
 
 
 def _checked(call: Call, found: list[Generation] | None) -> list[Generation] | None:
-    if found is None and call.options.mode == "only_cached":
-        msg = 'the cache has no answer to this, and mode="only_cached" keeps it from the model'
-        raise CacheMiss(msg)
+    if found is None:
+        check_only_cached(call)
     return found

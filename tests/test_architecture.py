@@ -177,7 +177,7 @@ print("fine")
     assert done.stdout.strip() == "fine", done.stderr
 
 
-PLAIN_METHODS = {"peek", "reject", "report", "key", "namespace", "stats", "from_env"}
+PLAIN_METHODS = {"peek", "peek_hit", "nothing_to_share", "reject", "followed", "report", "key", "namespace", "stats", "from_env"}
 
 
 def test_every_coroutine_has_its_plain_twin() -> None:

@@ -143,23 +143,28 @@ class TieredCache:
         slot = self._engine.peek(key)
         return None if slot is None else Hit(slot_entry(key, slot), self.tiers[0].name)
 
-    def fetch(self, key: str, *, led: Led | None = None) -> Hit | None:
+    def fetch(self, key: str, *, led: Led | None = None, leave: bool = True) -> Hit | None:
         """Return the entry of *key*, a key of this namespace, from whichever tier has it, or None: for adapters, which have peeked.
 
         Args:
             key: Of this namespace.
+            leave: As for `get_many`; an adapter that knows its answer's `born` leaves nothing. Who may lead always leaves it.
             led: If given, one caller at a time is to compute a missing answer: others wait for it, for `Policy.max_wait` at most. The one
                 is told by this function, before None is returned, and has to call what it is given when the answer will not be stored.
         """
         if led is not None and self.policy.single_flight:
             return run(self._computing.find_or_lead(self._blocking, key, led))
-        return run(self._engine.read(self._blocking, (key,))).get(key)
+        return run(self._engine.read(self._blocking, (key,), leave=leave)).get(key)
 
-    async def afetch(self, key: str, *, led: Led | None = None) -> Hit | None:
+    async def afetch(self, key: str, *, led: Led | None = None, leave: bool = True) -> Hit | None:
         """See fetch. A lead also ends with its task."""
         if led is not None and self.policy.single_flight:
             return await self._computing.find_or_lead(self._asyncio, key, led)
-        return (await self._engine.read(self._asyncio, (key,))).get(key)
+        return (await self._engine.read(self._asyncio, (key,), leave=leave)).get(key)
+
+    def followed(self, entry: Entry) -> None:
+        """Count a hit: a caller has got *entry* while another one computed it. For adapters that share computations by themselves."""
+        self._engine.note_hit(Hit(entry, "flight"), verified=True)
 
     def expect(self, key: str) -> None:
         """Note that this caller, who has not looked, computes an answer to *key* from now on and will store it.

@@ -1,0 +1,125 @@
+"""`cached(model)`: a model whose streams go through the cache too, and what else only a wrapped model can do.
+
+A copy of the model gets a class that is derived from its own and has its name, so that `llm_string`, `isinstance`, `bind_tools`, chains and
+agents take it for what it was. The class carries all that is new (`_wrapped`); copies of the model have it, and pickles make it again.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.globals import get_llm_cache
+from langchain_core.language_models import BaseChatModel, BaseLLM
+from layered_cache import ConfigurationError, TieredCache
+
+from langchain_layered_cache._chunks import Replay
+from langchain_layered_cache._wrapped import WrappedChat
+from langchain_layered_cache._wrapped_plain import WrappedPlain
+from langchain_layered_cache.cache import LayeredCache
+
+if TYPE_CHECKING:
+    from langchain_layered_cache.embeddings import CachedEmbeddings
+
+M = TypeVar("M", bound=BaseChatModel | BaseLLM)
+
+_classes: dict[tuple[type, Replay], type] = {}
+
+
+@overload
+def cached(model: M, cache: LayeredCache | None = None, *, replay: Replay = "chunks") -> M: ...
+
+
+@overload
+def cached(model: Embeddings, cache: LayeredCache | TieredCache | None = None, **options: Any) -> CachedEmbeddings: ...  # noqa: ANN401
+
+
+def cached(model: Any, cache: Any = None, *, replay: Any = "chunks", **options: Any) -> Any:
+    """Return a copy of *model* that is answered from the cache wherever LangChain does not ask it.
+
+    - `stream`, `astream` and `astream_events` are answered from the cache and stored in it; they share entries with `invoke`, both ways.
+      Concurrent equal streams, of threads or of the tasks of a loop, are one call of the model, which each sees as it comes. A stream
+      that is closed early, is cancelled or fails, is not stored, and does not disturb those who read it too.
+    - `Policy.separate_accounts` knows its API key.
+    - Models that complete a text: the parameters of a call, which LangChain leaves out, are a part of the key, options in the metadata
+      of the call count, and of equal calls one asks the model.
+    - Embeddings: see `CachedEmbeddings`, whose arguments *options* are.
+
+    What `invoke` does with a chat model is as before; the model itself is left as it is. Streams of several answers at once (`n=2`) and
+    models with an event protocol of their own instead of `_stream` are not cached. A pickle of the copy leaves the cache behind: where it
+    is read, the global one counts.
+
+    Args:
+        model: A chat model, a model that completes a text, or embeddings.
+        cache: A `LayeredCache`; if None, the one that `set_llm_cache` has set at the time of a call.
+        replay: How an answer from the cache is streamed: in pieces (`"chunks"`), or in one (`"single"`).
+        options: Of embeddings.
+
+    Raises:
+        ConfigurationError: *model* is something else, or an argument is not allowed.
+    """
+    if isinstance(model, Embeddings):
+        from langchain_layered_cache.embeddings import cached_embeddings  # noqa: PLC0415 - models need nothing of it
+
+        if cache is None and not isinstance(cache := get_llm_cache(), LayeredCache):
+            msg = "embeddings need a cache: cached(embeddings, LayeredCache()), or set_llm_cache(LayeredCache()) before"
+            raise ConfigurationError(msg)
+        return cached_embeddings(model, cache, **options)
+    if not isinstance(model, BaseChatModel | BaseLLM):
+        kind = type(cast("object", model)).__qualname__
+        msg = f"cached() takes a chat model, a model that completes a text, or embeddings, not a {kind}; wrap a model before you bind it"
+        raise ConfigurationError(msg)
+    if options:
+        raise ConfigurationError.unknown(what="argument of cached", name=min(options), allowed=("cache", "replay"))
+    if replay not in get_args(Replay):
+        raise ConfigurationError.unknown(what="replay", name=str(replay), allowed=get_args(Replay))
+    if cache is not None and not isinstance(cache, LayeredCache):
+        msg = f"cache must be a LayeredCache, not a {type(cache).__qualname__}"
+        raise ConfigurationError(msg)
+    return _wrapped(model, cache, replay)
+
+
+def uncached(model: M) -> M:
+    """Return a copy of *model* as it was before `cached`; of any other, a copy."""
+    plain = copy.copy(model)
+    if isinstance(plain, WrappedChat | WrappedPlain):
+        object.__setattr__(plain, "__class__", _plain_class(type(plain)))
+        if isinstance(plain.cache, LayeredCache):
+            plain.cache = None
+    return plain
+
+
+def _wrapped(model: BaseChatModel | BaseLLM, cache: LayeredCache | None, replay: Replay) -> BaseChatModel | BaseLLM:
+    wrapped = copy.copy(model)
+    object.__setattr__(wrapped, "__class__", _class(_plain_class(type(model)), replay))
+    if cache is not None:
+        wrapped.cache = cache
+    return wrapped
+
+
+def _plain_class(cls: type[Any]) -> type[Any]:
+    return cls.__bases__[1] if issubclass(cls, WrappedChat | WrappedPlain) else cls
+
+
+def _class(cls: type[Any], replay: Replay) -> type[Any]:
+    """Return the class that stands in front of *cls*: one for each."""
+    if (found := _classes.get((cls, replay))) is not None:
+        return found
+    base, front = (BaseChatModel, WrappedChat) if issubclass(cls, BaseChatModel) else (BaseLLM, WrappedPlain)
+    streams, astreams = cls._stream is not base._stream, cls._astream is not base._astream  # noqa: SLF001 - what LangChain goes by
+    members: dict[str, Any] = {"__reduce__": _reduce, "__doc__": cls.__doc__, "model_config": {"defer_build": True}}
+    members |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    if not streams:
+        members["_stream"] = base._stream  # noqa: SLF001 - so that LangChain sees that there is none
+    if not (streams or astreams):
+        members["_astream"] = base._astream  # noqa: SLF001
+    made = cast("type[Any]", types.new_class(cls.__name__, (front, cls), exec_body=lambda body: body.update(members)))
+    made.replay = replay
+    return _classes.setdefault((cls, replay), made)
+
+
+def _reduce(self: Any) -> tuple[Any, ...]:  # noqa: ANN401 - one of the classes made above
+    """Return how a pickle makes it again: a class that was made here can be found nowhere."""
+    return _wrapped, (uncached(self), None, cast("type[WrappedChat]", type(self)).replay)

@@ -1,0 +1,248 @@
+"""Answers as chunks, and chunks as answers: the two forms of streams, of chat models and of plain ones.
+
+What is replayed comes, merged, to the message that was stored; where that cannot be reached in pieces, it is one piece. In the format v1 of
+LangChain, blocks get an `index`, as they do in any stream. What is merged is merged by LangChain itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, BaseMessageChunk, ChatMessage, ChatMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, GenerationChunk
+
+from langchain_layered_cache._codec import new_id
+
+Replay = Literal["chunks", "single"]
+
+_MOST = 64  # pieces of one text: each takes LangChain a hundred microseconds
+_WORDS = re.compile(r"\s*\S+|\s+")
+_ON_EACH = ("model_provider", "output_version")  # what tells how a chunk is to be read
+_PLAIN = (str, int, float, bool, type(None), bytes)
+
+
+def _pieces(text: str) -> list[str]:
+    """Return *text* in pieces: words, or a few of them together."""
+    words = cast("list[str]", _WORDS.findall(text))
+    step = -(-len(words) // _MOST)
+    return words if step <= 1 else ["".join(words[start : start + step]) for start in range(0, len(words), step)]
+
+
+def _own(value: object) -> Any:  # noqa: ANN401 - as it comes
+    """Return *value* so that what is in it is nobody else's, as far as it can be copied."""
+    if isinstance(value, _PLAIN):
+        return value
+    if type(value) is dict:
+        return {name: _own(item) for name, item in cast("dict[object, object]", value).items()}
+    if type(value) is list:
+        return [_own(item) for item in cast("list[object]", value)]
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 - it may hold anything, a connection, say; then it is one for all
+        return value
+
+
+# --- chat models
+
+
+@dataclass(frozen=True, slots=True)
+class ChatForm:
+    """Streams of chat models; `version` is the model's `output_version`."""
+
+    replay: Replay
+    version: str | None
+
+    def replayed(self, generations: list[Generation]) -> list[ChatGenerationChunk] | None:
+        """Return the first of *generations*, as `invoke` does, in chunks that have no id yet; None: streams have no such messages."""
+        first = generations[0]
+        message = first.message if isinstance(first, ChatGeneration) else AIMessage(first.text)
+        if not isinstance(message, AIMessage):
+            return _other(message)
+        if message.usage_metadata:
+            message.usage_metadata = _free(message.usage_metadata)
+        chunks = self._in_pieces(message) if self.replay == "chunks" else []
+        return [ChatGenerationChunk(message=chunk) for chunk in chunks or [_whole(message)]]
+
+    def merged(self, chunks: list[ChatGenerationChunk]) -> list[Generation]:
+        """Return what LangChain makes of *chunks* in an `invoke` that streams."""
+        model = _Recorded(chunks=chunks, output_version=self.version, cache=False)
+        (generation,) = model._generate_with_cache([], stream=True).generations  # noqa: SLF001 - this is where it does
+        if generation.message.id is None:
+            generation.message.id = new_id()  # as that of the run would be
+        return [generation]
+
+    def copied(self, chunk: ChatGenerationChunk, *, free: bool) -> ChatGenerationChunk:
+        """Return a chunk that shares nothing with *chunk*; if it is *free*, its tokens count as saved."""
+        message = chunk.message.model_copy()
+        values = vars(message)
+        for name, value in values.items():
+            values[name] = _own(value)
+        if free and values.get("usage_metadata"):
+            values["usage_metadata"] = _free(values["usage_metadata"])
+        return chunk.model_copy(update={"message": message, "generation_info": _own(chunk.generation_info)})
+
+    def _in_pieces(self, message: AIMessage) -> list[AIMessageChunk]:
+        """Return chunks that come to *message*; none: there are no such."""
+        metadata = message.response_metadata
+        on_each = {name: metadata[name] for name in _ON_EACH if name in metadata}
+        try:
+            parts = [*_contents(message.content, numbered=self.version == "v1"), *_calls(message)]
+            if message.additional_kwargs:  # beside a call, lest LangChain reads them as one
+                at = next((part for part in parts if "tool_call_chunks" in part), None)
+                parts = parts if at is not None else [*parts, at := {}]
+                at["additional_kwargs"] = message.additional_kwargs
+            empty: object = "" if isinstance(message.content, str) else []
+            parts.append({"response_metadata": metadata, "usage_metadata": message.usage_metadata, "chunk_position": "last"})
+            chunks = [AIMessageChunk.model_validate({"content": empty, "response_metadata": dict(on_each), **part}) for part in parts]
+            whole = chunks[0] + chunks[1:] if chunks[1:] else chunks[0]
+        except (TypeError, ValueError):  # what cannot be written as JSON, or not be merged
+            return []
+        return chunks if _says(whole) == _says(message) else []
+
+
+class _Recorded(BaseChatModel):
+    """A model that has said what it has to say."""
+
+    chunks: list[Any]
+
+    @property
+    def _llm_type(self) -> str:
+        return "recorded"
+
+    def _generate(self, *_: object, **__: object) -> ChatResult:
+        raise NotImplementedError
+
+    def _stream(self, *_: object, **__: object) -> Iterator[ChatGenerationChunk]:
+        yield from self.chunks
+
+
+def _free(usage: Any) -> Any:  # noqa: ANN401 - a dict of one or the other type
+    """Return *usage* as LangChain marks that of a hit."""
+    return {**usage, "total_cost": 0}
+
+
+def _contents(content: str | list[Any], *, numbered: bool) -> Iterator[dict[str, Any]]:
+    """Yield the contents of chunks."""
+    if isinstance(content, str):
+        for piece in _pieces(content):
+            yield {"content": piece}
+        return
+    blocks = cast("list[object]", content)
+    numbered = numbered and not any(isinstance(block, dict) and "index" in block for block in blocks)
+    for number, block in enumerate(blocks):
+        if not isinstance(block, dict):
+            yield {"content": [block]}
+            continue
+        fields = cast("dict[str, Any]", {**block, "index": number} if numbered else block)
+        kind = fields.get("type")
+        text = fields.get(kind) if kind in {"text", "reasoning"} else None
+        if "index" not in fields or not isinstance(text, str) or len(pieces := _pieces(text)) <= 1:
+            yield {"content": [fields]}  # what has no number cannot be put together again
+            continue
+        yield {"content": [{**fields, kind: pieces[0]}]}
+        for piece in pieces[1:]:
+            yield {"content": [{"type": kind, kind: piece, "index": fields["index"]}]}
+
+
+def _calls(message: AIMessage) -> Iterator[dict[str, Any]]:
+    """Yield the calls of tools: for each its name and id, then its arguments, piece by piece."""
+    calls = [
+        *((call["name"], json.dumps(call["args"]), call["id"]) for call in message.tool_calls),
+        *((call["name"], call["args"], call["id"]) for call in message.invalid_tool_calls),
+    ]
+    for index, (name, args, identity) in enumerate(calls):
+        yield {"tool_call_chunks": [{"name": name, "args": "", "id": identity, "index": index, "type": "tool_call_chunk"}]}
+        for piece in _pieces(args or ""):
+            yield {"tool_call_chunks": [{"name": None, "args": piece, "id": None, "index": index, "type": "tool_call_chunk"}]}
+
+
+def _whole(message: AIMessage) -> AIMessageChunk:
+    """Return *message* as the one chunk of a stream, built past the checks: they would read its calls anew."""
+    values = {name: value for name, value in message.__dict__.items() if name not in {"type", "id"}}
+    extra = message.__pydantic_extra__ or {}
+    chunk = AIMessageChunk.model_construct(**values, **extra)
+    chunk.chunk_position = "last"
+    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    chunk.tool_call_chunks = [
+        {
+            "name": call["name"],
+            "args": args if isinstance(args := call["args"], str | None) else json.dumps(args, default=str),
+            "id": call["id"],
+            "index": index,
+            "type": "tool_call_chunk",
+        }
+        for index, call in enumerate(calls)
+    ]
+    return chunk
+
+
+def _says(message: AIMessage) -> tuple[object, ...]:
+    """Return what has to come to the same, merged."""
+    content: object = message.content
+    if isinstance(content, list):
+        content = [_unnumbered(block) for block in cast("list[object]", content)]
+    return (
+        content,
+        message.tool_calls,
+        message.invalid_tool_calls,
+        message.usage_metadata,
+        message.response_metadata,
+        message.additional_kwargs,
+        message.name,
+        message.__pydantic_extra__ or {},
+    )
+
+
+def _unnumbered(block: object) -> object:
+    if not isinstance(block, dict):
+        return block
+    return {name: value for name, value in cast("dict[str, object]", block).items() if name != "index"}
+
+
+def _other(message: BaseMessage) -> list[ChatGenerationChunk] | None:
+    """Return a message of a role of its own as one chunk."""
+    if not isinstance(message, ChatMessage):
+        return None
+    chunk: BaseMessageChunk = ChatMessageChunk(
+        content=message.content,
+        role=message.role,
+        additional_kwargs=message.additional_kwargs,
+        response_metadata=message.response_metadata,
+        name=message.name,
+    )
+    return [ChatGenerationChunk(message=chunk)]
+
+
+# --- plain models
+
+
+@dataclass(frozen=True, slots=True)
+class PlainForm:
+    """Streams of plain models."""
+
+    replay: Replay
+
+    def replayed(self, generations: list[Generation]) -> list[GenerationChunk] | None:
+        """Return the first of *generations*, as `invoke` does, in chunks."""
+        text, info = generations[0].text, generations[0].generation_info
+        pieces = _pieces(text) if self.replay == "chunks" else []
+        *chunks, last = [GenerationChunk(text=piece) for piece in pieces or [text]]
+        last.generation_info = info
+        return [*chunks, last]
+
+    def merged(self, chunks: list[GenerationChunk]) -> list[Generation]:
+        """Return the generation that *chunks* come to."""
+        whole = chunks[0]
+        for chunk in chunks[1:]:
+            whole += chunk
+        return [Generation(text=whole.text, generation_info=whole.generation_info)]
+
+    def copied(self, chunk: GenerationChunk, *, free: bool) -> GenerationChunk:  # noqa: ARG002 - their tokens are not counted
+        """Return a chunk that shares nothing with *chunk*."""
+        return chunk.model_copy(update={"generation_info": _own(chunk.generation_info)})

@@ -1,0 +1,168 @@
+"""What a wrapped model does otherwise than its class: its streams go through the cache, and the cache knows its API key.
+
+`_cached` puts one of these in front of the class of a model. They have no state of their own, so that copies, pickles and `llm_string`
+are those of the model. What LangChain's `invoke` does with the cache stays as it is; a stream inside of it, which is stored by it, passes
+through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from langchain_core.caches import BaseCache
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.globals import get_llm_cache
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import BaseLanguageModel
+from langchain_core.load import dumps
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from pydantic import SecretStr
+
+from langchain_layered_cache._chunks import ChatForm, Replay
+from langchain_layered_cache._runs import current_account
+from langchain_layered_cache._streams import Asking
+from langchain_layered_cache.cache import LayeredCache
+
+_at_work: ContextVar[object] = ContextVar("layered_cache_at_work", default=None)
+
+
+def cache_of(model: BaseLanguageModel[Any]) -> LayeredCache | None:
+    """Return the cache of *model* now, if it is one of ours."""
+    own = model.cache
+    cache = None if own is False else own if isinstance(own, BaseCache) else get_llm_cache()
+    return cache if isinstance(cache, LayeredCache) else None
+
+
+def account_of(model: BaseLanguageModel[Any]) -> str | None:
+    """Return the API key of *model*: its secrets, in the order of their names; None if it has none."""
+    values = (getattr(model, name, None) for name in sorted(type(model).model_fields))
+    return "\n".join(value.get_secret_value() for value in values if isinstance(value, SecretStr)) or None
+
+
+def begin_work(model: BaseLanguageModel[Any], account: str | None) -> None:
+    """Note that *model* is being asked from here on: its streams are parts of what is asked."""
+    _at_work.set(model)
+    current_account.set(account)
+
+
+@contextmanager
+def known_account(model: BaseLanguageModel[Any], cache: LayeredCache) -> Generator[str | None]:
+    """Tell the cache the API key of *model*, if it wants to know."""
+    account = account_of(model) if cache.engine.policy.separate_accounts else None
+    token = current_account.set(account)
+    try:
+        yield account
+    finally:
+        current_account.reset(token)
+
+
+@contextmanager
+def at_work(model: BaseLanguageModel[Any]) -> Generator[None]:
+    """Note that *model* is being asked inside the block, and is known to the cache."""
+    token = _at_work.set(model)
+    try:
+        if (cache := cache_of(model)) is not None and cache.engine.policy.separate_accounts:
+            with known_account(model, cache):
+                yield
+        else:
+            yield
+    finally:
+        _at_work.reset(token)
+
+
+def answers_streams_of(model: BaseLanguageModel[Any], kwargs: dict[str, Any]) -> LayeredCache | None:
+    """Return the cache that answers a stream of *model*; None: nobody does.
+
+    None does within a call of the same model, which is cached as a whole, and of several answers at once, whose chunks are mixed.
+    """
+    several = any((kwargs.get(name) or getattr(model, name, None) or 1) != 1 for name in ("n", "best_of"))
+    return None if several or _at_work.get() is model else cache_of(model)
+
+
+if TYPE_CHECKING:
+    _ChatModel = BaseChatModel
+else:
+    _ChatModel = object  # its class comes beside it, and brings this one's methods
+
+
+class WrappedChat(_ChatModel):
+    """Stands in front of the class of a chat model."""
+
+    __slots__ = ()
+    replay: ClassVar[Replay]
+
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # noqa: ANN401 - LangChain's signature
+    ) -> ChatResult:
+        with at_work(self):
+            return super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # noqa: ANN401 - LangChain's signature
+    ) -> ChatResult:
+        with at_work(self):
+            return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # noqa: ANN401 - LangChain's signature
+    ) -> Iterator[ChatGenerationChunk]:
+        manager = {} if run_manager is None else {"run_manager": run_manager}  # not every model knows it
+        live = partial(super()._stream, messages, stop=stop, **manager, **kwargs)
+        if (cache := answers_streams_of(self, kwargs)) is None:
+            yield from live()
+            return
+
+        def tell(chunk: ChatGenerationChunk) -> None:
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+
+        yield from self._asking(cache, messages, stop, kwargs).stream(live, tell)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # noqa: ANN401 - LangChain's signature
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        manager = {} if run_manager is None else {"run_manager": run_manager}
+        live = partial(super()._astream, messages, stop=stop, **manager, **kwargs)
+        if (cache := answers_streams_of(self, kwargs)) is None:
+            async for chunk in live():
+                yield chunk
+            return
+
+        async def tell(chunk: ChatGenerationChunk) -> None:
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+
+        async with aclosing(self._asking(cache, messages, stop, kwargs).astream(live, tell)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _asking(
+        self, cache: LayeredCache, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> Asking[ChatGenerationChunk]:
+        """Return what is asked, in the texts that LangChain would hand to a cache."""
+        prompt = dumps([message if message.id is None else message.model_copy(update={"id": None}) for message in messages])
+        with known_account(self, cache) as account:
+            texts = (prompt, self._get_llm_string(stop=stop, **kwargs))
+            form = ChatForm(type(self).replay, self.output_version)
+            return Asking(cache, texts, form, partial(begin_work, self, account))
