@@ -95,6 +95,14 @@ class Calls:
             raise TenantRequiredError(msg)
         return Call(run, options, self._cache)
 
+    def is_told_by_texts(self, call: Call, llm_string: str) -> bool:
+        """Whether the texts that LangChain hands over say all of what is asked: other caches have nothing else to go by."""
+        options = call.options
+        if options.namespace is not None or options.sample or self._account(call) is not None:
+            return False
+        model = self._model(call, llm_string)
+        return not model.holds_classes and "changed" not in model.params
+
     def _tenant(self, name: str) -> TieredCache:
         if (cache := self._tenants.get(name)) is None:
             cache = self._cache.namespace(name)
@@ -157,14 +165,15 @@ class Calls:
     def refuse(self, call: Call, reason: str) -> None:
         """Note that a request is not cached, and warn once."""
         call.cache.report(Event(kind="uncacheable", namespace=call.cache.name, reason=reason))
-        self._warn(f"a request is not cached: {reason}")
+        self.warn(f"a request is not cached: {reason}")
 
     def not_encodable(self, call: Call, model: str | None, error: EncodeError) -> None:
         """Note that an answer is not cached, and warn once."""
         call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model, reason="not encodable"))
-        self._warn(f"an answer is not cached: {error}")
+        self.warn(f"an answer is not cached: {error}")
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Say *text* in the log, once."""
         if text not in self._warned and len(self._warned) < _MOST_WARNINGS:
             self._warned.add(text)
             _log.warning("%s", text)

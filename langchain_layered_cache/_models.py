@@ -64,7 +64,8 @@ class Model:
     """What an `llm_string` says.
 
     `number` is no other model's in this process. `environment` names the variables that decide where requests go. `refusal` says why
-    requests of this model and these parameters have no key. `classes` are those whose schemas count.
+    requests of this model and these parameters have no key. `classes` are those whose schemas count and that were found by their names;
+    `holds_classes`: whether any do, which the text does not show.
     """
 
     params: dict[str, object]
@@ -73,6 +74,7 @@ class Model:
     keeps_ids: bool = False
     refusal: str | None = None
     classes: tuple[tuple[str, type[BaseModel]], ...] = ()
+    holds_classes: bool = False
     number: int = field(default_factory=itertools.count().__next__, compare=False)
 
     @property
@@ -153,6 +155,7 @@ def parse_model(llm_string: str, now: Mapping[str, object] | None = None) -> Mod
         environment=_environment(path, kind, init),
         keeps_ids=bool(call.get("use_previous_response_id", init.get("use_previous_response_id"))),
         classes=tuple(reader.classes.items()),
+        holds_classes=reader.met_classes,
     )
 
 

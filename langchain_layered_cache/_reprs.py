@@ -46,11 +46,13 @@ class Reader:
         ignored: Parameters whose values do not matter if they cannot be read.
         at_hand: The classes that the text was written of, by their paths, as far as they are known.
 
-    `classes` are those that it met and had to find by their paths. `read_all`: Python could read back all that it was given.
+    `classes` are those that it met and had to find by their paths; `met_classes`: whether it met any.
+    `read_all`: Python could read back all that it was given.
     """
 
     def __init__(self, ignored: frozenset[str], at_hand: Mapping[str, type[BaseModel]] | None = None) -> None:
         self.classes: dict[str, type[BaseModel]] = {}
+        self.met_classes = False
         self.read_all = True
         self._ignored = ignored
         self._at_hand = at_hand or {}
@@ -95,6 +97,7 @@ class Reader:
 
     def _schema(self, name: str, path: str) -> str:
         """Return what the class at *path* looks like: two of one name may differ."""
+        self.met_classes = True
         if (given := self._at_hand.get(path)) is not None and (schema := schema_of(given)) is not None:
             return schema
         found = find_class(path)

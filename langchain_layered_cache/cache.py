@@ -28,11 +28,13 @@ from langchain_core.caches import BaseCache
 from langchain_core.outputs import Generation
 from layered_cache import (
     ConfigurationError,
+    Event,
     MissingClientError,
     Observer,
     Policy,
     Receipt,
     Stats,
+    Ticket,
     Tier,
     TieredCache,
 )
@@ -42,6 +44,7 @@ from layered_cache.config import load_settings
 from langchain_layered_cache._asks import check_only_cached, note_failure
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
+from langchain_layered_cache._legacy import Legacy
 from langchain_layered_cache._marks import mark
 from langchain_layered_cache._runs import listen, producing
 
@@ -77,6 +80,8 @@ class LayeredCache(BaseCache):
         policy: How long, how often, how much.
         observers: Told of every event, inline.
         cache: An engine to use instead of making one of the above.
+        legacy: Another LangChain cache. It is asked for what is missing here, and what it has is copied here; it is never written. What
+            was removed here does not come back from it.
         mark_hits: Whether answers from the cache say so: `response_metadata["layered_cache"]` then holds `hit`, `tier`, `age_seconds`,
             `key` and `saved_usd`.
 
@@ -91,6 +96,7 @@ class LayeredCache(BaseCache):
         policy: Policy | None = None,
         observers: Iterable[Observer] = (),
         cache: TieredCache | None = None,
+        legacy: BaseCache | None = None,
         mark_hits: bool = False,
     ) -> None:
         if cache is None:
@@ -102,6 +108,7 @@ class LayeredCache(BaseCache):
             raise ConfigurationError(msg)
         self._cache = cache
         self._calls = Calls(cache)
+        self._legacy = None if legacy is None else Legacy(legacy, self._legacy_failed)
         self._marks_hits = mark_hits
         listen()
 
@@ -137,7 +144,7 @@ class LayeredCache(BaseCache):
                 if call.options.looks:
                     if (held := self._at_hand(call, key)) is None:
                         held = call.cache.fetch(key, led=_led(call))
-                    found = None if held is None else self._decoded(call, key, held)
+                    found = self._brought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
                 elif call.options.mode == "refresh":
                     call.cache.expect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
@@ -153,7 +160,7 @@ class LayeredCache(BaseCache):
                 if call.options.looks:
                     if (held := self._at_hand(call, key)) is None:
                         held = await call.cache.afetch(key, led=_led(call))
-                    found = None if held is None else self._decoded(call, key, held)
+                    found = await self._abrought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
                 elif call.options.mode == "refresh":
                     await call.cache.aexpect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
@@ -261,15 +268,15 @@ class LayeredCache(BaseCache):
         held = self._at_hand(call, key)
         return None if held is None else self._decoded(call, key, held)
 
-    def find(self, call: Call, key: str) -> list[Generation] | None:
-        """Return what the tiers have for *key*. Nobody waits for the caller, nor he for anybody."""
+    def find(self, call: Call, key: str, prompt: str, llm_string: str) -> list[Generation] | None:
+        """Return what is held for *key*, wherever. Nobody waits for the caller, nor he for anybody."""
         held = call.cache.fetch(key, leave=False)
-        return None if held is None else self._decoded(call, key, held)
+        return self._brought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
 
-    async def afind(self, call: Call, key: str) -> list[Generation] | None:
+    async def afind(self, call: Call, key: str, prompt: str, llm_string: str) -> list[Generation] | None:
         """See find."""
         held = await call.cache.afetch(key, leave=False)
-        return None if held is None else self._decoded(call, key, held)
+        return await self._abrought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
 
     def failed(self, operation: str, error: Exception) -> None:
         """Note what must not happen and must not hurt."""
@@ -293,7 +300,41 @@ class LayeredCache(BaseCache):
         call.cache.reject(key, reason)
         return None
 
+    # --- what another cache has
+
+    def _brought(self, call: Call, prompt: str, llm_string: str) -> list[Generation] | None:
+        """Return what the legacy cache has, after it was stored here; None also if it was removed here before."""
+        if self._legacy is None or call.options.mode == "read_only" or not self._calls.is_told_by_texts(call, llm_string):
+            return None
+        born = call.cache.ticket()
+        # without a log nobody knows what was removed
+        if born.epoch <= 0 or (generations := self._legacy.lookup(prompt, llm_string)) is None:
+            return None
+        request, answer = self._calls.answer(call, prompt, llm_string, generations) or (None, None)
+        if request is None or answer is None:
+            return None
+        # older than every removal: nobody knows when it was computed
+        entry = call.cache.set(request, answer, born=Ticket(born.epoch, 0))
+        return None if entry is None else self._decoded(call, entry.key, Hit(entry, "legacy"))
+
+    async def _abrought(self, call: Call, prompt: str, llm_string: str) -> list[Generation] | None:
+        """See _brought."""
+        if self._legacy is None or call.options.mode == "read_only" or not self._calls.is_told_by_texts(call, llm_string):
+            return None
+        born = await call.cache.aticket()
+        if born.epoch <= 0 or (generations := await self._legacy.alookup(prompt, llm_string)) is None:
+            return None
+        request, answer = self._calls.answer(call, prompt, llm_string, generations) or (None, None)
+        if request is None or answer is None:
+            return None
+        entry = await call.cache.aset(request, answer, born=Ticket(born.epoch, 0))
+        return None if entry is None else self._decoded(call, entry.key, Hit(entry, "legacy"))
+
     # --- what goes wrong
+
+    def _legacy_failed(self, reason: str) -> None:
+        self._cache.report(Event(kind="adapter_failed", namespace=self._cache.name, reason=f"legacy: {reason}"))
+        self._calls.warn(f"the legacy cache: {reason}")
 
     @staticmethod
     def _check_criteria(criteria: dict[str, Any]) -> None:
