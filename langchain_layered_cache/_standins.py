@@ -1,8 +1,9 @@
 """A stand-in for a chat model: it is asked as the model would be, and asks the cache first.
 
-It is a shallow copy whose class is the model's own with two methods more, so that whoever looks at the model (which class it is, what its
-profile says, how it binds tools) sees what was there. What it is asked is what the model itself would have been asked, with tools,
-settings and schemas as they were bound; hence its keys are those of `LayeredCache`, and answers of one are answers of the other.
+It is a view of the model: the same state, under a class that is the model's own with a little more. So whoever looks at it (which class it
+is, what its profile says, how it binds tools) sees what was there, and what a model notes of itself in a call it finds at the next one.
+What it is asked is what the model would have been asked, with tools, settings and schemas as they were bound; hence its keys are those of
+`LayeredCache`, and answers of one are answers of the other.
 
 An answer from the cache is handed to LangChain as any cache would hand it over, so that callbacks, streams and usage are as LangChain has
 them. While a stand-in asks the model, no other LLM cache is asked: what is to be kept for how long is said once.
@@ -31,26 +32,14 @@ from langchain_layered_cache._marks import mark
 
 M = TypeVar("M", bound=BaseChatModel)
 
-_ASKER = "_layered_cache_asker"  # of a name with a bar in front, pydantic knows nothing
+_STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # of a pydantic object: all of it
 
 
-def stand_in(model: M, asker: ModelAsker) -> M:
-    """Return what asks *asker* before it asks *model*."""
-    copied = copy.copy(model)
-    vars(copied).pop("_serialized", None)  # the model as it is now, not as it was when it was first written out
-    vars(copied)[_ASKER] = asker
-    object.__setattr__(copied, "__class__", _class_of_stand_ins(type(model)))
-    return copied
+class _Uncached:
+    """What the class of a view has more than the model's: it asks no cache."""
 
 
-@lru_cache(maxsize=256)
-def _class_of_stand_ins(cls: type[BaseChatModel]) -> type[BaseChatModel]:
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    metaclass: Any = type(cls)
-    return metaclass(cls.__name__, (_StandIn, cls), {**names, "model_config": {"defer_build": True}})
-
-
-class _StandIn:
+class _StandIn(_Uncached):
     """What the class of a stand-in has more than the model's."""
 
     def _generate_with_cache(
@@ -60,8 +49,7 @@ class _StandIn:
         run_manager: Any = None,  # noqa: ANN401 - LangChain's signature, as all below
         **kwargs: Any,  # noqa: ANN401
     ) -> ChatResult:
-        asker: ModelAsker = vars(self)[_ASKER]
-        return asker.answered(cast("Any", self), messages, stop, run_manager, kwargs)
+        return _asker_of(self).answered(cast("Any", self), messages, stop, run_manager, kwargs)
 
     async def _agenerate_with_cache(
         self,
@@ -70,16 +58,55 @@ class _StandIn:
         run_manager: Any = None,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> ChatResult:
-        asker: ModelAsker = vars(self)[_ASKER]
-        return await asker.aanswered(cast("Any", self), messages, stop, run_manager, kwargs)
+        return await _asker_of(self).aanswered(cast("Any", self), messages, stop, run_manager, kwargs)
 
 
-def _plain(stand_in: BaseChatModel, **fields: object) -> Any:  # noqa: ANN401 - its methods have no public types
-    """Return the model that *stand_in* stands for, as it is now, with other *fields*."""
+def _asker_of(stand_in: object) -> ModelAsker:
+    cls: Any = type(stand_in)
+    return cls.layered_cache_asker
+
+
+def stand_in(model: M, asker: ModelAsker) -> M:
+    """Return what asks *asker* before it asks *model*; a stand-in as it is: one cache is enough, and the first one sees all."""
+    return model if isinstance(model, _StandIn) else _view(model, asker.class_for(type(model)))
+
+
+def _view(model: M, cls: type[M]) -> M:
+    """Return *model* as an object of *cls*, one of those made below."""
+    view = cls.__new__(cls)
+    for part in _STATE:
+        object.__setattr__(view, part, getattr(model, part))
+    return view
+
+
+def _subclass(cls: type[BaseChatModel], more: type[_Uncached]) -> type[BaseChatModel]:
+    """Return *cls* with *more*, and without a cache of LangChain's."""
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    metaclass: Any = type(cls)
+    made = metaclass(cls.__name__, (more, cls), {**names, "model_config": {"defer_build": True}})
+    made.cache = property(lambda _: False)  # afterwards: pydantic would take it for the default of the field
+    return made
+
+
+@lru_cache(maxsize=256)
+def _uncached_class(cls: type[BaseChatModel]) -> type[BaseChatModel]:
+    return _subclass(cls, _Uncached)
+
+
+def _class_behind(stand_in: BaseChatModel) -> type[BaseChatModel]:
+    return type(stand_in).__bases__[1]
+
+
+def _model(stand_in: BaseChatModel) -> Any:  # noqa: ANN401 - its methods have no public types
+    """Return the model that *stand_in* stands for, asking no cache."""
+    return _view(stand_in, _uncached_class(_class_behind(stand_in)))
+
+
+def _answering(stand_in: BaseChatModel, generations: Sequence[Generation]) -> Any:  # noqa: ANN401
+    """Return a copy of the model that has *generations* in its cache, whatever it is asked."""
     copied = copy.copy(stand_in)
-    del vars(copied)[_ASKER]
-    vars(copied).update(fields)
-    object.__setattr__(copied, "__class__", type(stand_in).__bases__[1])
+    vars(copied)["cache"] = _OneAnswer(generations)
+    object.__setattr__(copied, "__class__", _class_behind(stand_in))
     return copied
 
 
@@ -96,6 +123,15 @@ class ModelAsker:
         self._calls = calls
         self._ttl = ttl
         self._marks_hits = marks_hits
+        self._classes: dict[type[BaseChatModel], type[BaseChatModel]] = {}
+
+    def class_for(self, cls: type[M]) -> type[M]:
+        """Return the class of stand-ins of models of *cls*."""
+        if (made := self._classes.get(cls)) is None:
+            made = _subclass(cls, _StandIn)
+            cast("Any", made).layered_cache_asker = self  # afterwards: of what is named in the class, pydantic makes fields
+            self._classes[cls] = made
+        return cast("type[M]", made)
 
     def answered(
         self, model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, run_manager: object, kwargs: dict[str, Any]
@@ -107,11 +143,11 @@ class ModelAsker:
             CacheMiss: There is none, and the caller wants nothing else.
         """
         if (ask := self._ask(model, messages, stop, run_manager, kwargs)) is None:
-            return _plain(model)._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - as LangChain
+            return _model(model)._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - as LangChain
         result = ask.answered()
         if isinstance(result, _Hit):
-            cache = _OneAnswer(result.generations)
-            return _plain(model, cache=cache)._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+            answering = _answering(model, result.generations)
+            return answering._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
         return result
 
     async def aanswered(
@@ -119,11 +155,11 @@ class ModelAsker:
     ) -> ChatResult:
         """See answered."""
         if (ask := self._ask(model, messages, stop, run_manager, kwargs)) is None:
-            return await _plain(model)._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+            return await _model(model)._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
         result = await ask.aanswered()
         if isinstance(result, _Hit):
-            cache = _OneAnswer(result.generations)
-            return await _plain(model, cache=cache)._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+            answering = _answering(model, result.generations)
+            return await answering._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
         return result
 
     def _ask(
@@ -192,22 +228,22 @@ class _ModelAsk(Ask[ChatResult]):
 
     def compute(self) -> ChatResult:
         asked = self._model_call
-        model = _plain(asked.model, cache=False)
+        model = _model(asked.model)
         return model._generate_with_cache(asked.messages, run_manager=asked.run_manager, **asked.arguments)  # noqa: SLF001 - as LangChain
 
     async def acompute(self) -> ChatResult:
         asked = self._model_call
-        model = _plain(asked.model, cache=False)
+        model = _model(asked.model)
         return await model._agenerate_with_cache(asked.messages, run_manager=asked.run_manager, **asked.arguments)  # noqa: SLF001
 
     def compute_alone(self) -> ChatResult:
         asked = self._model_call
-        result = _plain(asked.model, cache=False).generate([asked.messages], **asked.arguments)
+        result = _model(asked.model).generate([asked.messages], **asked.arguments)
         return ChatResult(generations=result.generations[0])
 
     async def acompute_alone(self) -> ChatResult:
         asked = self._model_call
-        result = await _plain(asked.model, cache=False).agenerate([asked.messages], **asked.arguments)
+        result = await _model(asked.model).agenerate([asked.messages], **asked.arguments)
         return ChatResult(generations=result.generations[0])
 
     def written(self, result: ChatResult) -> Answer | None:
