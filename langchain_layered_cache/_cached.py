@@ -29,14 +29,14 @@ _classes: dict[tuple[type, Replay], type] = {}
 
 
 @overload
-def cached(model: M, cache: LayeredCache | None = None, *, replay: Replay = "chunks") -> M: ...
+def cached(model: M, /, cache: LayeredCache | None = None, *, replay: Replay = "chunks") -> M: ...
 
 
 @overload
-def cached(model: Embeddings, cache: LayeredCache | TieredCache | None = None, **options: Any) -> CachedEmbeddings: ...  # noqa: ANN401
+def cached(model: Embeddings, /, cache: LayeredCache | TieredCache | None = None, **options: Any) -> CachedEmbeddings: ...  # noqa: ANN401
 
 
-def cached(model: Any, cache: Any = None, *, replay: Any = "chunks", **options: Any) -> Any:
+def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", **options: Any) -> Any:
     """Return a copy of *model* that is answered from the cache wherever LangChain does not ask it.
 
     - `stream`, `astream` and `astream_events` are answered from the cache and stored in it; they share entries with `invoke`, both ways.
@@ -65,6 +65,9 @@ def cached(model: Any, cache: Any = None, *, replay: Any = "chunks", **options: 
 
         if cache is None and not isinstance(cache := get_llm_cache(), LayeredCache):
             msg = "embeddings need a cache: cached(embeddings, LayeredCache()), or set_llm_cache(LayeredCache()) before"
+            raise ConfigurationError(msg)
+        if replay != "chunks":
+            msg = "replay is for models that stream; embeddings do not"
             raise ConfigurationError(msg)
         return cached_embeddings(model, cache, **options)
     if not isinstance(model, BaseChatModel | BaseLLM):

@@ -219,7 +219,7 @@ class Asking(Generic[C]):
         chunks = None
         try:
             if self._key is not None and self._call.options.looks:
-                chunks = self._replayed(self._cache.find(self._call, self._key))
+                chunks = self._replayed(self._cache.find(self._call, self._key, *self._texts))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             self._cache.failed("lookup", error)
         return self._checked(chunks)
@@ -229,7 +229,7 @@ class Asking(Generic[C]):
         chunks = None
         try:
             if self._key is not None and self._call.options.looks:
-                chunks = self._replayed(await self._cache.afind(self._call, self._key))
+                chunks = self._replayed(await self._cache.afind(self._call, self._key, *self._texts))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             self._cache.failed("lookup", error)
         return self._checked(chunks)

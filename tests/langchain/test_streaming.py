@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
@@ -779,6 +780,21 @@ def test_several_answers_at_once_are_not_mixed(cache: LayeredCache) -> None:
     assert len(model.calls) == 2
 
 
+def test_a_stream_is_answered_from_another_cache_too(world: World) -> None:
+    """From the one that is asked for what is missing."""
+    legacy = InMemoryCache()
+    set_llm_cache(legacy)
+    bare = Async(calls=[], given=[], closed=[])
+    bare.invoke("one two")
+    set_llm_cache(LayeredCache("memory://", legacy=legacy))
+    try:
+        for _ in range(2):
+            assert merged(stream(world, cached(bare), "one two")).content == "one two "
+        assert len(bare.calls) == 1
+    finally:
+        set_llm_cache(None)
+
+
 # --- nobody waits who would wait for himself
 
 
@@ -875,13 +891,6 @@ def test_a_stream_that_does_not_begin_is_not_waited_for_too_long() -> None:
 
 
 # --- nothing of the cache's reaches the caller
-
-
-class Broken:
-    """Stands for the cache's own parts, each of which fails."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("part", ["key", "peek", "find", "answer"])
