@@ -253,7 +253,7 @@ def _shown(folder: Path, shows: str, few: int) -> Callable[[int, Callers], bool]
 
 
 def nothing_wrong(folder: Path, stores: Stores, size: int) -> Weather | None:
-    """Have a storm of *size* in which nothing goes wrong that could; return it. With a mutant, one in which it shows, and return nothing."""
+    """Have a storm of *size* in which nothing goes wrong that could; return it. With a mutant, one in which it shows; return nothing."""
     if MUTANT in os.environ:
         mutant, shows, few = os.environ[MUTANT].split(":")
         seen = weather(folder, stores, _shown(folder, shows, int(few)), mutant)
