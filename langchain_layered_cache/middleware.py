@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from langchain.agents.middleware import AgentMiddleware
 from langchain.agents.middleware.types import ModelCallResult, ModelRequest, ModelResponse
@@ -37,10 +37,15 @@ from langchain_layered_cache._standins import ModelAsker, stand_in
 from langchain_layered_cache._tools import ToolAsker
 from langchain_layered_cache.cache import LayeredCache
 
+if TYPE_CHECKING:
+    _Middleware = AgentMiddleware[Any, Any, Any]
+else:
+    _Middleware = AgentMiddleware  # of which some releases take fewer arguments
+
 Ttl: TypeAlias = float | timedelta | str | None
 
 
-class LayeredCacheMiddleware(AgentMiddleware[Any, Any, Any]):
+class LayeredCacheMiddleware(_Middleware):
     """A cache of an agent's model calls and of some of its tools.
 
     Of equal calls, whichever agent, thread or task makes them, one asks; the others wait for its answer.

@@ -19,8 +19,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware
-from langchain.agents.middleware.types import ExtendedModelResponse
+from langchain.agents.middleware import AgentMiddleware, types
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain.tools import ToolRuntime
 from langchain_core.callbacks import BaseCallbackHandler
@@ -48,7 +47,7 @@ from openai import APIError
 from pydantic import BaseModel
 from worlds import World
 
-from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware
+from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached
 from langchain_layered_cache._standins import ModelAsker, stand_in
 
 HOUR = Policy(max_wait=3600)
@@ -177,6 +176,18 @@ def test_both_together_store_each_answer_once(globally: LayeredCache, steps: Ope
 
     assert globally.stats().stored == len(list(globally.engine.entries())) == 4
     assert {round(entry.keep_until - entry.created_at, -1) for entry in globally.engine.entries()} == {60}
+
+
+def test_a_wrapped_model_is_a_model(world: World, cache: LayeredCache, steps: OpenAIServer) -> None:
+    """Its answers are the same ones, and its streams go through the cache as before."""
+    model = cached(model_of(steps), cache)
+    agent = create_agent(model, [step], middleware=[LayeredCacheMiddleware(cache)])
+    plain = create_agent(model, [step])
+
+    assert counts(steps, lambda: world.call(agent, "invoke", QUESTION), 2) == [4, 0]
+    assert counts(steps, lambda: world.call(plain, "invoke", QUESTION), 1) == [0]
+    assert counts(steps, lambda: list(agent.stream(QUESTION, stream_mode="messages")), 1) == [0]
+    assert cache.stats().stored == 4
 
 
 def test_what_a_model_was_asked_directly_an_agent_need_not_ask(world: World, globally: LayeredCache, server: OpenAIServer) -> None:
@@ -411,12 +422,12 @@ class Mood(AgentMiddleware):
         if self.form == "message":
             return response.result[0]
         if self.form == "command":
-            return ExtendedModelResponse(response, Command(update={"messages": [HumanMessage("noted")]}))
+            return types.ExtendedModelResponse(response, Command(update={"messages": [HumanMessage("noted")]}))
         return response
 
 
 @pytest.mark.parametrize("place", ["before", "behind"])
-@pytest.mark.parametrize("form", ["response", "message", "command"])
+@pytest.mark.parametrize("form", ["response", "message", *(["command"] if hasattr(types, "ExtendedModelResponse") else [])])
 def test_other_middleware_may_stand_anywhere(world: World, cache: LayeredCache, server: OpenAIServer, place: str, form: str) -> None:
     """What counts is what reaches the model; what they make of its answer is made each time."""
     ours, other = LayeredCacheMiddleware(cache), Mood(form)
