@@ -24,7 +24,7 @@ Replay = Literal["chunks", "single"]
 _MOST = 64  # pieces of one text: each takes LangChain a hundred microseconds
 _WORDS = re.compile(r"\s*\S+|\s+")
 _ON_EACH = ("model_provider", "output_version")  # what tells how a chunk is to be read
-_PLAIN = (str, int, float, bool, type(None), bytes)
+_PLAIN = frozenset({str, int, float, bool, type(None), bytes})
 
 
 def _pieces(text: str) -> list[str]:
@@ -36,12 +36,13 @@ def _pieces(text: str) -> list[str]:
 
 def _own(value: object) -> Any:  # noqa: ANN401 - as it comes
     """Return *value* so that what is in it is nobody else's, as far as it can be copied."""
-    if isinstance(value, _PLAIN):
+    kind = type(value)
+    if kind in _PLAIN:
         return value
-    if type(value) is dict:
-        return {name: _own(item) for name, item in cast("dict[object, object]", value).items()}
-    if type(value) is list:
-        return [_own(item) for item in cast("list[object]", value)]
+    if kind is dict:
+        return {name: _own(item) for name, item in cast("dict[object, object]", value).items()} if value else {}
+    if kind is list:
+        return [_own(item) for item in cast("list[object]", value)] if value else []
     try:
         return copy.deepcopy(value)
     except Exception:  # noqa: BLE001 - it may hold anything, a connection, say; then it is one for all

@@ -148,10 +148,11 @@ class TaskStream(_Shared[C]):
     def __init__(self, source: AsyncGenerator[C], context: Context, born: Ticket, patience: float) -> None:
         super().__init__(born, patience)
         self._source = source
+        self._loop = asyncio.get_running_loop()
         self._wanted = 0
-        self._demand = asyncio.Event()
-        self._news = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._produce(), context=context)
+        self._demand: asyncio.Future[None] | None = None  # what the model waits for
+        self._waiting: list[asyncio.Future[None]] = []  # what readers wait for
+        self._task = self._loop.create_task(self._produce(), context=context)
 
     async def read(self, *, leads: bool) -> AsyncGenerator[C]:
         """See ThreadStream.read."""
@@ -165,7 +166,7 @@ class TaskStream(_Shared[C]):
             self._readers.discard(reader)
             if not (self._readers or self._over or self._closed):
                 self._closed = True
-                if not self._task.get_loop().is_closed():  # else this is the collector, and nothing may be awaited
+                if not self._loop.is_closed():  # else this is the collector, and nothing may be awaited
                     self._task.cancel()
                     await asyncio.wait([self._task])
 
@@ -174,15 +175,14 @@ class TaskStream(_Shared[C]):
             if self._closed:
                 raise LostError
             self._wanted = max(self._wanted, place + 1)
-            self._demand.set()
-            patience = asyncio.timeout(None if wait else self._patience)
-            try:
-                async with patience:
-                    await self._news.wait()
-            except TimeoutError:
-                if patience.expired():
-                    raise LostError from None
-                raise
+            if self._demand is not None and not self._demand.done():
+                self._demand.set_result(None)
+            news: asyncio.Future[None] = self._loop.create_future()
+            self._waiting.append(news)
+            if wait:
+                await news
+            elif not (await asyncio.wait([news], timeout=self._patience))[0]:
+                raise LostError
         return self._at(place)
 
     async def _produce(self) -> None:
@@ -205,9 +205,11 @@ class TaskStream(_Shared[C]):
         while self._wanted <= len(self._chunks):
             if self._closed:  # the model took no notice of having been cancelled
                 raise asyncio.CancelledError
-            self._demand.clear()
-            await self._demand.wait()
+            self._demand = self._loop.create_future()
+            await self._demand
 
     def _tell(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        waiting, self._waiting = self._waiting, []
+        for news in waiting:
+            if not news.done():  # who was cancelled no longer waits
+                news.set_result(None)
