@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -28,14 +27,12 @@ from layered_cache import (
 from langchain_layered_cache._answers import to_answer
 from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._models import KnownModel, Model
+from langchain_layered_cache._once import Once
 from langchain_layered_cache._requests import to_request
 from langchain_layered_cache._runs import METADATA, Run, current_account, current_run
 
-_log = logging.getLogger("layered_cache")
-
 # characters of prompts whose keys are remembered: to compare a text is quicker than to hash it as a key must be, by two microseconds
 _REMEMBERED = 16 * 1024 * 1024
-_MOST_WARNINGS = 1000
 
 _NO_ACCOUNT = (
     "separate_accounts is on, and LangChain does not tell a cache the API key: wrap the model, cached(model, cache), "
@@ -74,7 +71,7 @@ class Calls:
         self._models: Memo[str, KnownModel] = Memo(512)
         self._keys: Memo[tuple[object, ...], str] = Memo(_REMEMBERED, weigh=_length)
         self._tenants: Memo[str, TieredCache] = Memo(1024)
-        self._warned: set[str] = set()
+        self.once = Once()
 
     def begin(self, run: Run | None = None) -> Call:
         """Return the call that the caller is inside of: *run*, if it is none of a chat model.
@@ -165,15 +162,9 @@ class Calls:
     def refuse(self, call: Call, reason: str) -> None:
         """Note that a request is not cached, and warn once."""
         call.cache.report(Event(kind="uncacheable", namespace=call.cache.name, reason=reason))
-        self.warn(f"a request is not cached: {reason}")
+        self.once.warn(f"a request is not cached: {reason}")
 
     def not_encodable(self, call: Call, model: str | None, error: EncodeError) -> None:
         """Note that an answer is not cached, and warn once."""
         call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model, reason="not encodable"))
-        self.warn(f"an answer is not cached: {error}")
-
-    def warn(self, text: str) -> None:
-        """Say *text* in the log, once."""
-        if text not in self._warned and len(self._warned) < _MOST_WARNINGS:
-            self._warned.add(text)
-            _log.warning("%s", text)
+        self.once.warn(f"an answer is not cached: {error}")

@@ -14,7 +14,6 @@ writes that belong to other ids. Such a node needs LangGraph's own key function.
 from __future__ import annotations
 
 import hashlib
-import logging
 import uuid
 from typing import Any, cast
 
@@ -22,14 +21,13 @@ from langchain_core.messages import BaseMessage
 from layered_cache import EncodeError, UncacheableRequestError
 from layered_cache.keys import canonical
 
+from langchain_layered_cache._once import Once
 from langchain_layered_cache._writes import Fields, fields_of, take_apart
 
-_log = logging.getLogger("layered_cache")
+_once = Once()
 
 _DOES_NOT_COUNT = frozenset({"id", "usage_metadata", "response_metadata", "tool_call_chunks", "chunk_position", "example"})
 _STEERS = ("model_provider", "output_version")  # of the response metadata
-
-_warned: set[str] = set()
 
 
 def cache_key(*args: Any, **kwargs: Any) -> str:  # noqa: ANN401 - whatever a node or task is given
@@ -47,9 +45,7 @@ def cache_key(*args: Any, **kwargs: Any) -> str:  # noqa: ANN401 - whatever a no
         reason = str(error)
     except Exception as error:  # noqa: BLE001 - the node's input may do anything when it is looked at; the node must run
         reason = type(error).__name__
-    if reason not in _warned and len(_warned) < 1000:  # noqa: PLR2004
-        _warned.add(reason)
-        _log.warning("a node is not cached: no exact key can be made of what it is given: %s", reason)
+    _once.warn(f"a node is not cached: no exact key can be made of what it is given: {reason}")
     return uuid.uuid4().hex
 
 

@@ -38,10 +38,10 @@ from layered_cache import (
     Tier,
     TieredCache,
 )
+from layered_cache.asking import check_only_cached, note_failure
 from layered_cache.cache import Hit, Led
 from layered_cache.config import load_settings
 
-from langchain_layered_cache._asks import check_only_cached, note_failure
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._legacy import Legacy
@@ -334,7 +334,7 @@ class LayeredCache(BaseCache):
 
     def _legacy_failed(self, reason: str) -> None:
         self._cache.report(Event(kind="adapter_failed", namespace=self._cache.name, reason=f"legacy: {reason}"))
-        self._calls.warn(f"the legacy cache: {reason}")
+        self._calls.once.warn(f"the legacy cache: {reason}")
 
     @staticmethod
     def _check_criteria(criteria: dict[str, Any]) -> None:
@@ -353,5 +353,5 @@ def _led(call: Call) -> Led | None:
 
 def _checked(call: Call, found: list[Generation] | None) -> list[Generation] | None:
     if found is None:
-        check_only_cached(call)
+        check_only_cached(call.options)
     return found

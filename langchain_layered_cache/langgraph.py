@@ -19,7 +19,6 @@ LangGraph asks before it runs a node that has a cache policy, and hands over wha
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -46,13 +45,12 @@ from langchain_layered_cache._births import Birth, Births
 from langchain_layered_cache._calls import fingerprint
 from langchain_layered_cache._chains import listen, options_here
 from langchain_layered_cache._engines import engine_of
+from langchain_layered_cache._once import Once
 from langchain_layered_cache._states import cache_key
 from langchain_layered_cache._writes import RebuildError, WritesSerializer
 from langchain_layered_cache.cache import LayeredCache
 
 __all__ = ["LangGraphCache", "cache_key"]
-
-_log = logging.getLogger("layered_cache")
 
 FRAMEWORK = "langgraph"
 _CODEC = "langgraph:"  # and the serializer's word for the form
@@ -88,7 +86,7 @@ class LangGraphCache(BaseCache[Any]):
         self._cache = engine.namespace(FRAMEWORK)
         self._births = Births()
         listen()
-        self._warned: set[str] = set()
+        self._once = Once()
 
     @property
     def engine(self) -> TieredCache:
@@ -167,11 +165,11 @@ class LangGraphCache(BaseCache[Any]):
         """
         whole = cast("Any", graph)
         if whole.cache is not self:
-            self._warn(f"the graph {whole.name!r} was not compiled with this cache: compile(cache=...)")
+            self._once.warn(f"the graph {whole.name!r} was not compiled with this cache: compile(cache=...)")
         elif isinstance(whole, CompiledStateGraph):
             graphs: list[Any] = [whole, *(below for _, below in cast("Any", whole).get_subgraphs(recurse=True))]
             if not any(map(_has_policy, graphs)):
-                self._warn(f"no node of the graph {whole.name!r} has a cache policy: add_node(..., cache_policy=CachePolicy(...))")
+                self._once.warn(f"no node of the graph {whole.name!r} has a cache policy: add_node(..., cache_policy=CachePolicy(...))")
         return graph
 
     def __repr__(self) -> str:
@@ -207,7 +205,7 @@ class LangGraphCache(BaseCache[Any]):
             except Exception as error:  # noqa: BLE001 - of another release, of classes that have changed, of another serializer
                 reason = str(error) if isinstance(error, RebuildError) else type(error).__name__
                 cache.reject(entry.key, reason)
-                self._warn(f"what a node wrote cannot be read and counts as a miss: {reason}")
+                self._once.warn(f"what a node wrote cannot be read and counts as a miss: {reason}")
         return values
 
     def _missed(self, keys: Iterable[FullKey], options: CallOptions | None, ticket: Ticket | None) -> None:
@@ -226,7 +224,7 @@ class LangGraphCache(BaseCache[Any]):
             except Exception as error:  # noqa: BLE001 - a value may be of any kind, and say no in any way
                 reason = str(error) if isinstance(error, EncodeError) else type(error).__name__
                 self._cache.report(Event(kind="not_stored", namespace=self._of_tenant(options).name, reason="not encodable"))
-                self._warn(f"what a node wrote is not cached: {reason}")
+                self._once.warn(f"what a node wrote is not cached: {reason}")
                 continue
             tags = (*_tags([key[0]]), *options.labels)
             keep_for = _shorter(ttl, options.keep_for)
@@ -240,17 +238,12 @@ class LangGraphCache(BaseCache[Any]):
             self._missed(keys, None, None)
         if isinstance(error, ConfigurationError | TenantRequiredError | UncacheableRequestError):
             self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=str(error)))
-            self._warn(f"nodes are not cached: {error}")
+            self._once.warn(f"nodes are not cached: {error}")
         else:
             reason = f"{operation}: {type(error).__name__}"
             self._cache.report(Event(kind="adapter_failed", namespace=self._cache.name, reason=reason))
-            self._warn(f"the node cache failed, which counts as a miss: {reason}")
+            self._once.warn(f"the node cache failed, which counts as a miss: {reason}")
         return {}
-
-    def _warn(self, message: str) -> None:
-        if message not in self._warned and len(self._warned) < 1000:  # noqa: PLR2004
-            self._warned.add(message)
-            _log.warning("%s", message)
 
 
 def _asked(options: CallOptions, keys: Sequence[FullKey]) -> dict[Request, FullKey]:

@@ -1,0 +1,22 @@
+"""Warnings that are said once, however often there is reason for them: a service would say the same at every request."""
+
+from __future__ import annotations
+
+import logging
+
+_log = logging.getLogger("layered_cache")
+
+_MOST = 1000  # different ones
+
+
+class Once:
+    """Says each text once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def warn(self, text: str) -> None:
+        """Log *text* as a warning, unless it was before."""
+        if text not in self._said and len(self._said) < _MOST:
+            self._said.add(text)
+            _log.warning("%s", text)
