@@ -5,7 +5,7 @@
 The laws of this edge:
 
 - A key says which model, query or document, and the text, exactly as they are (`_identity`); no two models share vectors.
-- A vector comes back as it was to the last bit (`_vectors`), in a list that nobody else has.
+- A vector comes back as it was to the last bit (`layered_cache.vectors`), in a list that nobody else has.
 - Of a batch, each tier is asked once, and the model at most once: for the texts that are missing, each of them once, in their order.
 - What the model raises passes unchanged. An answer that is no list of as many vectors as there were texts is nobody's to share out:
   nothing of it is kept, and the caller gets what the model says to all that was asked.
@@ -19,10 +19,9 @@ from datetime import timedelta
 from typing import Any, cast
 
 from langchain_core.embeddings import Embeddings
-from layered_cache import Answer, ConfigurationError, EncodeError, Entry, Event, Request, TieredCache, UncacheableRequestError
+from layered_cache import Answer, ConfigurationError, EncodeError, Entry, Event, Request, TieredCache, UncacheableRequestError, vectors
+from layered_cache.adapting import batches, engine_of, seconds_of
 
-from langchain_layered_cache import _vectors as vectors
-from langchain_layered_cache._engines import batches, engine_of, seconds_of
 from langchain_layered_cache._identity import Identity
 from langchain_layered_cache._requests import FRAMEWORK
 from langchain_layered_cache.cache import LayeredCache

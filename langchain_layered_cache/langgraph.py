@@ -39,12 +39,12 @@ from layered_cache import (
     TieredCache,
     UncacheableRequestError,
 )
+from layered_cache.adapting import engine_of
 from layered_cache.entry import Ticket
 
 from langchain_layered_cache._births import Birth, Births
 from langchain_layered_cache._calls import fingerprint
 from langchain_layered_cache._chains import listen, options_here
-from langchain_layered_cache._engines import engine_of
 from langchain_layered_cache._once import Once
 from langchain_layered_cache._states import cache_key
 from langchain_layered_cache._writes import RebuildError, WritesSerializer

@@ -28,10 +28,10 @@ from langchain_core.messages import ToolMessage
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 from layered_cache import ConfigurationError, TieredCache
+from layered_cache.adapting import engine_of
 from layered_cache.units import parse_duration, seconds
 
 from langchain_layered_cache._calls import Calls
-from langchain_layered_cache._engines import engine_of
 from langchain_layered_cache._runs import listen
 from langchain_layered_cache._standins import ModelAsker, stand_in
 from langchain_layered_cache._tools import ToolAsker

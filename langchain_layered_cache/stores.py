@@ -20,8 +20,8 @@ from datetime import timedelta
 
 from langchain_core.stores import BaseStore
 from layered_cache import Answer, ConfigurationError, DeletionError, Entry, Request, TieredCache
+from layered_cache.adapting import batches, engine_of, seconds_of
 
-from langchain_layered_cache._engines import batches, engine_of, seconds_of
 from langchain_layered_cache._requests import FRAMEWORK
 from langchain_layered_cache.cache import LayeredCache
 

@@ -35,6 +35,7 @@ PURE = {
     "redaction",
     "stats",
     "units",
+    "vectors",
     "wire",
 }
 PROTOCOLS = {"tiers._tier"}
@@ -46,6 +47,12 @@ ALLOWED = {
     "_engine": PURE | PROTOCOLS | {"_engine"},
     "config": PURE | PROTOCOLS | {"tiers._registry"},
     "cache": PURE | PROTOCOLS | {"tiers._registry", "_engine", "config"},
+    # for adapters
+    "adapting": PURE | {"cache"},
+    "asking": PURE | {"cache"},
+    "streaming": PURE | {"asking", "cache", "streams"},
+    "streams": PURE,
+    "providers": PURE,
     "testing": PURE | PROTOCOLS | {"testing"},
     "__init__": PURE | PROTOCOLS | {"cache", "tiers"},
 }

@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
-from layered_cache import ConfigurationError, EncodeError, Event, Policy, TieredCache
+from layered_cache import ConfigurationError, EncodeError, Event, Policy, TieredCache, vectors
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier, OpenAIServer
 from pydantic import BaseModel, Field, SecretStr
 from worlds import Threads, World, kinds, settled
 
 from langchain_layered_cache import CachedEmbeddings, LayeredCache
-from langchain_layered_cache import _vectors as vectors
 from langchain_layered_cache.embeddings import cached_embeddings
 
 Make = Callable[..., OpenAIEmbeddings]

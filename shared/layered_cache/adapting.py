@@ -1,4 +1,4 @@
-"""What the adapters that work in batches share: whose engine it is, and how much is asked of it at once."""
+"""What adapters that work in batches share: whose engine it is, and how much is asked of it at once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from datetime import timedelta
 from itertools import islice
 from typing import TypeVar
 
-from layered_cache import ConfigurationError, TieredCache
+from layered_cache.cache import TieredCache
+from layered_cache.errors import ConfigurationError
 from layered_cache.units import parse_duration, seconds
-
-from langchain_layered_cache.cache import LayeredCache
 
 T = TypeVar("T")
 
@@ -21,9 +20,9 @@ def engine_of(cache: object) -> TieredCache:
     """Return the engine of *cache*.
 
     Raises:
-        ConfigurationError: It is neither a `TieredCache` nor a `LayeredCache`.
+        ConfigurationError: It is neither a `TieredCache` nor an adapter of one, which has it as its `engine`.
     """
-    engine = cache.engine if isinstance(cache, LayeredCache) else cache
+    engine = getattr(cache, "engine", cache)
     if not isinstance(engine, TieredCache):
         msg = f"cache must be a TieredCache or a LayeredCache, not a {type(cache).__qualname__}"
         raise ConfigurationError(msg)

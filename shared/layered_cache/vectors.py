@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any, cast
 
-from layered_cache import EncodeError
+from layered_cache.errors import EncodeError
 
 CODEC = "vector-1"
 
