@@ -47,7 +47,7 @@ from openai import APIError
 from pydantic import BaseModel
 from worlds import World
 
-from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached
+from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached, usage_callback
 from langchain_layered_cache._standins import ModelAsker, stand_in
 
 HOUR = Policy(max_wait=3600)
@@ -531,6 +531,20 @@ class TestOptions:
             ask(mode="refesh")
 
 
+def test_a_refreshed_answer_from_before_a_removal_is_not_stored(world: World, cache: LayeredCache) -> None:
+    """Nor is any other: the removal came while the model was asked."""
+
+    def reply(_: Any) -> str:
+        cache.clear()
+        return "old"
+
+    with OpenAIServer(reply=reply) as server:
+        agent = create_agent(model_of(server), middleware=[LayeredCacheMiddleware(cache)])
+        for mode in ("refresh", "default"):
+            world.call(agent, "invoke", QUESTION, said("metadata", mode=mode)[0])
+            assert list(cache.engine.entries()) == []
+
+
 def test_the_shorter_ttl_of_a_tool_holds(world: World, cache: LayeredCache, server: OpenAIServer) -> None:
     """A call that keeps answers for a day does not keep the weather for one; one that keeps nothing for long keeps no weather either."""
     agent = create_agent(model_of(server), [step], middleware=[LayeredCacheMiddleware(cache, ttl="1d", tools={"step": "5m"})])
@@ -584,10 +598,13 @@ class Told(BaseCallbackHandler):
     """Counts what it is told of."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.starts = self.tokens = 0
 
     def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
-        self.count += 1
+        self.starts += 1
+
+    def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+        self.tokens += 1
 
 
 async def until(true: Callable[[], Awaitable[object]]) -> None:
@@ -601,29 +618,32 @@ async def test_an_old_answer_is_given_at_once_and_refreshed(way: str, ageing: Ti
     """Once, beside the run, which is told nothing of it."""
     numbers = iter(range(10))
     with OpenAIServer(reply=lambda _: f"answer {next(numbers)}") as server:
-        agent = create_agent(model_of(server), middleware=[LayeredCacheMiddleware(ageing)])
+        agent = create_agent(model_of(server, streaming=True), middleware=[LayeredCacheMiddleware(ageing)])
         told = Told()
+        asked = 0
 
         async def ask() -> str:
+            nonlocal asked
+            asked += 1
             config: Any = {"callbacks": [told]}
             state = await agent.ainvoke(QUESTION, config) if way == "tasks" else agent.invoke(QUESTION, config)
             return state["messages"][-1].content
 
-        assert await ask() == "answer 0"
-        clock.advance(61)
-        with cache_options(tags=["late"]):
-            assert await ask() == "answer 0"
-        asked = 2
-
         async def is_new() -> bool:
-            nonlocal asked
-            asked += 1
             return await ask() == "answer 1"
 
-        await until(is_new)
+        assert await ask() == "answer 0"
+        clock.advance(61)
+        tokens = told.tokens
+        with usage_callback() as usage:
+            with cache_options(tags=["late"]):
+                assert await ask() == "answer 0"
+            await until(is_new)
+
         assert [entry.tags for entry in ageing.entries()] == [("late",)]
         assert server.calls == 2
-        assert told.count == asked
+        assert (told.starts, told.tokens) == (asked, tokens)
+        assert usage.spent == {}
 
 
 @pytest.mark.parametrize("way", ["threads", "tasks"])
