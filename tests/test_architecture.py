@@ -46,7 +46,8 @@ ALLOWED = {
     "tiers": PURE | {"tiers"},
     "_engine": PURE | PROTOCOLS | {"_engine"},
     "config": PURE | PROTOCOLS | {"tiers._registry"},
-    "cache": PURE | PROTOCOLS | {"tiers._registry", "_engine", "config"},
+    "_recipes": PURE | PROTOCOLS | {"tiers._registry", "cache"},
+    "cache": PURE | PROTOCOLS | {"tiers._registry", "_engine", "_recipes", "config"},
     # for adapters
     "adapting": PURE | {"cache"},
     "asking": PURE | {"cache"},

@@ -1,7 +1,7 @@
 """`TieredCache`: one object, both faces. Thin: what is decided is decided in the engine.
 
 Every method that touches a tier has an asynchronous twin of the same signature, its name with an `a` before it. All of them may be
-called from any thread and any event loop, and after a fork.
+called from any thread and any event loop, and after a fork. A pickle of it is made again from its URLs (see `_recipes`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from layered_cache._engine.effects import run
 from layered_cache._engine.engine import Ask, Engine, Hit
 from layered_cache._engine.listing import Listing
 from layered_cache._engine.removing import Removing
+from layered_cache._recipes import Recipe, forget, recipe_of, remade
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
 from layered_cache.errors import ConfigurationError
@@ -83,6 +84,7 @@ class TieredCache:
         self._removing = Removing(self._engine)
         self._blocking = Blocking()
         self._asyncio = Asyncio()
+        self._first: TieredCache | None = None  # of this engine; who has another one refers to it
         self._owned = [tier for tier, given in zip(opened, tiers, strict=True) if isinstance(given, str)]
 
     @classmethod
@@ -104,10 +106,15 @@ class TieredCache:
 
     def namespace(self, name: str) -> TieredCache:
         """Return the cache of the namespace *name* below this one's (a tenant, say), over the same tiers and engine."""
-        child = object.__new__(TieredCache)
-        child.__dict__.update(self.__dict__)
-        child._namespace = child_namespace(self._namespace, name)
-        return child
+        return self._handle(child_namespace(self._namespace, name))
+
+    def _handle(self, namespace: str) -> TieredCache:
+        """Return the cache of *namespace*, over the same tiers and engine."""
+        handle = object.__new__(TieredCache)
+        handle.__dict__.update(self.__dict__)
+        handle._namespace = namespace
+        handle._first = self._first or self
+        return handle
 
     @property
     def name(self) -> str:
@@ -422,6 +429,7 @@ class TieredCache:
         It closes the engine, hence also every other namespace over it. More than once is no error. What is queued is also written
         at the end of the process.
         """
+        forget(self._first or self)
         self._engine.backlog.close(EXIT)
         self._engine.watch.close()
         for tier in self._owned:
@@ -452,8 +460,14 @@ class TieredCache:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def __deepcopy__(self, memo: object) -> TieredCache:
+    def __copy__(self) -> TieredCache:
         return self  # it is a handle: who copies a model goes on with the same cache
+
+    def __deepcopy__(self, memo: object) -> TieredCache:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _remade, (recipe_of(self.tiers, self.policy), self._namespace)
 
     def __repr__(self) -> str:
         return f"TieredCache({', '.join(tier.name for tier in self.tiers)}, namespace={self._namespace!r})"
@@ -477,6 +491,17 @@ class TieredCache:
     def _peek(self, key: str) -> Entry | None:
         slot = self._engine.peek(key)
         return None if slot is None else slot_entry(key, slot)
+
+
+def _remade(recipe: Recipe, namespace: str) -> TieredCache:
+    """Return what a pickle tells of."""
+    return remade(_opened, recipe)._handle(namespace)  # noqa: SLF001 - of this class
+
+
+def _opened(tiers: list[Tier], policy: Policy) -> TieredCache:
+    cache = TieredCache(*tiers, policy=policy)
+    cache._owned = tiers  # noqa: SLF001 - of this class
+    return cache
 
 
 def _entry(found: Mapping[str, Hit], key: str) -> Entry | None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
+import weakref
 from collections.abc import Callable, Mapping
-from typing import cast
+from contextlib import suppress
+from typing import TypeAlias, cast
 
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.errors import ConfigurationError
@@ -32,6 +34,10 @@ _OURS = {
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://.*", re.DOTALL)
 
 Factory = Callable[[str, TierOptions], Tier]
+Origin: TypeAlias = tuple[str, tuple[tuple[str, object], ...]]
+"""The URL of a tier, and its further options."""
+
+_origins: weakref.WeakKeyDictionary[Tier, Origin] = weakref.WeakKeyDictionary()
 
 
 def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Tier:
@@ -54,7 +60,17 @@ def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clo
     options = TierOptions(tier, more, clock=clock)
     opened = _factory(match[1])(options.url, options)
     options.finish()
+    with suppress(TypeError):  # a third party's may not be weakly referred to
+        _origins[opened] = (tier, tuple(sorted((more or {}).items())))
     return opened
+
+
+def origin_of(tier: Tier) -> Origin | None:
+    """Return what *tier* was opened from; None if it was made in another way."""
+    try:
+        return _origins.get(tier)
+    except TypeError:
+        return None
 
 
 def _factory(scheme: str) -> Factory:

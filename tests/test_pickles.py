@@ -1,0 +1,118 @@
+"""A cache in another process: a pickle of it is made again from what it was made from."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from layered_cache import Answer, ConfigurationError, Policy, Request, TieredCache
+from layered_cache.testing import FakeTier
+from worlds import World, ask
+
+
+def yes(_request: Request, _answer: Answer) -> bool:
+    return True
+
+
+def there_and_back(cache: TieredCache) -> TieredCache:
+    return pickle.loads(pickle.dumps(cache))
+
+
+def test_it_has_the_same_entries(world: World, db: str) -> None:
+    """In its own namespace, by the same policy."""
+    policy = Policy(keep_for=100, cacheable=yes)
+    cache = TieredCache("memory://", db, namespace="faq", policy=policy).namespace("tenant 7")
+    world.call(cache, "set", ask(), b"value")
+
+    other = there_and_back(cache)
+
+    assert (other.name, other.policy, [tier.name for tier in other.tiers]) == ("faq/tenant 7", policy, ["memory", "sqlite"])
+    assert other.tiers[1] is not cache.tiers[1]
+    entry = world.call(other, "get", ask())
+    assert entry == world.call(cache, "get", ask())
+
+
+def test_another_process_has_it(db: str) -> None:
+    """Which knows nothing but the pickle."""
+    cache = TieredCache("memory://", db)
+    cache.set(ask(), b"value")
+    program = "import pickle, sys; cache, request = pickle.load(sys.stdin.buffer); print(cache.get(request).value.decode())"
+
+    done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps((cache, ask())), capture_output=True, check=False)
+
+    assert (done.stdout.strip(), done.stderr) == (b"value", b"")
+
+
+def test_all_of_one_recipe_share_an_engine(db: str) -> None:
+    """Whatever their namespaces, as long as one is in use; another policy or tier is another recipe."""
+    cache = TieredCache("memory://", db)
+    first = there_and_back(cache.namespace("a"))
+
+    assert there_and_back(cache.namespace("b"))._engine is first._engine
+    assert there_and_back(cache)._engine is first._engine
+    assert there_and_back(first)._engine is first._engine
+    assert there_and_back(TieredCache("memory://", db, policy=Policy(keep_for=1)))._engine is not first._engine
+    assert there_and_back(TieredCache("memory://#max_bytes=1MiB", db))._engine is not first._engine
+    from layered_cache import _recipes
+
+    before = len(_recipes._made)
+    del first
+    gc.collect()
+    assert len(_recipes._made) < before
+
+
+def test_one_that_was_closed_is_not_handed_out_again(db: str) -> None:
+    """What arrives later works; the one that was sent did all the time."""
+    cache = TieredCache("memory://", db)
+    closed = there_and_back(cache)
+    closed.close()
+
+    later = there_and_back(cache.namespace("a"))
+
+    assert later._engine is not closed._engine
+    for one in (cache.namespace("a"), later):
+        one.set(ask(), b"value")
+        assert there_and_back(one).get(ask()) is not None
+
+
+def test_one_that_a_file_describes(db: str, tmp_path: Path) -> None:
+    """With the options of its tiers."""
+    file = tmp_path / "layered-cache.toml"
+    tiers = [{"url": "memory://", "max_bytes": "1MiB"}, {"url": db}]
+    file.write_text("".join("[[tiers]]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in tier.items()) for tier in tiers))
+    cache = TieredCache.from_env(file)
+    cache.set(ask(), b"value")
+
+    other = there_and_back(cache)
+
+    assert other.get(ask()) == cache.get(ask())
+    memory: Any = other.tiers[0]
+    assert memory.max_bytes == 1024**2
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: TieredCache("memory://", FakeTier("theirs")), "its tier 'theirs' cannot: give the tier as a URL"),
+        (lambda: TieredCache("memory://", policy=Policy(cacheable=lambda *_: True)), "a function at the top of a module"),
+    ],
+)
+def test_what_cannot_be_made_again(make: Any, words: str) -> None:
+    """Is told of before it is sent, and what to do about it."""
+    with pytest.raises(ConfigurationError, match=words):
+        pickle.dumps(make())
+
+
+def test_copies_are_the_cache_itself() -> None:
+    """It is a handle."""
+    cache = TieredCache("memory://")
+
+    assert copy.copy(cache) is cache
+    assert copy.deepcopy({"cache": cache})["cache"] is cache
