@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import orjson
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from layered_cache import Answer, Usage
 from layered_cache.entry import Finish
+from layered_cache.providers import REASON_NAMES, cost_of, finish_of, worst
 
 from langchain_layered_cache._codec import CODEC, encode
-
-# why a model stopped, in the words of the providers, lower case
-_FINISHES: dict[str, Finish] = {
-    "stop": "stop", "end_turn": "stop", "stop_sequence": "stop", "eos": "stop", "eos_token": "stop", "completed": "stop",
-    "length": "length", "max_tokens": "length", "max_output_tokens": "length", "model_length": "length", "incomplete": "length",
-    "model_context_window_exceeded": "length",
-    "content_filter": "filter", "content_filtered": "filter", "safety": "filter", "recitation": "filter", "blocklist": "filter",
-    "prohibited_content": "filter", "spii": "filter", "refusal": "filter", "guardrail_intervened": "filter",
-    "tool_calls": "tool", "tool_use": "tool", "function_call": "tool", "tool_call": "tool",
-}  # fmt: skip
-_REASON_NAMES = ("finish_reason", "stop_reason", "stopReason", "done_reason", "finishReason", "status")
-_WORST_FIRST: tuple[Finish, ...] = ("filter", "length", "tool", "stop")
 
 
 def to_answer(generations: Sequence[Generation], model: str | None) -> Answer:
@@ -33,14 +22,13 @@ def to_answer(generations: Sequence[Generation], model: str | None) -> Answer:
         EncodeError: They would not come back equal.
     """
     value = encode(generations)
-    reasons = {reason for generation in generations if (reason := _finish(generation)) is not None}
     usage = _usage(generations)
     return Answer(
         value=value,
         codec=CODEC,
         usage=usage,
         cost_usd=None if usage is None or model is None else cost_of(usage, model),
-        finish=next((reason for reason in _WORST_FIRST if reason in reasons), None),
+        finish=worst(finish for generation in generations if (finish := _finish(generation)) is not None),
         empty=not any(map(_says_something, generations)),
         response=_readable(generations),
     )
@@ -72,9 +60,8 @@ def _block_says_something(block: object) -> bool:
 def _finish(generation: Generation) -> Finish | None:
     message = _message(generation)
     for place in (generation.generation_info or {}, message.response_metadata if message is not None else {}):
-        for name in _REASON_NAMES:
-            reason: Any = place.get(name)
-            if isinstance(reason, str) and (finish := _FINISHES.get(reason.lower())) is not None:
+        for name in REASON_NAMES:
+            if (finish := finish_of(place.get(name))) is not None:
                 return finish
     return None
 
@@ -90,19 +77,6 @@ def _usage(generations: Sequence[Generation]) -> Usage | None:
         and "output_tokens" in usage
     ]
     return Usage(*max(found)) if found else None
-
-
-def cost_of(usage: Usage, model: str) -> float | None:
-    """Return what *usage* of *model* costs in US dollars by the price list of genai-prices; None if it is not known there."""
-    try:
-        import genai_prices  # noqa: PLC0415 - 90 ms, after the first answer of a model and not before
-    except ImportError:
-        return None
-    try:
-        tokens = genai_prices.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
-        return float(genai_prices.calc_price(tokens, model_ref=model).total_price)
-    except Exception:  # noqa: BLE001 - a price that is not known must not cost the answer
-        return None
 
 
 def _readable(generations: Sequence[Generation]) -> str:

@@ -6,8 +6,6 @@ Keys are remembered by the texts that LangChain hands over: to compare a text is
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import hmac
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -23,6 +21,7 @@ from layered_cache import (
     UncacheableRequestError,
     current_options,
 )
+from layered_cache.options import fingerprint
 
 from langchain_layered_cache._answers import to_answer
 from langchain_layered_cache._memo import Memo
@@ -50,11 +49,6 @@ class Call(NamedTuple):
 
 def _length(reading: tuple[object, ...]) -> int:
     return len(cast("str", reading[0])) + 300  # and what else a key takes
-
-
-def fingerprint(account: str) -> str:
-    """Return what stands for *account*, which may be a secret, in keys: it is the same everywhere, and does not tell the account."""
-    return hmac.new(b"layered-cache account", account.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
 
 
 class Calls:

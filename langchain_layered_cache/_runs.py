@@ -94,9 +94,6 @@ class Run:
 current_account: ContextVar[str | None] = ContextVar("layered_cache_account", default=None)
 """The API key of the model that is called, as far as somebody who knows the model has said so."""
 
-producing: ContextVar[bool] = ContextVar("layered_cache_producing", default=False)
-"""Whether others read what the caller computes, as it comes: then it must not wait for anybody."""
-
 _current: ContextVar[Run | None] = ContextVar("layered_cache_run", default=None)
 
 

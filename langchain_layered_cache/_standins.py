@@ -23,9 +23,9 @@ from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 from layered_cache import Answer, Entry, Request
+from layered_cache.asking import Ask, check_only_cached, note_failure
 from pydantic import SecretStr
 
-from langchain_layered_cache._asks import Ask, check_only_cached, note_failure
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._marks import mark
@@ -177,7 +177,7 @@ class ModelAsker:
             note_failure(call.cache, "reading a request", error)
             request = prompt = llm_string = None
         if request is None:
-            check_only_cached(call)
+            check_only_cached(call.options)
             return None
         model_call = _ModelCall(model, messages, {"stop": stop, **kwargs}, run_manager)
         return _ModelAsk(call, request, self, model_call, (cast("str", prompt), cast("str", llm_string)))
@@ -221,7 +221,8 @@ class _ModelAsk(Ask[ChatResult]):
     """A question to a model."""
 
     def __init__(self, call: Call, request: Request, asker: ModelAsker, model_call: _ModelCall, texts: tuple[str, str]) -> None:
-        super().__init__(call, request)
+        super().__init__(call.cache, call.options, request)
+        self._call = call
         self._asker = asker
         self._model_call = model_call
         self._texts = texts
@@ -247,7 +248,7 @@ class _ModelAsk(Ask[ChatResult]):
         return ChatResult(generations=result.generations[0])
 
     def written(self, result: ChatResult) -> Answer | None:
-        return self._asker.written(self.call, self._texts, result.generations)
+        return self._asker.written(self._call, self._texts, result.generations)
 
     def read(self, entry: Entry) -> ChatResult:
         return self._asker.read(entry)

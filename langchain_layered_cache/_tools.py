@@ -22,9 +22,10 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 from layered_cache import Answer, EncodeError, Entry, Request, UncacheableRequestError
+from layered_cache.asking import Ask, check_only_cached
+from layered_cache.options import fingerprint
 
-from langchain_layered_cache._asks import Ask, check_only_cached
-from langchain_layered_cache._calls import Call, Calls, fingerprint
+from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._runs import METADATA, Run
 from langchain_layered_cache._values import dumps, loads
 
@@ -69,7 +70,7 @@ class ToolAsker:
             asked = _request(tool, request.tool_call["args"], call)
         except UncacheableRequestError as error:
             self._calls.refuse(call, str(error))
-            check_only_cached(call)
+            check_only_cached(call.options)
             return None
         return _ToolAsk(call, asked, self._calls, request, handler)
 
@@ -89,7 +90,8 @@ class _ToolAsk(Ask[Result]):
     private = (GraphBubbleUp,)  # an interrupt is of one run
 
     def __init__(self, call: Call, asked: Request, calls: Calls, request: ToolCallRequest, handler: Handler) -> None:
-        super().__init__(call, asked)
+        super().__init__(call.cache, call.options, asked)
+        self._call = call
         self._calls = calls
         self._request = request
         self._handler = handler
@@ -113,7 +115,7 @@ class _ToolAsk(Ask[Result]):
     def written(self, result: Result) -> Answer | None:
         if type(result) is not ToolMessage or result.status != "success":
             return None
-        options = self.call.options
+        options = self.options
         values = result.__dict__
         try:
             if result.__pydantic_extra__ or values.keys() - _GIVEN:
@@ -122,7 +124,7 @@ class _ToolAsk(Ask[Result]):
                 raise EncodeError(msg)  # noqa: TRY301 - told as the others are
             data = dumps([values["id"] is not None, *map(values.get, _KEPT)])
         except EncodeError as error:
-            self._calls.not_encodable(self.call, None, error)
+            self._calls.not_encodable(self._call, None, error)
             return None
         content = cast("object", result.content)
         return Answer(

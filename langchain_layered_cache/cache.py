@@ -18,10 +18,8 @@ into bytes (`_codec`), and ask the engine. The laws of this edge:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from langchain_core.caches import BaseCache
@@ -29,7 +27,6 @@ from langchain_core.outputs import Generation
 from layered_cache import (
     ConfigurationError,
     Event,
-    MissingClientError,
     Observer,
     Policy,
     Receipt,
@@ -40,28 +37,16 @@ from layered_cache import (
 )
 from layered_cache.asking import check_only_cached, note_failure
 from layered_cache.cache import Hit, Led
-from layered_cache.config import load_settings
+from layered_cache.config import default_tiers, load_settings
+from layered_cache.streaming import producing
 
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._legacy import Legacy
 from langchain_layered_cache._marks import mark
-from langchain_layered_cache._runs import listen, producing
+from langchain_layered_cache._runs import listen
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
-
-
-def default_tiers() -> tuple[str, str]:
-    """Return memory and a file in the user's cache folder, or in `LAYERED_CACHE_DIR`."""
-    if not (folder := os.environ.get("LAYERED_CACHE_DIR")):
-        try:
-            import platformdirs  # noqa: PLC0415 - lazy, as all clients
-        except ImportError as error:
-            msg = "the default tiers need platformdirs"
-            raise MissingClientError(msg, "langchain") from error
-        folder = platformdirs.user_cache_path("layered-cache")
-    path = Path(folder).expanduser().absolute() / "cache.sqlite3"
-    return "memory://", f"sqlite:///{path}"
 
 
 class LayeredCache(BaseCache):
@@ -101,7 +86,10 @@ class LayeredCache(BaseCache):
     ) -> None:
         if cache is None:
             cache = TieredCache(
-                *(tiers or default_tiers()), namespace="default" if namespace is None else namespace, policy=policy, observers=observers
+                *(tiers or default_tiers("langchain")),
+                namespace="default" if namespace is None else namespace,
+                policy=policy,
+                observers=observers,
             )
         elif tiers or policy is not None or observers or namespace is not None:
             msg = "cache= brings its own tiers, namespace, policy and observers: give either them or cache"
@@ -120,7 +108,7 @@ class LayeredCache(BaseCache):
             ConfigurationError: A name or value is not allowed.
         """
         settings = load_settings(file)
-        tiers = settings.open_tiers() or default_tiers()
+        tiers = settings.open_tiers() or default_tiers("langchain")
         return cls(*tiers, namespace=settings.namespace, policy=settings.policy, observers=observers)
 
     @property

@@ -41,9 +41,9 @@ from layered_cache import (
 )
 from layered_cache.adapting import engine_of
 from layered_cache.entry import Ticket
+from layered_cache.options import fingerprint
 
 from langchain_layered_cache._births import Birth, Births
-from langchain_layered_cache._calls import fingerprint
 from langchain_layered_cache._chains import listen, options_here
 from langchain_layered_cache._once import Once
 from langchain_layered_cache._states import cache_key

@@ -21,8 +21,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 from layered_cache import Usage
-
-from langchain_layered_cache._answers import cost_of
+from layered_cache.providers import cost_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

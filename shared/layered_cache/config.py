@@ -42,7 +42,7 @@ TABLE = "layered-cache"
 _DURATIONS = ("keep_for", "fresh_for", "max_wait", "max_staleness", "max_unverified")
 _SIZES = ("max_entry_bytes", "queue_bytes")
 _NOT_IN_TEXT = "cacheable"
-# read elsewhere: LAYERED_CACHE_DIR by the adapters' default tiers, the others by this project's tests
+# read elsewhere: LAYERED_CACHE_DIR by `default_tiers`, the others by this project's tests
 _NOT_OURS = re.compile(r"LAYERED_CACHE_(DIR|CONFIG|REQUIRE_SERVERS|TEST_\w+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -58,6 +58,23 @@ class Settings:
     def open_tiers(self) -> list[Tier]:
         """Return the tiers that are named. No I/O."""
         return [open_tier(*_url_and_options(tier)) for tier in self.tiers]
+
+
+def default_tiers(extra: str) -> tuple[str, str]:
+    """Return memory and a file in the user's cache folder, or in `LAYERED_CACHE_DIR`: the tiers of adapters that are given none.
+
+    Args:
+        extra: Of this package, which brings what is needed for it.
+    """
+    if not (folder := os.environ.get(PREFIX + "DIR")):
+        try:
+            import platformdirs  # noqa: PLC0415 - lazy, as all clients
+        except ImportError as error:
+            msg = "the default tiers need platformdirs"
+            raise MissingClientError(msg, extra) from error
+        folder = platformdirs.user_cache_path("layered-cache")
+    path = Path(folder).expanduser().absolute() / "cache.sqlite3"
+    return "memory://", f"sqlite:///{path}"
 
 
 def load_settings(file: str | PathLike[str] | None = None) -> Settings:

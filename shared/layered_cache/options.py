@@ -10,6 +10,8 @@ moment of the call, in the thread or task of the caller: they follow `contextvar
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import hmac
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -145,3 +147,8 @@ def cache_options(
         yield _current.get()
     finally:
         _current.reset(token)
+
+
+def fingerprint(account: str) -> str:
+    """Return what stands for *account*, which may be a secret, in keys: it is the same everywhere, and does not tell the account."""
+    return hmac.new(b"layered-cache account", account.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]

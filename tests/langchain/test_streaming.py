@@ -25,11 +25,11 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from layered_cache import CacheMiss, Event, Policy, cache_options
+from layered_cache.streaming import _under_way
 from layered_cache.testing import OpenAIServer
 from worlds import World
 
 from langchain_layered_cache import LayeredCache, cached, usage_callback
-from langchain_layered_cache._streams import _under_way
 
 HOUR = Policy(max_wait=3600)
 

@@ -18,9 +18,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from layered_cache import Answer, CacheMiss, Entry, Event, Request, TieredCache
-
-from langchain_layered_cache._calls import Call
+from layered_cache.cache import TieredCache
+from layered_cache.entry import Answer, Entry, Request
+from layered_cache.errors import CacheMiss
+from layered_cache.events import Event
+from layered_cache.options import CallOptions
 
 _log = logging.getLogger("layered_cache")
 
@@ -45,13 +47,13 @@ def note_failure(cache: TieredCache, operation: str, error: Exception) -> None:
     _log.error("%s failed and counts as a miss: %s", operation, type(error).__name__, exc_info=_log.isEnabledFor(logging.DEBUG))
 
 
-def check_only_cached(call: Call) -> None:
+def check_only_cached(options: CallOptions) -> None:
     """Refuse to compute where the caller wants nothing that is not there.
 
     Raises:
         CacheMiss: He does.
     """
-    if call.options.mode == "only_cached":
+    if options.mode == "only_cached":
         msg = 'the cache has no answer to this, and mode="only_cached" keeps it from being computed'
         raise CacheMiss(msg)
 
@@ -64,8 +66,9 @@ class Ask(ABC, Generic[T]):
 
     private: tuple[type[Exception], ...] = ()
 
-    def __init__(self, call: Call, request: Request) -> None:
-        self.call = call
+    def __init__(self, cache: TieredCache, options: CallOptions, request: Request) -> None:
+        self.cache = cache
+        self.options = options
         self.request = request
 
     @abstractmethod
@@ -120,7 +123,7 @@ class Ask(ABC, Generic[T]):
 
         outcome: Entry | Exception
         try:
-            outcome = self.call.cache.get_or_compute(self.request, compute)
+            outcome = self.cache.get_or_compute(self.request, compute)
         except Exception as error:  # noqa: BLE001 - looked at below
             outcome = error
         if (result := self._result(mine, outcome, asked=asked)) is not None:
@@ -149,7 +152,7 @@ class Ask(ABC, Generic[T]):
 
         outcome: Entry | Exception
         try:
-            outcome = await self.call.cache.aget_or_compute(self.request, compute)
+            outcome = await self.cache.aget_or_compute(self.request, compute)
         except Exception as error:  # noqa: BLE001 - looked at below
             outcome = error
         if (result := self._result(mine, outcome, asked=asked)) is not None:
@@ -160,7 +163,7 @@ class Ask(ABC, Generic[T]):
 
     @property
     def _shares(self) -> bool:
-        return self.call.options.mode == "default" and self.call.options.single_flight is not False
+        return self.options.mode == "default" and self.options.single_flight is not False
 
     def _answer(self, result: T) -> Answer:
         if (answer := self.written(result)) is None:
@@ -170,7 +173,7 @@ class Ask(ABC, Generic[T]):
     def _result(self, mine: list[T], outcome: Entry | Exception, *, asked: bool) -> T | None:
         """Return the result that has come of it, or raise the error; None: the caller has to compute."""
         if isinstance(outcome, Exception) and not isinstance(outcome, _ComputedError | _NotKeptError):
-            note_failure(self.call.cache, "asking", outcome)
+            note_failure(self.cache, "asking", outcome)
         if mine:
             return mine[0]
         if isinstance(outcome, Entry):
@@ -185,7 +188,7 @@ class Ask(ABC, Generic[T]):
         try:
             return self.read(entry)
         except Exception as error:  # noqa: BLE001 - of another release, say; what validators raise shows what they were given
-            self.call.cache.reject(entry.key, str(error) if type(error) is ValueError else type(error).__name__)
+            self.cache.reject(entry.key, str(error) if type(error) is ValueError else type(error).__name__)
             return None
 
     # --- where the caller wants it otherwise: look, compute, store
@@ -193,15 +196,15 @@ class Ask(ABC, Generic[T]):
     def _by_hand(self) -> T:
         entry = None
         try:
-            if self.call.options.looks:
-                entry = self.call.cache.get(self.request)
-            elif self.call.options.mode == "refresh":
-                self.call.cache.expect(self.call.cache.key(self.request))
+            if self.options.looks:
+                entry = self.cache.get(self.request)
+            elif self.options.mode == "refresh":
+                self.cache.expect(self.cache.key(self.request))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
-            note_failure(self.call.cache, "looking", error)
+            note_failure(self.cache, "looking", error)
         if (result := self._read(entry)) is not None:
             return result
-        check_only_cached(self.call)
+        check_only_cached(self.options)
         result = self.compute()
         self._keep(result)
         return result
@@ -209,32 +212,32 @@ class Ask(ABC, Generic[T]):
     async def _aby_hand(self) -> T:
         entry = None
         try:
-            if self.call.options.looks:
-                entry = await self.call.cache.aget(self.request)
-            elif self.call.options.mode == "refresh":
-                await self.call.cache.aexpect(self.call.cache.key(self.request))
+            if self.options.looks:
+                entry = await self.cache.aget(self.request)
+            elif self.options.mode == "refresh":
+                await self.cache.aexpect(self.cache.key(self.request))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
-            note_failure(self.call.cache, "looking", error)
+            note_failure(self.cache, "looking", error)
         if (result := self._read(entry)) is not None:
             return result
-        check_only_cached(self.call)
+        check_only_cached(self.options)
         result = await self.acompute()
         await self._akeep(result)
         return result
 
     def _keep(self, result: T) -> None:
         try:
-            if self.call.options.stores and (answer := self.written(result)) is not None:
-                self.call.cache.set(self.request, answer)
+            if self.options.stores and (answer := self.written(result)) is not None:
+                self.cache.set(self.request, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the result is there
-            note_failure(self.call.cache, "storing", error)
+            note_failure(self.cache, "storing", error)
 
     async def _akeep(self, result: T) -> None:
         try:
-            if self.call.options.stores and (answer := self.written(result)) is not None:
-                await self.call.cache.aset(self.request, answer)
+            if self.options.stores and (answer := self.written(result)) is not None:
+                await self.cache.aset(self.request, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the result is there
-            note_failure(self.call.cache, "storing", error)
+            note_failure(self.cache, "storing", error)
 
 
 async def _in_its_own_context(coroutine: Callable[[], Awaitable[T]]) -> T:
