@@ -5,22 +5,19 @@
 The laws of this edge:
 
 - A key says which model, query or document, and the text, exactly as they are (`_identity`); no two models share vectors.
-- A vector comes back as it was to the last bit (`layered_cache.vectors`), in a list that nobody else has.
-- Of a batch, each tier is asked once, and the model at most once: for the texts that are missing, each of them once, in their order.
-- What the model raises passes unchanged. An answer that is no list of as many vectors as there were texts is nobody's to share out:
-  nothing of it is kept, and the caller gets what the model says to all that was asked.
+- The rest is `layered_cache.vector_cache`'s: exact, one read and one write of a batch, each missing text once; errors pass.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 from langchain_core.embeddings import Embeddings
-from layered_cache import Answer, ConfigurationError, EncodeError, Entry, Event, Request, TieredCache, UncacheableRequestError, vectors
-from layered_cache.adapting import batches, engine_of, seconds_of
+from layered_cache import ConfigurationError, Event, Request, TieredCache, UncacheableRequestError
+from layered_cache.adapting import engine_of, seconds_of
+from layered_cache.vector_cache import VectorCache
 
 from langchain_layered_cache._identity import Identity
 from langchain_layered_cache._requests import FRAMEWORK
@@ -73,7 +70,7 @@ class CachedEmbeddings(Embeddings):
         self._embeddings = embeddings
         self._identity = Identity(embeddings, model)
         self._cache = engine_of(cache).namespace(namespace)
-        self._ttl = seconds_of(ttl)
+        self._vectors = VectorCache(self._cache, keep_for=seconds_of(ttl))
 
     @property
     def engine(self) -> TieredCache:
@@ -87,36 +84,14 @@ class CachedEmbeddings(Embeddings):
         requests = self._requests("document", texts := list(texts), options)
         if requests is None:
             return self._embeddings.embed_documents(texts, **options)
-        found: dict[Request, list[float]] = {}
-        for batch in batches(requests):
-            found |= self._decoded(self._cache.get_many(batch))
-        if missing := _missing(texts, requests, found):
-            started = time.monotonic()
-            said = self._embeddings.embed_documents(list(missing.values()), **options)
-            if (answers := self._answers(missing, said, started)) is None:
-                return said if list(missing.values()) == texts else self._embeddings.embed_documents(texts, **options)
-            for batch in batches(answers):
-                self._cache.set_many({request: answers[request] for request in batch})
-            found |= {request: vectors.decode(answer.value) for request, answer in answers.items()}
-        return [list(found[request]) for request in requests]
+        return self._vectors.many(requests, texts, lambda missing: self._embeddings.embed_documents(missing, **options))
 
     async def aembed_documents(self, texts: list[str], **options: Any) -> list[list[float]]:  # noqa: ANN401 - the model's
         """See embed_documents."""
         requests = self._requests("document", texts := list(texts), options)
         if requests is None:
             return await self._embeddings.aembed_documents(texts, **options)
-        found: dict[Request, list[float]] = {}
-        for batch in batches(requests):
-            found |= self._decoded(await self._cache.aget_many(batch))
-        if missing := _missing(texts, requests, found):
-            started = time.monotonic()
-            said = await self._embeddings.aembed_documents(list(missing.values()), **options)
-            if (answers := self._answers(missing, said, started)) is None:
-                return said if list(missing.values()) == texts else await self._embeddings.aembed_documents(texts, **options)
-            for batch in batches(answers):
-                await self._cache.aset_many({request: answers[request] for request in batch})
-            found |= {request: vectors.decode(answer.value) for request, answer in answers.items()}
-        return [list(found[request]) for request in requests]
+        return await self._vectors.amany(requests, texts, lambda missing: self._embeddings.aembed_documents(missing, **options))
 
     # --- one query
 
@@ -124,39 +99,13 @@ class CachedEmbeddings(Embeddings):
         """Return the vector of *text*; *options* go to the model, and into the key."""
         if (requests := self._requests("query", [text], options)) is None:
             return self._embeddings.embed_query(text, **options)
-        said: list[list[float]] = []
-
-        def compute() -> Answer:
-            said.append(self._embeddings.embed_query(text, **options))
-            return self._answer(said[0])
-
-        try:
-            entry = self._cache.get_or_compute(requests[0], compute)
-        except EncodeError:
-            return said[0] if said else self._embeddings.embed_query(text, **options)
-        if (vector := self._vector(entry)) is None:
-            vector = self._embeddings.embed_query(text, **options)
-            self._cache.set_many(self._answers({requests[0]: text}, [vector], None) or {})
-        return vector
+        return self._vectors.one(requests[0], lambda: self._embeddings.embed_query(text, **options))
 
     async def aembed_query(self, text: str, **options: Any) -> list[float]:  # noqa: ANN401 - the model's
         """See embed_query."""
         if (requests := self._requests("query", [text], options)) is None:
             return await self._embeddings.aembed_query(text, **options)
-        said: list[list[float]] = []
-
-        async def compute() -> Answer:
-            said.append(await self._embeddings.aembed_query(text, **options))
-            return self._answer(said[0])
-
-        try:
-            entry = await self._cache.aget_or_compute(requests[0], compute)
-        except EncodeError:
-            return said[0] if said else await self._embeddings.aembed_query(text, **options)
-        if (vector := self._vector(entry)) is None:
-            vector = await self._embeddings.aembed_query(text, **options)
-            await self._cache.aset_many(self._answers({requests[0]: text}, [vector], None) or {})
-        return vector
+        return await self._vectors.aone(requests[0], lambda: self._embeddings.aembed_query(text, **options))
 
     # --- what else the model has
 
@@ -179,38 +128,3 @@ class CachedEmbeddings(Embeddings):
         except UncacheableRequestError as error:
             self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=str(error)))
             return None
-
-    def _answer(self, vector: object, seconds: float | None = None) -> Answer:
-        return Answer(value=vectors.encode(vector), codec=vectors.CODEC, keep_for=self._ttl, compute_seconds=seconds)
-
-    def _answers(self, missing: Mapping[Request, str], said: object, started: float | None) -> dict[Request, Answer] | None:
-        """Return what to keep of what the model *said* to the texts in *missing*; None if it is not theirs, one by one."""
-        try:
-            each = list(cast("list[object]", said))
-            share = None if started is None else (time.monotonic() - started) / len(missing)
-            if len(each) == len(missing):
-                return {request: self._answer(vector, share) for request, vector in zip(missing, each, strict=True)}
-            reason = "not as many vectors as texts"
-        except (TypeError, EncodeError):
-            reason = "not encodable"
-        self._cache.report(Event(kind="not_stored", namespace=self._cache.name, model=self._identity.name, reason=reason))
-        return None
-
-    def _decoded(self, entries: Mapping[Request, Entry]) -> dict[Request, list[float]]:
-        decoded = ((request, self._vector(entry)) for request, entry in entries.items())
-        return {request: vector for request, vector in decoded if vector is not None}
-
-    def _vector(self, entry: Entry) -> list[float] | None:
-        try:
-            if entry.codec == vectors.CODEC:
-                return vectors.decode(entry.value)
-            reason = "it is of another codec"
-        except ValueError as error:
-            reason = str(error)
-        self._cache.reject(entry.key, reason)
-        return None
-
-
-def _missing(texts: Sequence[str], requests: Sequence[Request], found: Mapping[Request, object]) -> dict[Request, str]:
-    """Return the texts whose requests were not *found*, each once, in their order."""
-    return {request: text for request, text in zip(requests, texts, strict=True) if request not in found}
