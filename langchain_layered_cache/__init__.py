@@ -1,7 +1,7 @@
 """LangChain on layered-cache.
 
 `cache` is LangChain's face, `LayeredCache` for `set_llm_cache`; `_requests` makes keys of what LangChain says (`_messages`, `_models`,
-`_reprs`), `_codec` and `_values` make bytes of generations, `_answers` says what is known of an answer. The other public modules stand
+`_reprs`), `_codec` makes bytes of generations, `_answers` says what is known of an answer. The other public modules stand
 beside it, each for one place where LangChain can use a cache, and are loaded when they are first used. What is kept where, for how long
 and until when is the engine's, `layered_cache`.
 """

@@ -25,11 +25,11 @@ from typing import Any, NoReturn, cast
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, ChatMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from layered_cache import EncodeError
+from layered_cache.values import dumps, loads
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from langchain_layered_cache._marks import MARK
-from langchain_layered_cache._values import dumps, loads
 
 CODEC = "lc-generations-1"
 

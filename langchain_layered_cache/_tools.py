@@ -24,10 +24,10 @@ from langgraph.types import Command
 from layered_cache import Answer, EncodeError, Entry, Request, UncacheableRequestError
 from layered_cache.asking import Ask, check_only_cached
 from layered_cache.options import fingerprint
+from layered_cache.values import dumps, loads
 
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._runs import METADATA, Run
-from langchain_layered_cache._values import dumps, loads
 
 FRAMEWORK = "langchain-tool"
 CODEC = "lc-tool-1"

@@ -33,16 +33,15 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables.utils import AddableDict
 from langgraph.types import Send
 from layered_cache import EncodeError
+from layered_cache.values import dumps, loads, same
 from pydantic import BaseModel
-
-from langchain_layered_cache._values import dumps, loads, same
 
 CODEC = "writes-1"
 
 Fields: TypeAlias = tuple[dict[str, Any], list[str] | None]
 """What an object consists of, and, of a pydantic one, which of it was given."""
 
-# what `_values` keeps; of sets, those of plain values
+# what `layered_cache.values` keeps; of sets, those of plain values
 _PLAIN = frozenset({
     type(None), bool, int, float, complex, str, bytes, bytearray, set, frozenset, decimal.Decimal, uuid.UUID,
     dt.datetime, dt.date, dt.time, dt.timedelta,

@@ -50,6 +50,7 @@ ALLOWED = {
     "cache": PURE | PROTOCOLS | {"tiers._registry", "_engine", "_recipes", "config"},
     # for adapters
     "adapting": PURE | {"cache"},
+    "values": PURE,
     "vector_cache": PURE | {"adapting", "cache"},
     "asking": PURE | {"cache"},
     "streaming": PURE | {"asking", "cache", "streams"},

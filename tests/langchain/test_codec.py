@@ -21,11 +21,11 @@ from langchain_core.load import dumps as core_dumps
 from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from layered_cache import EncodeError
+from layered_cache.values import dumps, loads, same
 from pydantic import BaseModel
 
 from langchain_layered_cache import _codec
 from langchain_layered_cache._codec import decode, encode, new_id
-from langchain_layered_cache._values import dumps, loads, same
 
 USAGE: Any = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "input_token_details": {"cache_read": 1}}
 CALL: Any = {"name": "f", "args": {"x": [1, 2.5, None, {"y": "z"}]}, "id": "call_1", "type": "tool_call"}

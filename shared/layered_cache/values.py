@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
-from layered_cache import EncodeError
+
+from layered_cache.errors import EncodeError
 
 _PLAIN = frozenset({str, int, float, bool, type(None), bytes})
 _MOST_NESTED = 200  # decoders give up near 1,000
