@@ -37,6 +37,7 @@ OUTCOMES = {
     "from the cache, {stats.saved_tokens}": (1, "1 of 2 from the cache"),
     "only_cached": (5, "the model was not called"),
     "usage_callback": (1, "'hit': True"),
+    "astream": (2, "1 answer for 100 who stream"),
     "LayeredCacheMiddleware": (2, "6 of 9 from the cache"),
     "import_sqlite": (0, "Imported(imported=1, skipped={})"),
 }
