@@ -16,7 +16,7 @@ from langchain_core.language_models import BaseChatModel, BaseLLM
 from layered_cache import ConfigurationError, TieredCache
 
 from langchain_layered_cache._chunks import Replay
-from langchain_layered_cache._wrapped import WrappedChat
+from langchain_layered_cache._wrapped import LateLimiter, WrappedChat
 from langchain_layered_cache._wrapped_plain import WrappedPlain
 from langchain_layered_cache.cache import LayeredCache
 
@@ -91,6 +91,8 @@ def uncached(model: M) -> M:
         object.__setattr__(plain, "__class__", _plain_class(type(plain)))
         if isinstance(plain.cache, LayeredCache):
             plain.cache = None
+        if isinstance(plain, BaseChatModel) and isinstance(limiter := plain.rate_limiter, LateLimiter):
+            plain.rate_limiter = limiter.limiter
     return plain
 
 
@@ -99,6 +101,8 @@ def _wrapped(model: BaseChatModel | BaseLLM, cache: LayeredCache | None, replay:
     object.__setattr__(wrapped, "__class__", _class(_plain_class(type(model)), replay))
     if cache is not None:
         wrapped.cache = cache
+    if isinstance(wrapped, BaseChatModel) and (limiter := wrapped.rate_limiter) is not None and not isinstance(limiter, LateLimiter):
+        wrapped.rate_limiter = LateLimiter(limiter)
     return wrapped
 
 

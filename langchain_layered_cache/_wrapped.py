@@ -7,11 +7,11 @@ through here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -21,6 +21,7 @@ from langchain_core.language_models.base import BaseLanguageModel
 from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.rate_limiters import BaseRateLimiter
 from pydantic import SecretStr
 
 from langchain_layered_cache._chunks import ChatForm, Replay
@@ -84,6 +85,36 @@ def answers_streams_of(model: BaseLanguageModel[Any], kwargs: dict[str, Any]) ->
     return None if several or _at_work.get() is model else cache_of(model)
 
 
+class LateLimiter(BaseRateLimiter):
+    """A rate limiter that is asked when the model is: for streams, LangChain asks it before anybody could say that there is no need.
+
+    Args:
+        limiter: The model's own.
+    """
+
+    def __init__(self, limiter: BaseRateLimiter) -> None:
+        self.limiter = limiter
+
+    @property
+    def _is_time(self) -> bool:
+        """Whether this is an `invoke`, which asks after it has looked."""
+        return getattr(_at_work.get(), "rate_limiter", None) is self
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """See BaseRateLimiter."""
+        return self.limiter.acquire(blocking=blocking) if self._is_time else True
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        """See BaseRateLimiter."""
+        return await self.limiter.aacquire(blocking=blocking) if self._is_time else True
+
+
+def late_limiter_of(model: BaseChatModel) -> LateLimiter | None:
+    """Return whom a stream of *model* has to ask before it begins; None: nobody, or LangChain does."""
+    limiter = model.rate_limiter
+    return limiter if isinstance(limiter, LateLimiter) and _at_work.get() is not model else None
+
+
 if TYPE_CHECKING:
     _ChatModel = BaseChatModel
 else:
@@ -124,7 +155,13 @@ class WrappedChat(_ChatModel):
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> Iterator[ChatGenerationChunk]:
         manager = {} if run_manager is None else {"run_manager": run_manager}  # not every model knows it
-        live = partial(super()._stream, messages, stop=stop, **manager, **kwargs)
+        begun, limiter = partial(super()._stream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
+
+        def live() -> Iterator[ChatGenerationChunk]:
+            if limiter is not None:
+                limiter.limiter.acquire(blocking=True)
+            yield from begun()
+
         if (cache := answers_streams_of(self, kwargs)) is None:
             yield from live()
             return
@@ -143,7 +180,17 @@ class WrappedChat(_ChatModel):
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> AsyncIterator[ChatGenerationChunk]:
         manager = {} if run_manager is None else {"run_manager": run_manager}
-        live = partial(super()._astream, messages, stop=stop, **manager, **kwargs)
+        begun, limiter = partial(super()._astream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
+        # without a coroutine of the model's, this is `_stream` in threads, which asks by itself unless it is at work already
+        asks_itself = getattr(begun.func, "__func__", None) is BaseChatModel._astream  # noqa: SLF001 - the one that is inherited
+
+        async def live() -> AsyncIterator[ChatGenerationChunk]:
+            if limiter is not None and (_at_work.get() is self or not asks_itself):
+                await limiter.limiter.aacquire(blocking=True)
+            async with aclosing(cast("AsyncGenerator[ChatGenerationChunk]", begun())) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
         if (cache := answers_streams_of(self, kwargs)) is None:
             async for chunk in live():
                 yield chunk

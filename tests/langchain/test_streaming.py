@@ -21,6 +21,7 @@ from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from layered_cache import CacheMiss, Event, Policy, cache_options
@@ -28,7 +29,7 @@ from layered_cache.streaming import _under_way
 from layered_cache.testing import OpenAIServer
 from worlds import World
 
-from langchain_layered_cache import LayeredCache, cached, usage_callback
+from langchain_layered_cache import LayeredCache, cached, uncached, usage_callback
 
 HOUR = Policy(max_wait=3600)
 
@@ -886,6 +887,48 @@ def test_a_stream_that_does_not_begin_is_not_waited_for_too_long() -> None:
     finally:
         set_llm_cache(None)
         cache.close()
+
+
+# --- rate limiters
+
+
+class Counter(BaseRateLimiter):
+    """A limiter that counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        self.asked += 1
+        return True
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        return self.acquire()
+
+
+@pytest.mark.parametrize("kind", [Async, Talking])
+def test_a_rate_limiter_is_asked_before_the_model_and_not_before_the_cache(kind: Any, world: World, cache: LayeredCache) -> None:
+    """Once for each call of the model, whichever way; LangChain asks it before every stream."""
+    counter = Counter()
+    bare = kind(calls=[], given=[], closed=[], rate_limiter=counter)
+    model = cached(cached(bare))
+    for _ in range(2):
+        stream(world, model, "one two")
+    assert counter.asked == 1
+    for _ in range(2):
+        world.call(model, "invoke", "three")
+    assert counter.asked == 2
+    stream(world, model, "three")
+    assert counter.asked == 2
+    stream(world, model, "one two", config={"metadata": {"llm_cache": {"mode": "bypass"}}})
+    assert counter.asked == len(model.calls) == 3
+    world.call(model.model_copy(update={"disable_streaming": True}), "invoke", "four")
+    assert counter.asked == len(model.calls) == 4
+    assert uncached(model).rate_limiter is counter
+    assert bare.rate_limiter is counter
+    set_llm_cache(None)
+    stream(world, model, "one two")
+    assert counter.asked == len(model.calls) == 5
 
 
 # --- nothing of the cache's reaches the caller
