@@ -126,6 +126,16 @@ def said(message: BaseMessage) -> dict[str, Any]:
     return {name: getattr(message, name) for name in names} | {"usage": {name: value for name, value in usage.items() if value != {}}}
 
 
+def in_a_loop(coroutine: Any) -> Any:
+    """What `asyncio.run` returns, in a loop that is nobody else's."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
 async def collected(stream: AsyncIterator[Any]) -> list[Any]:
     return [chunk async for chunk in stream]
 
@@ -509,9 +519,9 @@ def test_loops_and_threads_share_what_is_stored(cache: LayeredCache) -> None:
     """What is under way in one loop is nobody else's: it would end with the loop."""
     model = talking()
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: asyncio.run(collected(model.astream("hello there"))), range(4)))
+        answers = list(pool.map(lambda _: in_a_loop(collected(model.astream("hello there"))), range(4)))
     calls = len(model.calls)
-    answers += [list(model.stream("hello there")), asyncio.run(collected(model.astream("hello there")))]
+    answers += [list(model.stream("hello there")), in_a_loop(collected(model.astream("hello there")))]
 
     assert {merged(answer).content for answer in answers} == {"hello there "}
     assert calls <= 4
@@ -648,11 +658,26 @@ def test_an_error_in_a_thread_reaches_those_who_have_read(cache: LayeredCache) -
 
 
 async def test_a_model_that_is_down_is_not_asked_by_one_after_the_other(cache: LayeredCache) -> None:
-    model = talking(fail_at=dict.fromkeys(range(1, 100), 0))
+    """After two that failed, all others ask at once."""
+
+    class Down(Async):
+        at_once: list[int] = []
+
+        async def _astream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
+            self.calls.append(1)
+            self.at_once.append(len(self.calls) - len(self.closed))
+            await asyncio.sleep(0.01)
+            self.closed.append(RuntimeError)
+            raise RuntimeError("down")
+            yield
+
+    model = cached(Down(calls=[], closed=[], at_once=[]))
     found = await asyncio.gather(*(collected(model.astream("one")) for _ in range(20)), return_exceptions=True)
 
     assert all(isinstance(error, RuntimeError) for error in found)
     assert len(model.calls) == 20
+    assert model.at_once[:2] == [1, 1]
+    assert max(model.at_once) == 18
 
 
 def test_a_loop_that_ends_around_a_stream_leaves_nothing(cache: LayeredCache) -> None:
@@ -665,7 +690,7 @@ def test_a_loop_that_ends_around_a_stream_leaves_nothing(cache: LayeredCache) ->
         task._log_destroy_pending = False  # it is torn down on purpose
     loop.close()
 
-    assert merged(asyncio.run(collected(model.astream("one two three")))).content == "one two three "
+    assert merged(in_a_loop(collected(model.astream("one two three")))).content == "one two three "
     assert len(model.calls) == 2
     del found, task
     assert not _under_way
@@ -866,6 +891,24 @@ async def test_threads_of_the_loops_pool_do_not_wait_for_a_task_that_needs_one(c
 
     assert {merged(chunks).content for chunks in found} == {"one two three "}
     assert len(model.calls) <= 2
+
+
+async def test_a_stream_of_a_task_that_does_not_begin_is_not_waited_for_too_long() -> None:
+    cache = LayeredCache("memory://", policy=Policy(max_wait=0.05))
+    set_llm_cache(cache)
+    try:
+        gate = asyncio.Event()
+        model = talking(gates={0: gate})
+        leader = asyncio.create_task(collected(model.astream("one two")))
+        await asyncio.sleep(0.02)
+        model.gates.clear()
+        assert len(await collected(model.astream("one two"))) == 3
+        assert len(model.calls) == 2
+        gate.set()
+        assert len(await leader) == 3
+    finally:
+        set_llm_cache(None)
+        cache.close()
 
 
 def test_a_stream_that_does_not_begin_is_not_waited_for_too_long() -> None:
