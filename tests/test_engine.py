@@ -6,7 +6,7 @@ import dataclasses
 import time
 
 import pytest
-from layered_cache import Answer, ConfigurationError, Event, Policy, Refused, TieredCache, TierError, Usage
+from layered_cache import Answer, ConfigurationError, DeletionError, Event, Policy, Refused, TieredCache, TierError, Usage
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from worlds import World, ask, kinds, settled
 
@@ -405,3 +405,37 @@ def test_answers_that_came_together_may_say_what_each_of_them_took(world: World)
         assert entry.compute_seconds == kept
     with pytest.raises(ConfigurationError, match="compute_seconds must be a number, not 'long'"):
         Answer(value=b"x", compute_seconds="long")  # type: ignore[arg-type]
+
+
+def test_erasing_from_one_tier_needs_no_rule(world: World, events: list[Event], clock: FakeClock) -> None:
+    """It is gone, the log is as it was; a failing tier is told of, and what waits to be written goes by a rule."""
+    tier = FakeAuthority()
+    cache = TieredCache(tier, observers=[events.append], clock=clock)  # by which nothing is written in the background
+    world.call(cache, "set", ask(), b"value")
+    position = cache._engine.watch.view.position
+
+    receipt = world.call(cache, "erase", ask(), ask("absent"), ask())
+    assert (receipt.seq, receipt.removed) == (None, {"authority": 1})
+    assert cache._engine.watch.view.position == position
+    assert world.call(cache, "get", ask()) is None
+    assert kinds(events).count("invalidated") == 1
+
+    tier.broken = True
+    with pytest.raises(DeletionError, match="may still be served"):
+        world.call(cache, "erase", ask())
+    world.call(cache, "set", ask(), b"queued")
+    tier.broken = False
+    assert world.call(cache, "erase", ask()).seq is not None
+    assert world.call(cache, "get", ask()) is None
+    assert world.call(cache, "erase").removed == {}
+
+
+def test_erasing_from_several_tiers_is_deleting(world: World) -> None:
+    """A late promotion must not bring it back."""
+    cache = TieredCache("memory://", FakeAuthority())
+    world.call(cache, "set", ask(), b"value")
+
+    receipt = world.call(cache, "erase", ask())
+
+    assert receipt.seq is not None
+    assert receipt.removed == {"memory": 1, "authority": 1}

@@ -344,6 +344,21 @@ class TieredCache:
         """See delete."""
         return await self._removing.delete(self._asyncio, self._namespace, [self._key_of(request) for request in requests])
 
+    def erase(self, *requests: Request | str) -> Receipt:
+        """As delete, for values that are set, not computed: setting one again is meant, whenever it began.
+
+        Where there is one tier alone nothing is recorded: a store that lives long would fill the log of rules, which voids what is older
+        than the rules that leave it.
+
+        Raises:
+            DeletionError: They may still be served.
+        """
+        return run(self._removing.erase(self._blocking, self._namespace, [self._key_of(request) for request in requests]))
+
+    async def aerase(self, *requests: Request | str) -> Receipt:
+        """See erase."""
+        return await self._removing.erase(self._asyncio, self._namespace, [self._key_of(request) for request in requests])
+
     def invalidate(
         self,
         *,

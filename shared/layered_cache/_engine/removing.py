@@ -32,6 +32,20 @@ class Removing:
         steps = [(tier.name, partial(fx.erase, tier, keys)) for tier in reversed(self._engine.tiers)]
         return await self._erased(namespace, seq, steps)
 
+    async def erase(self, fx: Effects, namespace: str, keys: Sequence[str]) -> Receipt:
+        """Erase entries of *keys*; where there is one tier alone, which has no write of them to come, without a rule."""
+        engine, tier = self._engine, self._engine.tiers[0]
+        if not keys or len(engine.tiers) > 1 or engine.backlog.must_queue(tier, keys):
+            return await self.delete(fx, namespace, keys)
+        try:
+            count = await fx.erase(tier, list(dict.fromkeys(keys)))
+        except TierError as error:
+            engine.tell.tier_failed(error)
+            msg = f"what was to be erased may still be served: {error}"
+            raise DeletionError(msg, (error,)) from error
+        engine.tell(Event(kind="invalidated", namespace=namespace, count=count))
+        return Receipt(seq=None, durable=engine.watch.authority.log_is_durable, removed={tier.name: count})
+
     async def invalidate(self, fx: Effects, namespace: str, scope: Scope) -> Receipt:
         """Make everything that *scope* matches in *namespace* void."""
         return await self._void(fx, namespace, scope)

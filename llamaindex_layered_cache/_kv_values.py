@@ -1,0 +1,99 @@
+"""The bytes of a key-value pair, from which both come back: equal, in new objects.
+
+What JSON knows is written as msgpack by the quickest way; bytes, NaN and infinity too. Of texts, whole numbers and floats of other
+classes (an enumeration's, NumPy's) their value is kept, as JSON would. Long lists of floats are packed (`layered_cache.vectors`: a vector
+takes a fifth of its JSON). All else is left to `layered_cache.values`, which keeps it with its type (tuples, sets, dates, keys that are no
+texts, long numbers, lone surrogates), or refuses it by an `EncodeError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+from layered_cache import EncodeError, values, vectors
+
+CODEC = "llamaindex-kv-1"
+
+_ATOMS = frozenset({str, int, float, bool, type(None), bytes})
+_VECTOR, _EXACT = 1, 2  # extension types
+_LONG = 16  # floats, from which on they are packed
+_MOST_NESTED = 150  # decoders give up near 1,000
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(key: str, value: object) -> bytes:
+    """Return the bytes of a pair.
+
+    Raises:
+        EncodeError: The value would not come back equal.
+    """
+    try:
+        return _encoder.encode([key, _shaped(value, 0, plain=False)])
+    except (OverflowError, UnicodeEncodeError):  # a long number, or a text that no encoding has
+        return _encoder.encode(_exact([key, value]))
+
+
+def decode(data: bytes) -> tuple[str, Any]:
+    """Return the pair that *data* says.
+
+    Raises:
+        ValueError: It says none.
+    """
+    try:
+        key, value = _decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, TypeError) as error:
+        msg = "these bytes are no pair"
+        raise ValueError(msg) from error
+    return key, value
+
+
+def _shaped(value: Any, depth: int, *, plain: bool) -> Any:  # noqa: ANN401, PLR0911 - any value; one return per kind reads best
+    """Return *value* in what msgpack keeps; if *plain*, in what `values` does."""
+    if type(value) in _ATOMS:
+        return value
+    if depth > _MOST_NESTED:
+        msg = "a value is nested too deeply to be kept"
+        raise EncodeError(msg)
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        shaped = {
+            key if type(key) is str else _shaped(key, depth + 1, plain=True): (
+                item if type(item) in _ATOMS else _shaped(item, depth + 1, plain=plain)
+            )
+            for key, item in items
+        }
+        return shaped if plain or all(type(key) is str for key in shaped) else _exact(cast("object", value))
+    if isinstance(value, list):
+        each = cast("list[Any]", value)
+        if not plain and len(each) >= _LONG and type(each[0]) is float and set(map(type, each)) == {float}:
+            return msgspec.msgpack.Ext(_VECTOR, vectors.encode(each))
+        return [_shaped(item, depth + 1, plain=plain) for item in each]
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if not plain:
+        return _exact(value)
+    if isinstance(value, tuple):
+        return tuple(_shaped(item, depth + 1, plain=True) for item in cast("tuple[Any, ...]", value))
+    return value
+
+
+def _exact(value: object) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(_EXACT, values.dumps(_shaped(value, 0, plain=True)))
+
+
+def _read_ext(code: int, data: memoryview) -> Any:  # noqa: ANN401 - any value
+    if code == _VECTOR:
+        return vectors.decode(bytes(data))
+    if code == _EXACT:
+        return values.loads(bytes(data))
+    msg = f"an unknown extension type {code}"
+    raise ValueError(msg)
+
+
+_decoder = msgspec.msgpack.Decoder(ext_hook=_read_ext)
