@@ -1,0 +1,130 @@
+"""Which embedding model it is: its class and name, and every setting that may change its vectors, as they are at the moment of a call.
+
+Of a pydantic object the fields count, and what it keeps privately, which is where some models have the settings that matter; of objects
+in it the same. Nulls do not count, nor secrets, nor what is about transport. Whatever else has no lasting text (a loaded model, a
+function) may decide the vectors too, so it is refused, unless the caller says by `key_extra` what stands for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.keys import canonical
+from layered_cache.redaction import is_secret_name
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+OWN = "_layered_cache"
+"""Where a cached model has what belongs to its cache."""
+
+_NAMES = ("model_name", "model", "model_id", "deployment_name")
+_NO_NAMES = frozenset({"", "unknown"})  # the second is LlamaIndex's default
+_TRANSPORT = frozenset({
+    OWN, "callback_manager", "callbacks", "embeddings_cache", "rate_limiter", "embed_batch_size", "num_workers", "chunk_size", "batch_size",
+    "timeout", "request_timeout", "max_retries", "retry_min_seconds", "retry_max_seconds", "reuse_client", "default_headers", "headers",
+    "show_progress", "show_progress_bar", "verbose", "threads", "parallel", "keep_alive", "cache_folder", "cache_dir", "openai_proxy",
+    "http_socket_options", "use_azure_ad", "azure_ad_token_provider", "azure_ad_async_token_provider", "profile_name", "boto3_kwargs",
+    "botocore_config",
+})  # fmt: skip
+_TRANSPORT_WORDS = frozenset({"client", "aclient", "session", "asession", "executor", "lock", "loop", "pool", "semaphore"})
+_DEEPEST = 8  # objects within objects
+
+
+class Identity:
+    """The identity of *model*, now.
+
+    Args:
+        model: An embedding model.
+        extra: What stands for what cannot be read of it.
+
+    Raises:
+        UncacheableRequestError: A setting has no lasting text, and nothing stands for it.
+    """
+
+    def __init__(self, model: BaseEmbedding, extra: object) -> None:
+        self.name = _name_of(model) or type(model).__name__
+        settings = [_read(model, opaque=extra is not None, depth=0), extra]
+        self.digest = hashlib.sha256(canonical(settings, "key_extra")).hexdigest()
+        """Of all that decides the vectors: a setting may be a secret that nobody can tell, so none is stored."""
+
+
+def check(model: BaseEmbedding, extra: object) -> None:
+    """See that the identity of *model* can be told.
+
+    Raises:
+        ConfigurationError: It has no name, or a setting that cannot be read, and *extra* is None.
+    """
+    if extra is None and _name_of(model) is None:
+        msg = f"{_class_of(model)} has no model_name: say by key_extra='name/and-settings' which one it is"
+        raise ConfigurationError(msg)
+    try:
+        Identity(model, extra)
+    except UncacheableRequestError as error:
+        hint = "" if extra is not None else ": say by key_extra='name/and-settings' what stands for it"
+        msg = f"{error}{hint}"
+        raise ConfigurationError(msg) from None
+
+
+def _name_of(model: BaseEmbedding) -> str | None:
+    found = (getattr(model, name, None) for name in _NAMES)
+    return next((name for name in found if isinstance(name, str) and name not in _NO_NAMES), None)
+
+
+def _class_of(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _read(thing: BaseModel, *, opaque: bool, depth: int) -> dict[str, object]:
+    """Return what *thing* is; with *opaque*, without what cannot be read."""
+    if depth > _DEEPEST:
+        msg = f"{_class_of(thing)} holds objects within objects without end"
+        raise UncacheableRequestError(msg)
+    settings: dict[str, object] = {}
+    for name, value in _members(thing):
+        if value is None or _is_transport(name) or _is_secret(name, value):
+            continue
+        try:
+            settings[name] = _plain(value, f"the setting {name!r} of {_class_of(thing)}", opaque=opaque, depth=depth)
+        except UncacheableRequestError:
+            if not opaque:
+                raise
+    return {"class": _class_of(thing), "address": _address_of(thing), "settings": settings}
+
+
+def _members(thing: BaseModel) -> Iterator[tuple[str, object]]:
+    values = thing.__dict__
+    for name in type(thing).model_fields:  # not all of __dict__: what a cached property has put there is no setting
+        yield name, values.get(name)
+    yield from (thing.__pydantic_extra__ or {}).items()
+    yield from (thing.__pydantic_private__ or {}).items()
+
+
+def _is_transport(name: str) -> bool:
+    return name in _TRANSPORT or not _TRANSPORT_WORDS.isdisjoint(name.split("_"))
+
+
+def _is_secret(name: str, value: object) -> bool:
+    return isinstance(value, SecretStr | SecretBytes) or (is_secret_name(name.strip("_")) and (isinstance(value, str) or callable(value)))
+
+
+def _plain(value: object, what: str, *, opaque: bool, depth: int) -> object:
+    """Return *value* as data with a lasting text; it is checked here, where it can be named."""
+    if isinstance(value, BaseModel):
+        return _read(value, opaque=opaque, depth=depth + 1)
+    if isinstance(value, list | tuple):
+        return [_plain(item, what, opaque=opaque, depth=depth) for item in cast("list[object]", value)]
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+        return {key: _plain(item, what, opaque=opaque, depth=depth) for key, item in items if not _is_secret(str(key), item)}
+    canonical(value, what)
+    return value
+
+
+def _address_of(thing: object) -> str | None:
+    """Return where a client of OpenAI's library, made with *thing*, sends requests: the environment of that moment may say it."""
+    client: Any = getattr(getattr(thing, "client", None), "_client", None)
+    address = getattr(client, "base_url", None)
+    return None if address is None else str(address)
