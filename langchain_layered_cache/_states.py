@@ -21,7 +21,7 @@ from langchain_core.messages import BaseMessage
 from layered_cache import EncodeError, UncacheableRequestError
 from layered_cache.keys import canonical
 
-from langchain_layered_cache._once import Once
+from layered_cache.once import Once
 from langchain_layered_cache._writes import Fields, fields_of, take_apart
 
 _once = Once()

@@ -45,7 +45,7 @@ from layered_cache.options import fingerprint
 
 from langchain_layered_cache._births import Birth, Births
 from langchain_layered_cache._chains import listen, options_here
-from langchain_layered_cache._once import Once
+from layered_cache.once import Once
 from langchain_layered_cache._states import cache_key
 from langchain_layered_cache._writes import RebuildError, WritesSerializer
 from langchain_layered_cache.cache import LayeredCache

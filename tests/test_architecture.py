@@ -56,6 +56,7 @@ ALLOWED = {
     "streaming": PURE | {"asking", "cache", "streams"},
     "streams": PURE,
     "providers": PURE,
+    "once": PURE,
     "testing": PURE | PROTOCOLS | {"testing"},
     "__init__": PURE | PROTOCOLS | {"cache", "tiers"},
 }

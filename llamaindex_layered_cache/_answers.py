@@ -1,0 +1,103 @@
+"""From responses to an `Answer`: their bytes, and what is known of them (usage, cost, why the model stopped, a readable form)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import orjson
+from layered_cache import Answer, Usage
+from layered_cache.entry import Finish
+from layered_cache.providers import REASON_NAMES, cost_of, finish_of, worst
+from llama_index.core.base.llms.types import ChatResponse, TextBlock, ToolCallBlock
+
+from llamaindex_layered_cache._codec import CODEC, Raw, Response, encode, text_of
+
+# the names under which providers count what went in and what came out
+_COUNTS = (
+    ("prompt_tokens", "completion_tokens"),
+    ("input_tokens", "output_tokens"),
+    ("prompt_token_count", "candidates_token_count"),
+    ("prompt_eval_count", "eval_count"),
+)
+_USAGE_NAMES = ("usage", "usage_metadata")
+_WITHIN = ("response", "message")  # where pieces of a stream have what is said of the whole
+
+
+def to_answer(responses: Sequence[Response], model: str, raw: Raw, *, streams: bool) -> Answer:
+    """Return the last of *responses* as an answer of *model*; if it *streams*, they are the pieces of one stream.
+
+    Raises:
+        EncodeError: It would not come back equal.
+    """
+    response = responses[-1]
+    usage = next((found for one in reversed(responses) if (found := _usage(one)) is not None), None)
+    return Answer(
+        value=encode(response, raw, responses if streams else None),
+        codec=CODEC,
+        usage=usage,
+        cost_usd=None if usage is None else cost_of(usage, model),
+        finish=worst(finish for one in responses for finish in _finishes(one)),
+        empty=not _says_something(response),
+        response=_readable(response),
+    )
+
+
+def _says_something(response: Response) -> bool:
+    if not isinstance(response, ChatResponse):
+        return bool(response.text)
+    message = response.message
+    said = any(not isinstance(block, TextBlock) or block.text for block in message.blocks)
+    return said or any(message.additional_kwargs.get(name) for name in ("tool_calls", "function_call"))
+
+
+def _finishes(response: Response) -> Iterator[Finish]:
+    for place in _places(response):
+        for name in REASON_NAMES:
+            reason = _of(place, name)
+            # some say it by an enumeration of their own
+            if (finish := finish_of(getattr(reason, "value", reason))) is not None:
+                yield finish
+
+
+def _usage(response: Response) -> Usage | None:
+    for place in _places(response):
+        for counted in (place, *(_of(place, name) for name in _USAGE_NAMES)):
+            for names in _COUNTS:
+                tokens = [_of(counted, name) for name in names]
+                if all(type(count) is int and count >= 0 for count in tokens) and any(tokens):
+                    return Usage(*cast("list[int]", tokens))
+    return None
+
+
+def _places(response: Response) -> Iterator[object]:
+    """Yield where providers say how it went."""
+    yield cast("object", response.additional_kwargs)  # pyright: ignore[reportUnknownMemberType] - LlamaIndex says `dict`
+    if isinstance(response, ChatResponse):
+        yield response.message.additional_kwargs
+    for place in (response.raw, *(_of(response.raw, name) for name in _WITHIN)):
+        if place is not None:
+            yield place
+            for name in ("choices", "candidates"):
+                options = _of(place, name)
+                if isinstance(options, list) and options:
+                    yield cast("list[object]", options)[0]
+            if (delta := _of(place, "delta")) is not None:
+                yield delta
+
+
+def _of(thing: object, name: str) -> Any:  # noqa: ANN401 - as a provider has it
+    if isinstance(thing, Mapping):
+        return cast("Mapping[str, object]", thing).get(name)
+    return getattr(thing, name, None)
+
+
+def _readable(response: Response) -> str:
+    """Return what a person reads: the text; where that is not all, the calls of tools too."""
+    if not isinstance(response, ChatResponse):
+        return response.text
+    calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+    if not calls:
+        return text_of(response)
+    shown = {"content": text_of(response), "tool_calls": [{"name": call.tool_name, "args": call.tool_kwargs} for call in calls]}
+    return orjson.dumps(shown, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

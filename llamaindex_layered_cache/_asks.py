@@ -1,0 +1,107 @@
+"""Calls that do not stream: answered from memory at once, else by the engine, which asks the model at most once for all who ask."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from layered_cache import Answer, Entry
+from layered_cache.asking import Ask, check_only_cached, note_failure
+
+from llamaindex_layered_cache._codec import Response, decode
+from llamaindex_layered_cache._events import listener
+from llamaindex_layered_cache._keepers import Call, at_work
+
+
+def answered(call: Call, method: str, live: Callable[[], Response]) -> Response:
+    """Return what *live*, the model's own *method*, would return.
+
+    Raises:
+        CacheMiss: It is not cached, and the caller wants nothing else.
+    """
+    if call.request is None:
+        check_only_cached(call.options)
+        with at_work(call.question.llm):
+            return live()
+    if (response := _at_hand(call)) is None:
+        ask = _Ask(call, live=live)
+        response = ask.answered()
+        if ask.is_live:
+            return response
+    if (hit := listener(call, method)) is not None:
+        hit.whole(response)
+    return response
+
+
+async def aanswered(call: Call, method: str, live: Callable[[], Awaitable[Response]]) -> Response:
+    """See answered."""
+    if call.request is None:
+        check_only_cached(call.options)
+        with at_work(call.question.llm):
+            return await live()
+    if (response := _at_hand(call)) is None:
+        ask = _Ask(call, alive=live)
+        response = await ask.aanswered()
+        if ask.is_live:
+            return response
+    if (hit := listener(call, method)) is not None:
+        hit.whole(response)
+    return response
+
+
+def _at_hand(call: Call) -> Response | None:
+    """Return what memory has."""
+    if call.key is None or not call.options.looks:
+        return None
+    try:
+        if (value := call.cache.peek(call.key)) is None:
+            return None
+        return decode(value, call.keeper.how.raw)
+    except ValueError as error:
+        call.unreadable(call.key, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        note_failure(call.cache, "lookup", error)
+    return None
+
+
+class _Ask(Ask[Response]):
+    """A question to a model; it `is_live` if the model has been asked on behalf of the caller."""
+
+    def __init__(
+        self, call: Call, *, live: Callable[[], Response] | None = None, alive: Callable[[], Awaitable[Response]] | None = None
+    ) -> None:
+        assert call.request is not None  # noqa: S101 - for the type checker: who has none asks the model
+        super().__init__(call.cache, call.options, call.request)
+        self._call = call
+        self._live = live
+        self._alive = alive
+        self.is_live = False
+
+    def compute(self) -> Response:
+        self.is_live = True
+        assert self._live is not None  # noqa: S101 - for the type checker: threads have it
+        with at_work(self._call.question.llm):
+            return self._live()
+
+    async def acompute(self) -> Response:
+        self.is_live = True
+        assert self._alive is not None  # noqa: S101 - for the type checker: tasks have it
+        with at_work(self._call.question.llm):
+            return await self._alive()
+
+    def compute_alone(self) -> Response:
+        assert self._live is not None  # noqa: S101 - see compute
+        self._call.starts()
+        with at_work(self._call.question.llm):
+            return self._live()
+
+    async def acompute_alone(self) -> Response:
+        assert self._alive is not None  # noqa: S101 - see acompute
+        self._call.starts()
+        with at_work(self._call.question.llm):
+            return await self._alive()
+
+    def written(self, result: Response) -> Answer | None:
+        return self._call.answer([result])
+
+    def read(self, entry: Entry) -> Response:
+        return decode(entry.value, self._call.keeper.how.raw)

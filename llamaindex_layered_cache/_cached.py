@@ -1,0 +1,193 @@
+"""`cached(llm)`: an LLM that is asked through a cache, and is otherwise the LLM that it was.
+
+A shallow copy of the LLM gets a class that is derived from its own and has its name, so that agents, indices, `isinstance`, what is
+serialized and the hashes of ingestion take it for what it was. The class carries all that is new (`_wrapped`); copies of the LLM have its
+cache, and a pickle makes both again.
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar, cast, overload
+
+from layered_cache import ConfigurationError, TieredCache
+from layered_cache.adapting import engine_of
+from layered_cache.config import default_tiers
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.llms import LLM
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index.core.llms.utils import resolve_llm  # pyright: ignore[reportUnknownVariableType] - of LangChain's, which may be missing
+
+from llamaindex_layered_cache._codec import Raw, Replay
+from llamaindex_layered_cache._identities import PLAIN_CLASS, plain_class
+from llamaindex_layered_cache._keepers import EmitEvents, How, Keeper
+from llamaindex_layered_cache._wrapped import OWN, CachedLLM, keeper_of
+
+_log = logging.getLogger("layered_cache")
+
+T = TypeVar("T", bound=LLM | BaseEmbedding)
+
+_STATE = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # of a pydantic object, beside its __dict__
+_OF_EMBEDDINGS = ("ttl", "namespace", "tags", "key_extra")
+
+_classes: dict[type, type] = {}
+
+
+@overload
+def cached(
+    thing: T,
+    /,
+    cache: TieredCache | None = None,
+    *,
+    ttl: float | timedelta | str | None = None,
+    namespace: str | None = None,
+    tags: Iterable[str] = (),
+    when: Callable[[Any, Mapping[str, Any]], bool] | None = None,
+    store_if: Callable[[Any], bool] | None = None,
+    replay: Replay = "chunks",
+    raw: Raw = "model",
+    emit_events: EmitEvents = "auto",
+    share_stream: bool = True,
+    key_extra: object = None,
+) -> T: ...
+
+
+@overload
+def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any: ...  # noqa: ANN401 - whatever LlamaIndex makes an LLM of
+
+
+def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any:
+    """Return a copy of *thing*, an LLM or an embedding model, that is asked through *cache*; the thing itself is left as it is.
+
+    - All that an LLM can be asked is answered from the cache and stored in it: `chat`, `complete`, their streams and a-twins, and what
+      LlamaIndex makes of these: prediction, tools, structured answers, agents. `chat` and `stream_chat` share answers, so do `complete` and
+      `stream_complete`. On a miss, the provider gets the request that it would have got.
+    - Of concurrent equal calls, one asks the provider. Concurrent equal streams, of threads or of the tasks of a loop, are one call, which
+      each sees as it comes. A stream that is closed early, is cancelled or fails, is not stored.
+    - One call can say otherwise: `llm.chat(messages, cache=False)`, `refresh=True`, `only_cached=True` (`CacheMiss` if there is nothing),
+      `ttl=`, `tags=`, `namespace=`; or `cache_options(...)` around it.
+    - What is cached already gets the new cache instead. A pickle of the copy has the cache with it, if that was made from URLs; else it is
+      a pickle of the LLM, and a warning says so. A `StructuredLLM` keeps its form, and what it asks is cached.
+
+    Not cached are requests of which no exact key can be made, and what depends on the provider's memory of earlier calls.
+
+    Args:
+        thing: An LLM, or what LlamaIndex makes one of (`"default"`, a LangChain model); or an embedding model, of which see
+            `llamaindex_layered_cache.embeddings.cached_embedding`.
+        cache: The tiers, or an adapter over them; memory and a file in the user's cache folder, unless given.
+        how: The options below.
+
+    Options:
+        ttl: How long an answer may be served: seconds, a `timedelta`, or a text such as `"5m"`; as *cache* keeps them, unless given.
+        namespace: The name of a child namespace of *cache*.
+        tags: Labels of the answers, for `invalidate(tag=...)`.
+        when: `(messages or prompt, arguments) -> bool`: whether a call is cached at all.
+        store_if: `(response) -> bool`: whether an answer is kept.
+        replay: How an answer from the cache is streamed: in pieces (`"chunks"`), or in one (`"single"`).
+        raw: Whether what the provider's client had returned comes back as an object (`"model"`), as a `"dict"`, or not at all (`"drop"`).
+        emit_events: Who is told of hits: handlers of LlamaIndex's instrumentation, if there are any (`"auto"`); those of the
+            `CallbackManager` too, so that a token counter counts what was not paid (`True`); nobody (`False`).
+        share_stream: Whether `chat` and `stream_chat` share answers.
+        key_extra: Plain data that stands, in keys, for what cannot be read of the model.
+
+    Raises:
+        ConfigurationError: Before any I/O: *thing* is something else, an argument is wrong, or nothing says which model it is.
+    """
+    if isinstance(thing, BaseEmbedding):
+        from llamaindex_layered_cache.embeddings import cached_embedding  # noqa: PLC0415 - LLMs need nothing of it
+
+        if unknown := how.keys() - {*_OF_EMBEDDINGS}:
+            raise ConfigurationError.unknown(what="argument of cached embeddings", name=min(unknown), allowed=_OF_EMBEDDINGS)
+        return cached_embedding(thing, _engine(cache), **how)
+    if unknown := how.keys() - {*How.__dataclass_fields__}:
+        raise ConfigurationError.unknown(what="argument of cached", name=min(unknown), allowed=("cache", *How.__dataclass_fields__))
+    said = How(**how)
+    llm = thing if isinstance(thing, LLM) else _resolved(thing)
+    engine = _engine(cache)
+    if isinstance(llm, StructuredLLM):
+        return _with_inner(llm, cached(llm.llm, engine, **how))
+    return _wrapped(llm, engine, said)
+
+
+def uncached(thing: T) -> T:
+    """Return a copy of *thing* as it was before `cached`; of any other, a copy."""
+    if isinstance(thing, BaseEmbedding):
+        from llamaindex_layered_cache.embeddings import uncached_embedding  # noqa: PLC0415 - LLMs need nothing of it
+
+        return cast("T", uncached_embedding(thing))
+    if isinstance(thing, StructuredLLM):
+        return cast("T", _with_inner(thing, uncached(thing.llm)))
+    return cast("T", _copied(thing, plain_class(type(thing)), None))
+
+
+def _engine(cache: TieredCache | None) -> TieredCache:
+    return TieredCache(*default_tiers("llamaindex")) if cache is None else engine_of(cache)
+
+
+def _resolved(thing: object) -> LLM:
+    try:
+        return resolve_llm(cast("Any", thing))
+    except AssertionError:
+        msg = f"cached() takes an LLM or an embedding model of LlamaIndex, not a {type(thing).__qualname__}"
+        raise ConfigurationError(msg) from None
+
+
+def _with_inner(structured: StructuredLLM, llm: LLM) -> StructuredLLM:
+    copy = structured.model_copy()
+    copy.llm = llm
+    return copy
+
+
+def _wrapped(llm: LLM, cache: TieredCache, how: How) -> LLM:
+    return _copied(llm, _class(plain_class(type(llm))), Keeper(llm, cache, how))
+
+
+def _copied(llm: LLM, cls: type[LLM], keeper: Keeper | None) -> LLM:
+    """Return a shallow copy of *llm* of the class *cls*: they share clients and handlers."""
+    copy = cls.__new__(cls)
+    state = {name: value for name, value in llm.__dict__.items() if name != OWN}
+    object.__setattr__(copy, "__dict__", state if keeper is None else {**state, OWN: keeper})
+    for name in _STATE:
+        value: Any = getattr(llm, name)
+        object.__setattr__(copy, name, value.copy() if isinstance(value, dict | set) else value)
+    return copy
+
+
+def _class(cls: type[LLM]) -> type[LLM]:
+    """Return the class that stands in front of *cls*: one for each."""
+    if (found := _classes.get(cls)) is None:
+        members: dict[str, Any] = {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+            "__reduce_ex__": _reduce,
+            "model_config": {"defer_build": True},
+        }
+        made = types.new_class(cls.__name__, (CachedLLM, cls), exec_body=lambda body: body.update(members))
+        setattr(made, PLAIN_CLASS, cls)
+        found = _classes.setdefault(cls, made)
+    return cast("type[LLM]", found)
+
+
+def _reduce(self: LLM, protocol: object) -> tuple[Any, ...]:  # noqa: ARG001 - Python's signature
+    """Return how a pickle makes it again: a class that was made here can be found nowhere."""
+    keeper, plain = keeper_of(self), uncached(self)
+    if keeper is not None and _can_be_remade(keeper.cache):
+        return _wrapped, (plain, keeper.cache, keeper.how)
+    return _same, (plain,)
+
+
+def _same(llm: LLM) -> LLM:
+    return llm
+
+
+def _can_be_remade(cache: TieredCache) -> bool:
+    try:
+        cache.__reduce__()
+    except ConfigurationError as error:
+        _log.warning("a cached LLM is pickled without its cache: %s", error)
+        return False
+    return True

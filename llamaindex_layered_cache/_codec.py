@@ -1,0 +1,252 @@
+"""Answers to bytes and back: msgpack of positional parts, no pickle, no code by name.
+
+What is plain data comes back as it is. Objects of pydantic classes (blocks, what the provider's client returned as `raw`) are written by
+their fields with the name of their class, and come back as objects of that class if this process has imported it already, else as
+dictionaries. What does not come back equal is not written.
+
+A stream is stored as the answer that it came to, with the steps in which it came. `chat` and `stream_chat` share answers, but each has
+only a `raw` of its own kind: those of streams are pieces. A stream whose pieces do not come to its answer is for streams alone.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+from layered_cache import EncodeError
+from layered_cache.values import dumps, loads
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    LogProb,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
+from pydantic import AnyUrl, BaseModel
+
+CODEC = "li-1"
+
+Response: TypeAlias = ChatResponse | CompletionResponse
+Raw = Literal["model", "dict", "drop"]
+Replay = Literal["chunks", "single"]
+Step: TypeAlias = int | str
+"""A piece of a stream's text: how many characters of the answer it is, or, where the pieces do not come to the answer, itself."""
+
+_CHAT, _COMPLETION = 1, 2
+_OBJECT = "\0object"  # no dictionary that has such a key is written
+_MOST_PIECES = 64  # of an answer that did not come as a stream: each takes LlamaIndex some time
+_WORDS = re.compile(r"\s*\S+|\s+")
+
+
+class Steps(NamedTuple):
+    """How a stream came: its pieces, and what the model thought, by the number of the piece that it came with."""
+
+    texts: list[Step]
+    thoughts: dict[int, str]
+
+
+def encode(response: Response, raw: Raw, chunks: Sequence[Response] | None = None) -> bytes:
+    """Return *response*, to which *chunks* came if it is one of a stream, as bytes.
+
+    Raises:
+        EncodeError: It would not come back equal.
+    """
+    steps = None if chunks is None else _steps(response, chunks)
+    kept: Response = response if raw == "model" else response.model_copy(update={"raw": None if raw == "drop" else _as_data(response.raw)})
+    for unset in (True, False):  # a field that nobody has set comes back unset, if it comes back equal
+        data = dumps(_parts(kept, steps, exclude_unset=unset))
+        if _read(loads(data), streams=steps is not None, raw=raw)[0] == kept:
+            return data
+    msg = "an answer does not come back equal; if that is because of its raw, say raw='dict' or raw='drop' to cached()"
+    raise EncodeError(msg)
+
+
+def decode(data: bytes, raw: Raw) -> Response:
+    """Return the answer in *data*, in new objects, for a caller who does not stream.
+
+    Raises:
+        ValueError: There is none in it.
+    """
+    response, steps = _read(loads(data), streams=False, raw=raw)
+    if steps is not None and any(isinstance(step, str) for step in steps.texts):
+        msg = "it came as a stream whose pieces are not the answer"
+        raise ValueError(msg)
+    return response
+
+
+def decode_stream(data: bytes, raw: Raw, replay: Replay) -> list[Any]:
+    """Return the answer in *data* as the chunks of a stream, in new objects.
+
+    Raises:
+        ValueError: There is none in it.
+    """
+    response, steps = _read(loads(data), streams=True, raw=raw)
+    text = text_of(response)
+    if steps is None:
+        return _chunks(response, [text] if replay == "single" else _pieces(text), {})
+    texts = _cut(text, steps.texts)
+    return _chunks(response, ["".join(texts)], {}) if replay == "single" else _chunks(response, texts, steps.thoughts)
+
+
+def text_of(response: Response) -> str:
+    """Return the text of *response*."""
+    return (response.message.content or "") if isinstance(response, ChatResponse) else response.text
+
+
+def _more(response: Response) -> dict[str, object]:
+    return cast("dict[str, object]", response.additional_kwargs)  # pyright: ignore[reportUnknownMemberType] - LlamaIndex says `dict`
+
+
+# --- parts
+
+
+def _parts(response: Response, steps: Steps | None, *, exclude_unset: bool) -> list[Any]:
+    def packed(value: object) -> object:
+        return _packed(value, exclude_unset=exclude_unset)
+
+    told = None if steps is None else [steps.texts, list(steps.thoughts.items())]
+    logprobs = response.logprobs and [[[one.token, one.logprob, one.bytes] for one in place] for place in response.logprobs]
+    rest = [response.delta, packed(response.raw), packed(_more(response)), logprobs, told]
+    if type(response) is CompletionResponse:
+        return [_COMPLETION, response.text, *rest]
+    if type(response) is ChatResponse and type(message := response.message) is ChatMessage:
+        blocks = [block.text if type(block) is TextBlock else packed(block) for block in message.blocks]
+        return [_CHAT, str(message.role.value), blocks, packed(message.additional_kwargs), *rest]
+    msg = f"a {type(response).__qualname__} is no answer of a class that is known here, so it is not kept"
+    raise EncodeError(msg)
+
+
+def _read(parts: Any, *, streams: bool, raw: Raw) -> tuple[Response, Steps | None]:  # noqa: ANN401 - what `_parts` has made
+    try:
+        kind, *content, delta, packed_raw, more, logprobs, told = parts
+        steps = None if told is None else Steps(told[0], dict(told[1]))
+        rest: dict[str, Any] = {"additional_kwargs": _unpacked(more)}
+        if delta is not None:
+            rest["delta"] = delta
+        if packed_raw is not None and raw != "drop" and streams == (steps is not None):
+            rest["raw"] = _unpacked(packed_raw, as_data=raw == "dict")
+        if logprobs:
+            rest["logprobs"] = [[LogProb(token=one[0], logprob=one[1], bytes=one[2]) for one in place] for place in logprobs]
+        if kind == _COMPLETION:
+            return CompletionResponse(text=content[0], **rest), steps
+        if kind == _CHAT:
+            role, blocks, said = content
+            found = [TextBlock(text=block) if isinstance(block, str) else _unpacked(block) for block in blocks]
+            message = ChatMessage(role=MessageRole(role), blocks=found, additional_kwargs=_unpacked(said))
+            return ChatResponse(message=message, **rest), steps
+    except (TypeError, AttributeError) as error:
+        msg = "its parts are not those of an answer"
+        raise ValueError(msg) from error
+    msg = "it is of an unknown kind"
+    raise ValueError(msg)
+
+
+def _packed(value: object, *, exclude_unset: bool) -> Any:  # noqa: ANN401 - plain data
+    """Return *value* with objects of pydantic classes as dictionaries that name them."""
+    if isinstance(value, BaseModel):
+        fields = value.model_dump(exclude_unset=exclude_unset, warnings=False)
+        return {_OBJECT: f"{type(value).__module__}:{type(value).__qualname__}", "": _as_data(fields)}
+    if type(value) is dict:
+        items = cast("dict[object, object]", value)
+        if _OBJECT in items:
+            msg = "an answer holds a dictionary that looks like one of ours"
+            raise EncodeError(msg)
+        return {key: _packed(item, exclude_unset=exclude_unset) for key, item in items.items()}
+    if type(value) is list:
+        return [_packed(item, exclude_unset=exclude_unset) for item in cast("list[object]", value)]
+    if isinstance(value, Enum) and isinstance(value, str):
+        return str(value.value)
+    return value
+
+
+def _as_data(value: object) -> Any:  # noqa: ANN401 - plain data
+    """Return *value* as plain data; its class is not needed, or known otherwise."""
+    if isinstance(value, BaseModel):
+        return _as_data(value.model_dump(warnings=False))
+    if isinstance(value, Mapping):
+        return {key: _as_data(item) for key, item in cast("Mapping[object, object]", value).items()}
+    if type(value) is list:
+        return [_as_data(item) for item in cast("list[object]", value)]
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, AnyUrl | PurePath) else value
+
+
+def _unpacked(value: object, *, as_data: bool = False) -> Any:  # noqa: ANN401 - plain data
+    if type(value) is dict:
+        items = cast("dict[object, Any]", value)
+        if (name := items.get(_OBJECT)) is not None:
+            cls = None if as_data else _class(name)
+            return items[""] if cls is None else cls.model_validate(items[""])
+        return {key: _unpacked(item, as_data=as_data) for key, item in items.items()}
+    if type(value) is list:
+        return [_unpacked(item, as_data=as_data) for item in cast("list[object]", value)]
+    return value
+
+
+def _class(name: str) -> type[BaseModel] | None:
+    """Return the pydantic class *name*, if it is there already: nothing is imported because an answer says so."""
+    module, _, path = name.partition(":")
+    found: object = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+# --- streams
+
+
+def _steps(response: Response, chunks: Sequence[Response]) -> Steps:
+    deltas = [chunk.delta or "" for chunk in chunks]
+    thoughts = {
+        number: thought
+        for number, chunk in enumerate(chunks[:-1])
+        if isinstance(thought := _more(chunk).get("thinking_delta"), str) and thought
+    }
+    adds_up = "".join(deltas) == text_of(response)
+    return Steps([len(delta) for delta in deltas] if adds_up else [*deltas], thoughts)
+
+
+def _cut(text: str, steps: list[Step]) -> list[str]:
+    pieces: list[str] = []
+    at = 0
+    for step in steps:
+        if isinstance(step, str):
+            pieces.append(step)
+        else:
+            pieces.append(text[at : at + step])
+            at += step
+    return pieces
+
+
+def _pieces(text: str) -> list[str]:
+    """Return *text* in words, or a few of them together."""
+    words = cast("list[str]", _WORDS.findall(text))
+    step = max(1, -(-len(words) // _MOST_PIECES))
+    return ["".join(words[start : start + step]) for start in range(0, len(words), step)] or [""]
+
+
+def _chunks(last: Response, texts: list[str], thoughts: dict[int, str]) -> list[Response]:
+    """Return the chunks of a stream that comes, in *texts*, to *last*, which is the last of them."""
+    chunks: list[Response] = []
+    text = thought = ""
+    for number, delta in enumerate(texts[:-1]):
+        text += delta
+        more: dict[str, Any] = {}
+        if number in thoughts:
+            more["thinking_delta"] = thoughts[number]
+            thought += thoughts[number]
+        if isinstance(last, CompletionResponse):
+            chunks.append(CompletionResponse(text=text, delta=delta, additional_kwargs=more))
+        else:
+            blocks = [ThinkingBlock(content=thought), TextBlock(text=text)] if thought else [TextBlock(text=text)]
+            message = ChatMessage(role=last.message.role, blocks=blocks)
+            chunks.append(ChatResponse(message=message, delta=delta, additional_kwargs=more))
+    last.delta = texts[-1]
+    return [*chunks, last]

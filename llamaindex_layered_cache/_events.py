@@ -1,0 +1,163 @@
+"""What LlamaIndex is told of answers that come from the cache: its own events, with the tag `layered_cache: hit`, if somebody listens.
+
+LlamaIndex tells of calls in the methods of the class that a cached LLM stands in front of, so of a hit nobody would hear. Handlers of its
+instrumentation can tell a hit from a call by the tag. Handlers of a `CallbackManager` cannot: a token counter would add to the tokens that
+were paid for those that were not. They are told only with `emit_events=True`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+from layered_cache.asking import note_failure
+from llama_index.core.base.llms.types import ChatResponse
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.instrumentation.events.llm import (
+    LLMChatEndEvent,
+    LLMChatInProgressEvent,
+    LLMChatStartEvent,
+    LLMCompletionEndEvent,
+    LLMCompletionInProgressEvent,
+    LLMCompletionStartEvent,
+)
+from llama_index.core.instrumentation.span import active_span_id
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.dispatcher import Dispatcher, active_instrument_tags, instrument_tags
+from llama_index_instrumentation.event_handlers.null import NullEventHandler
+from llama_index_instrumentation.span_handlers.null import NullSpanHandler
+
+from llamaindex_layered_cache._codec import Response
+from llamaindex_layered_cache._keepers import Call
+
+TAGS = {"layered_cache": "hit"}
+
+_events = get_dispatcher("llama_index.core.llms.callbacks")  # who tells of calls
+
+
+def listener(call: Call, method: str) -> Hit | None:
+    """Return who tells that *call*, of *method*, is answered from the cache; None: nobody listens."""
+    emits = call.keeper.how.emit_events
+    if emits is False:
+        return None
+    llm = call.question.llm
+    manager = cast("object", llm.__dict__.get("callback_manager")) if emits is True else None
+    handlers = manager if isinstance(manager, CallbackManager) and (manager.handlers or emits is True) else None
+    spans = get_dispatcher(type(llm).__module__)
+    if emits is True or _is_heard(_events) or _is_heard(spans):
+        return Hit(call, method, spans, handlers)
+    return None
+
+
+def _is_heard(dispatcher: Dispatcher) -> bool:
+    at: Dispatcher | None = dispatcher
+    while at is not None:
+        for handler in (*cast("list[object]", at.event_handlers), *cast("list[object]", at.span_handlers)):
+            if type(handler) is not NullEventHandler and type(handler) is not NullSpanHandler:
+                return True
+        at = at.parent if at.propagate else None
+    return False
+
+
+class Hit:
+    """Tells of one hit, as LlamaIndex tells of a call. Nothing that goes wrong in it reaches the caller."""
+
+    def __init__(self, call: Call, method: str, spans: Dispatcher, handlers: CallbackManager | None) -> None:
+        self._call = call
+        self._method = method
+        self._spans = spans
+        self._handlers = handlers
+        self._id = f"{type(call.question.llm).__name__}.{method}-{uuid.uuid4()}"
+        self._parent = active_span_id.get()
+        self._event_id = ""
+        self._begun = False
+        self._last: Response | None = None
+
+    def whole(self, response: Response) -> None:
+        """Tell of an answer that does not come as a stream."""
+        with self._telling(), self._trace():
+            self._begin()
+            self._last = response
+            self._end()
+
+    def piece(self, chunk: Response) -> None:
+        """Tell of a piece of a stream, and of its beginning."""
+        with self._telling():
+            if not self._begun:
+                with self._trace():
+                    self._begin()
+            self._last = chunk
+            if isinstance(chunk, ChatResponse):
+                _events.event(LLMChatInProgressEvent(messages=self._messages, response=chunk, span_id=self._id))
+            else:
+                _events.event(LLMCompletionInProgressEvent(prompt=self._prompt, response=chunk, span_id=self._id))
+
+    def end(self) -> None:
+        """Tell that a stream has come to its end, if it was told of."""
+        if self._begun:
+            with self._telling():
+                self._end()
+
+    @contextmanager
+    def _telling(self) -> Generator[None]:
+        token = active_span_id.set(self._id)
+        try:
+            with instrument_tags({**active_instrument_tags.get(), **TAGS}):
+                yield
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there
+            note_failure(self._call.cache, "telling", error)
+        finally:
+            active_span_id.reset(token)
+
+    def _trace(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._handlers is None else self._handlers.as_trace(self._call.question.kind)
+
+    @property
+    def _messages(self) -> Any:  # noqa: ANN401 - messages, which the event checks
+        return list(self._call.question.content)
+
+    @property
+    def _prompt(self) -> str:
+        return cast("str", self._call.question.content)
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        """What is told of the model: no secret, and nothing that its provider would be asked for."""
+        question = self._call.question
+        name = self._call.keeper.identity.name(question.llm)
+        return {"class_name": question.llm.class_name(), "model_name": name}
+
+    def _bound(self) -> inspect.BoundArguments:
+        question = self._call.question
+        signature = inspect.signature(getattr(question.llm, self._method))
+        return signature.bind(question.content, **question.arguments)
+
+    def _begin(self) -> None:
+        self._begun = True
+        question, more, model = self._call.question, self._call.question.arguments, self._model
+        tags = active_instrument_tags.get()
+        self._spans.span_enter(id_=self._id, bound_args=self._bound(), instance=question.llm, parent_id=self._parent, tags=tags)
+        if question.kind == "chat":
+            _events.event(LLMChatStartEvent(model_dict=model, messages=self._messages, additional_kwargs=more, span_id=self._id))
+            payload: dict[Any, Any] = {EventPayload.MESSAGES: self._messages}
+        else:
+            _events.event(LLMCompletionStartEvent(model_dict=model, prompt=self._prompt, additional_kwargs=more, span_id=self._id))
+            payload = {EventPayload.PROMPT: self._prompt}
+        if self._handlers is not None:
+            payload |= {EventPayload.ADDITIONAL_KWARGS: more, EventPayload.SERIALIZED: model}
+            self._event_id = self._handlers.on_event_start(CBEventType.LLM, payload=payload)
+
+    def _end(self) -> None:
+        question, response = self._call.question, self._last
+        if isinstance(response, ChatResponse):
+            _events.event(LLMChatEndEvent(messages=self._messages, response=response, span_id=self._id))
+            payload: dict[Any, Any] = {EventPayload.MESSAGES: self._messages, EventPayload.RESPONSE: response}
+        else:
+            _events.event(LLMCompletionEndEvent(prompt=self._prompt, response=cast("Any", response), span_id=self._id))
+            payload = {EventPayload.PROMPT: self._prompt, EventPayload.COMPLETION: response}
+        if self._handlers is not None:
+            self._handlers.on_event_end(CBEventType.LLM, payload=payload, event_id=self._event_id)
+        self._spans.span_exit(id_=self._id, bound_args=self._bound(), instance=question.llm, result=response)

@@ -1,0 +1,261 @@
+"""Which model an LLM is: its class, and every setting that may change its answers, as they are at the moment of a call.
+
+Fields count, but for nulls, secrets, and what is about transport or about what LlamaIndex does with an answer. What an LLM keeps privately
+counts as it was when the LLM was wrapped: some have settings there, others note what they do. Not asked is what would ask the provider,
+or tell a secret: `metadata`, `to_dict`.
+
+A model is refused if it holds an object that nobody can read, and has no name that would stand for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, cast
+
+from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.keys import canonical
+from layered_cache.redaction import is_secret_name
+from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
+from llama_index.core.llms import LLM
+from pydantic import SecretBytes, SecretStr
+
+from llamaindex_layered_cache._questions import plain, plain_arguments
+
+PLAIN_CLASS = "__layered_cache_plain_class__"
+"""Where the class of a cached LLM has the class that it stands in front of."""
+
+_NAMES = ("model", "model_name", "model_id", "engine", "deployment_name", "azure_deployment", "endpoint_name", "model_path", "model_url")
+_PROMPTS = frozenset({"messages_to_prompt", "completion_to_prompt"})
+_NOT_ASKED = frozenset({
+    # transport
+    "timeout", "request_timeout", "max_retries", "reuse_client", "default_headers", "headers", "num_workers", "keep_alive", "verbose",
+    "azure_ad_token_provider", "use_azure_ad", "profile_name", "botocore_config", "botocore_session",
+    # what LlamaIndex does around a call
+    "callback_manager", "rate_limiter", "output_parser", "query_wrapper_prompt", "pydantic_program_mode", "cache_idx", "tokenizer",
+    "class_name",
+})  # fmt: skip
+_CLIENTS = ("_client", "client", "_aclient", "aclient")
+_PRIVATE_NOT_ASKED = re.compile(r"client|token(?!s)|secret|credential|password|api_key|model_meta|session|lock$")
+_ACCOUNT = re.compile(r"api_?key|access_key|auth_token|^token$|password|secret")
+_SHOWN = (
+    "temperature", "top_p", "top_k", "seed", "reasoning_effort",
+    "max_tokens", "max_output_tokens", "max_completion_tokens", "max_new_tokens", "num_predict",
+)  # fmt: skip
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_SCALARS = (str, int, float, bool)
+
+
+class Identity:
+    """The identity of one LLM.
+
+    Args:
+        llm: It, as it is when it is wrapped.
+        extra: What stands for what cannot be read of it.
+
+    Raises:
+        ConfigurationError: Nothing says which model it is, and *extra* is None.
+    """
+
+    def __init__(self, llm: LLM, extra: object) -> None:
+        self._extra = extra
+        self._class = class_of(plain_class(type(llm)))
+        self._automatic_window = _window(llm) == -1
+        self._remembered: tuple[bytes, str] | None = None
+        try:
+            self._private, unreadable = _private_settings(llm, lenient=extra is not None)
+            canonical([self._private, extra], "key_extra")
+            self._settings(llm)
+        except UncacheableRequestError as error:
+            msg = f"nothing says exactly which model a {self._class} is ({error}): say by key_extra='name/and-settings' what stands for it"
+            raise ConfigurationError(msg) from None
+        if unreadable is not None and extra is None and _named(llm) is None:
+            msg = (
+                f"a {self._class} has no field {', '.join(_NAMES[:3])}, and what it keeps as {unreadable!r} cannot be read: "
+                "say by key_extra='name/and-settings' which model it is"
+            )
+            raise ConfigurationError(msg)
+
+    def name(self, llm: LLM) -> str:
+        """Return what *llm* is called, now."""
+        return _named(llm) or type(llm).__name__
+
+    def params(self, llm: LLM) -> dict[str, object]:
+        """Return all that decides what *llm* answers, now: what may be shown as it is, all of it as a hash.
+
+        Raises:
+            UncacheableRequestError: A setting has no lasting text.
+        """
+        settings = canonical(self._settings(llm), "a setting of the model")
+        if self._remembered is None or self._remembered[0] != settings:
+            self._remembered = settings, hashlib.sha256(settings).hexdigest()
+        params: dict[str, object] = {"class": self._class, "settings": self._remembered[1]}
+        values = llm.__dict__
+        for name in _SHOWN:
+            if type(value := values.get(name)) in _SCALARS:
+                params[name] = value
+        return params
+
+    def account(self, llm: LLM) -> str | None:
+        """Return the API key of *llm*; None if it shows none. To be fingerprinted, never to be shown."""
+        found: list[str] = []
+        for name, value in sorted(llm.__dict__.items()):
+            if isinstance(value, SecretStr):
+                found.append(value.get_secret_value())
+            elif isinstance(value, str) and value and _ACCOUNT.search(name):
+                found.append(value)
+        if not found and isinstance(key := getattr(_client(llm), "api_key", None), str) and key:
+            found.append(key)
+        return "\n".join(found) or None
+
+    def _settings(self, llm: LLM) -> list[object]:
+        return [self._class, self._fields(llm), self._private, _inner(llm), _address(llm), self._extra]
+
+    def _fields(self, llm: LLM) -> dict[str, object]:
+        found: dict[str, object] = {}
+        values = llm.__dict__
+        for name in _asked_fields(type(llm)):
+            value = values.get(name)
+            if value is None:
+                continue
+            if type(value) in _SCALARS:
+                if name != "context_window" or not self._automatic_window:
+                    found[name] = value
+                continue
+            if value is generic_messages_to_prompt or isinstance(value, SecretStr | SecretBytes):
+                continue
+            try:
+                if (said := _setting(name, value)) not in ({}, []):
+                    found[name] = said
+            except UncacheableRequestError as error:
+                if self._extra is None:
+                    msg = f"its field {name!r}: {error}"
+                    raise UncacheableRequestError(msg) from None
+        return found
+
+
+def is_stateful(llm: LLM, arguments: Mapping[str, object]) -> bool:
+    """Whether what *llm* answers depends on, or changes, what its provider keeps of earlier calls."""
+    values = llm.__dict__
+    if values.get("track_previous_responses") or (llm.__pydantic_private__ or {}).get("_previous_response_id") is not None:
+        return True
+    more: object = values.get("additional_kwargs")
+    places: list[Mapping[str, object]] = [values, arguments]
+    if isinstance(more, Mapping):
+        places.append(cast("Mapping[str, object]", more))
+    return any(place.get(name) for place in places for name in ("store", "background"))
+
+
+def class_of(cls: type) -> str:
+    """Return where *cls* stands."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def plain_class(cls: type[Any]) -> type[Any]:
+    """Return the class that *cls* was before its LLM was wrapped."""
+    return cast("type[Any]", getattr(cls, PLAIN_CLASS, cls))
+
+
+@lru_cache(maxsize=1024)
+def _asked_fields(cls: type[LLM]) -> tuple[str, ...]:
+    """Return the names of the fields that count."""
+    fields = cls.model_fields
+    return tuple(name for name, field in fields.items() if name in _PROMPTS or not (field.exclude or _is_aside(name)))
+
+
+def _is_aside(name: str) -> bool:
+    return name in _NOT_ASKED or is_secret_name(name) or "ad_token" in name
+
+
+def _setting(name: str, value: object) -> object:
+    if isinstance(value, LLM):
+        return [class_of(plain_class(type(value))), Identity(value, None).params(value)]
+    if name == "additional_kwargs" and isinstance(value, Mapping):
+        return plain_arguments({str(key): item for key, item in cast("Mapping[object, object]", value).items() if not _is_secret(key)})
+    return plain(value)
+
+
+def _is_secret(name: object) -> bool:
+    return isinstance(name, str) and is_secret_name(name)
+
+
+def _private_settings(llm: LLM, *, lenient: bool) -> tuple[dict[str, object], str | None]:
+    """Return what *llm* keeps privately, and the name of something that cannot be read."""
+    found: dict[str, object] = {}
+    unreadable: str | None = None
+    for name, value in (llm.__pydantic_private__ or {}).items():
+        if value is None or isinstance(value, SecretStr | SecretBytes):
+            continue
+        try:
+            if isinstance(value, LLM):
+                found[name] = _setting(name, value)
+            elif _PRIVATE_NOT_ASKED.search(name) is None and not (name == "_llm" and hasattr(value, "lc_id")):
+                found[name] = plain(value)
+            elif "client" in name:  # it knows which model it asks, perhaps, and does not say
+                unreadable = unreadable or name
+        except UncacheableRequestError:
+            if inspect.isroutine(value) and not lenient:
+                raise  # a function decides, whatever the model's name
+            unreadable = name
+    return found, unreadable
+
+
+def _inner(llm: LLM) -> object:
+    """Return what stands for the LangChain model that *llm* hands its calls to; None: there is none.
+
+    Raises:
+        UncacheableRequestError: LangChain knows it only by its address.
+    """
+    model = cast("Any", (llm.__pydantic_private__ or {}).get("_llm"))
+    if model is None or not hasattr(model, "lc_id"):
+        return None
+    describe = cast("Callable[..., str] | None", getattr(model, "_get_llm_string", None))
+    text = describe(stop=None) if describe is not None else str(sorted((str(name), repr(item)) for name, item in model.dict().items()))
+    if _ADDRESS.search(text):
+        msg = f"its LangChain model, a {model.__class__.__qualname__}, holds an object that is known only by its address"
+        raise UncacheableRequestError(msg)
+    return [class_of(cast("type", model.__class__)), text]
+
+
+def _named(llm: LLM) -> str | None:
+    inner = (llm.__pydantic_private__ or {}).get("_llm")
+    places: tuple[tuple[object, tuple[str, ...]], ...] = ((llm, _names_of(type(llm))), (inner, () if inner is None else _NAMES))
+    for thing, names in places:
+        for name in names:
+            found = getattr(thing, name, None)
+            if isinstance(found, str) and found:
+                return found
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _names_of(cls: type[LLM]) -> tuple[str, ...]:
+    """Return what an LLM of *cls* may have its name under: to ask it for what it has not takes pydantic a microsecond each."""
+    return tuple(name for name in _NAMES if name in cls.model_fields or hasattr(cls, name))
+
+
+def _window(llm: LLM) -> object:
+    """Return the context window, as far as it is said: -1 means that the provider will be asked."""
+    return cast("object", llm.__dict__.get("context_window"))
+
+
+def _client(llm: LLM) -> object:
+    private = llm.__pydantic_private__ or {}
+    return next((private[name] for name in _CLIENTS if private.get(name) is not None), None)
+
+
+def _address(llm: LLM) -> object:
+    """Return where the client sends its requests, unless that is where a field says: it may be the environment that says it."""
+    client = _client(llm)
+    if (google := cast("object", getattr(client, "_api_client", None))) is not None:
+        options = cast("object", getattr(google, "_http_options", None))
+        places = (getattr(google, "project", None), getattr(google, "location", None), getattr(options, "base_url", None))
+        return [None if place is None else str(place) for place in places]
+    if client is None or (address := cast("object", getattr(client, "base_url", None))) is None:
+        return None
+    said = {str(value).rstrip("/") for name in ("api_base", "base_url") if (value := llm.__dict__.get(name)) is not None}
+    text = str(address).rstrip("/")
+    return None if text in said else text

@@ -1,0 +1,272 @@
+"""What a cached LLM has of its cache, and what one call of it is: what is asked, what its caller has said, and under which key.
+
+The laws of a call:
+
+- What its caller says of the cache never reaches the provider: `cache`, `refresh`, `only_cached`, `ttl`, `tags`, `namespace`. What is said
+  at the call counts more than `cache_options` around it, and that more than what `cached` was told; tags add up.
+- A call inside of a call of the same LLM is a part of it and is not cached by itself.
+- What is asked is read before the provider is: some change the messages that they are given. If it is another one when the provider is
+  asked, as a stream may begin late, the answer is not kept.
+- A request of which no exact key can be made, and one that depends on what the provider remembers, is not cached.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias, get_args
+
+from layered_cache import (
+    Answer,
+    CallOptions,
+    ConfigurationError,
+    EncodeError,
+    Event,
+    Request,
+    TenantRequiredError,
+    TieredCache,
+    UncacheableRequestError,
+    current_options,
+)
+from layered_cache.asking import note_failure
+from layered_cache.once import Once
+from layered_cache.options import NO_OPTIONS, fingerprint
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.llms import LLM
+
+from llamaindex_layered_cache._answers import to_answer
+from llamaindex_layered_cache._codec import Raw, Replay, Response
+from llamaindex_layered_cache._identities import Identity, is_stateful
+from llamaindex_layered_cache._questions import plain_arguments, plain_messages
+
+FRAMEWORK = "llamaindex"
+
+EmitEvents: TypeAlias = Literal["auto"] | bool
+Kind = Literal["chat", "completion"]
+
+_NO_ACCOUNT = "separate_accounts is on, and the LLM shows no API key: name the account, cache_options(account=...)"
+
+_at_work: ContextVar[object] = ContextVar("layered_cache_llm_at_work", default=None)
+
+
+@contextmanager
+def at_work(llm: LLM) -> Generator[None]:
+    """Note that *llm* is being asked inside the block: what it asks itself there is a part of that."""
+    token = _at_work.set(llm)
+    try:
+        yield
+    finally:
+        _at_work.reset(token)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """What `cached` was told; see there."""
+
+    ttl: float | timedelta | str | None = None
+    namespace: str | None = None
+    tags: Iterable[str] = ()
+    when: Callable[[Any, Mapping[str, Any]], bool] | None = None
+    store_if: Callable[[Any], bool] | None = None
+    replay: Replay = "chunks"
+    raw: Raw = "model"
+    emit_events: EmitEvents = "auto"
+    share_stream: bool = True
+    key_extra: object = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("replay", get_args(Replay)), ("raw", get_args(Raw))):
+            if getattr(self, name) not in allowed:
+                raise ConfigurationError.unknown(what=name, name=str(getattr(self, name)), allowed=allowed)
+        if self.emit_events != "auto" and type(self.emit_events) is not bool:
+            raise ConfigurationError.unknown(what="emit_events", name=str(self.emit_events), allowed=("auto", "True", "False"))
+        if type(self.share_stream) is not bool:
+            msg = f"share_stream must be True or False, not {self.share_stream!r}"
+            raise ConfigurationError(msg)
+        for name in ("when", "store_if"):
+            if (rule := getattr(self, name)) is not None and not callable(rule):
+                msg = f"{name} must be a function, not a {type(rule).__qualname__}"
+                raise ConfigurationError(msg)
+        object.__setattr__(self, "tags", CallOptions(ttl=self.ttl, namespace=self.namespace, tags=self.tags).labels)
+
+
+class Keeper:
+    """What a cached LLM has of its cache. It does not change; copies of the LLM share it.
+
+    Args:
+        llm: The LLM, as it is when it is wrapped.
+        cache: The engine.
+        how: What was said of it.
+
+    Raises:
+        ConfigurationError: Nothing says which model it is.
+    """
+
+    def __init__(self, llm: LLM, cache: TieredCache, how: How) -> None:
+        self.cache = cache
+        self.how = how
+        self.identity = Identity(llm, how.key_extra)
+        self.once = Once()
+        self._options = CallOptions(ttl=how.ttl, namespace=how.namespace, tags=how.tags)
+
+    def __copy__(self) -> Keeper:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Keeper:
+        return self
+
+    def begin(self, question: Question) -> Call | None:
+        """Return the call that asks *question*; None if it is a part of another one.
+
+        Raises:
+            ConfigurationError: Its caller has said what may not be said.
+            TenantRequiredError: It names no tenant, and must.
+        """
+        said = _said(question.arguments)
+        if _at_work.get() is question.llm:
+            return None
+        options = self._said_around(current_options()).with_(said) if said else self._said_around(current_options())
+        if options.namespace is not None:
+            return Call(self, self.cache.namespace(options.namespace), options, question)
+        if self.cache.policy.tenant_required:
+            msg = (
+                "this cache serves tenants, and the call names none: "
+                'llm.chat(messages, namespace="tenant-7"), or with cache_options(namespace="tenant-7")'
+            )
+            raise TenantRequiredError(msg)
+        return Call(self, self.cache, options, question)
+
+    def _said_around(self, around: CallOptions) -> CallOptions:
+        own = self._options
+        if around is NO_OPTIONS:
+            return own
+        if own.ttl is None and own.namespace is None and not own.labels:
+            return around
+        return dataclasses.replace(
+            around,
+            ttl=own.ttl if around.ttl is None else around.ttl,
+            namespace=around.namespace or own.namespace,
+            tags=(*own.labels, *around.labels),
+        )
+
+    def request(self, question: Question, options: CallOptions) -> Request:
+        """Return *question* as a request.
+
+        Raises:
+            UncacheableRequestError: No exact key can be made of it.
+        """
+        llm = question.llm
+        if is_stateful(llm, question.arguments):
+            msg = "its answer depends on what the provider remembers"
+            raise UncacheableRequestError(msg)
+        params = self.identity.params(llm)
+        params["kind"] = question.kind
+        if question.formatted:
+            params["formatted"] = True
+        if arguments := plain_arguments(question.arguments):
+            params["call"] = arguments
+        if question.streams and not self.how.share_stream:
+            params["stream"] = True
+        if self.how.raw == "drop":
+            params["raw"] = "drop"
+        account = options.account
+        if account is None and self.cache.policy.separate_accounts and (account := self.identity.account(llm)) is None:
+            raise UncacheableRequestError(_NO_ACCOUNT)
+        if account is not None:
+            params["account"] = fingerprint(account)
+        asked = question.content
+        prompt = asked if isinstance(asked, str) else plain_messages(asked)
+        return Request(prompt, model=self.identity.name(llm), params=params, framework=FRAMEWORK, sample=options.sample)
+
+
+def _said(arguments: dict[str, Any]) -> dict[str, object]:
+    """Return what *arguments* say of the cache, which is taken out of them."""
+    said: dict[str, object] = {name: arguments.pop(name) for name in ("ttl", "tags", "namespace") if name in arguments}
+    modes: list[str] = []
+    for name, mode, unless in (("cache", "bypass", True), ("refresh", "refresh", False), ("only_cached", "only_cached", False)):
+        if name in arguments:
+            value = arguments.pop(name)
+            if value is not None and type(value) is not bool:
+                msg = f"{name} must be True or False, not {value!r}"
+                raise ConfigurationError(msg)
+            if value is not None and value is not unless:
+                modes.append(mode)
+    if len(modes) > 1:
+        msg = "cache=False, refresh=True and only_cached=True exclude each other"
+        raise ConfigurationError(msg)
+    return {**said, "mode": modes[0]} if modes else said
+
+
+@dataclasses.dataclass(slots=True)
+class Question:
+    """What is asked of *llm*: messages, or a prompt; *arguments* are the caller's, later without what they say of the cache."""
+
+    llm: LLM
+    kind: Kind
+    content: Sequence[ChatMessage] | str
+    arguments: dict[str, Any]
+    formatted: bool = False
+    streams: bool = False
+
+
+class Call:
+    """One call: what is asked, in which cache, and what its caller has said.
+
+    `request` is None if the cache has nothing to do with it.
+    """
+
+    def __init__(self, keeper: Keeper, cache: TieredCache, options: CallOptions, question: Question) -> None:
+        self.keeper = keeper
+        self.cache = cache
+        self.options = options
+        self.question = question
+        self.request: Request | None = None
+        self._changed = False
+        self.key: str | None = None
+        try:
+            if options.mode != "bypass" and self._is_wanted():
+                self.request = keeper.request(question, options)
+                self.key = cache.key(self.request)
+        except UncacheableRequestError as error:
+            self.cache.report(Event(kind="uncacheable", namespace=cache.name, reason=str(error)))
+            keeper.once.warn(f"a request is not cached: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+            note_failure(cache, "reading a request", error)
+
+    def _is_wanted(self) -> bool:
+        when, question = self.keeper.how.when, self.question
+        return when is None or bool(when(question.content, question.arguments))
+
+    def starts(self) -> None:
+        """Note that the provider is asked now, and not when the caller asked."""
+        try:
+            self._changed = self.request is not None and self.keeper.request(self.question, self.options) != self.request
+        except Exception:  # noqa: BLE001 - whatever it is, it was not so before
+            self._changed = True
+
+    def answer(self, responses: Sequence[Response]) -> Answer | None:
+        """Return what is to be stored of *responses*, the pieces of a stream, or one; None if nothing is."""
+        how = self.keeper.how
+        if self._changed:
+            return self._not_stored("what was asked has changed meanwhile")
+        if how.store_if is not None and not how.store_if(responses[-1]):
+            return self._not_stored("store_if")
+        try:
+            answer = to_answer(responses, self.keeper.identity.name(self.question.llm), how.raw, streams=self.question.streams)
+        except EncodeError as error:
+            self.keeper.once.warn(f"an answer is not cached: {error}")
+            return self._not_stored("not encodable")
+        options = self.options
+        if options.labels or options.keep_for is not None:
+            answer = dataclasses.replace(answer, tags=options.labels, keep_for=options.keep_for)
+        return answer
+
+    def _not_stored(self, reason: str) -> None:
+        self.cache.report(Event(kind="not_stored", namespace=self.cache.name, reason=reason))
+
+    def unreadable(self, key: str, error: ValueError) -> None:
+        """Note that what is held under *key* cannot be read. What validators raise shows what they were given."""
+        self.cache.reject(key, str(error) if type(error) is ValueError else type(error).__name__)

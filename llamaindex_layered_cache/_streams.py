@@ -1,0 +1,147 @@
+"""Calls that stream. How streams are shared, and when they are stored, is said in `layered_cache.streaming`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+from layered_cache import Answer, Request
+from layered_cache.asking import check_only_cached
+from layered_cache.cache import Hit
+from layered_cache.streaming import Streaming
+
+from llamaindex_layered_cache._codec import Response, decode_stream
+from llamaindex_layered_cache._events import listener
+from llamaindex_layered_cache._keepers import Call, at_work
+
+Stream = Generator[Any]
+AsyncStream = AsyncGenerator[Any]
+
+
+def streamed(call: Call, method: str, live: Callable[[], Iterator[Response]]) -> Stream:
+    """Return what *live*, the model's own *method*, would return.
+
+    Raises:
+        CacheMiss: It is not cached, and the caller wants nothing else.
+    """
+    if call.request is None:
+        check_only_cached(call.options)
+        return _working(call, live)
+    return _told(call, method, _Stream(call), live)
+
+
+async def astreamed(call: Call, method: str, live: Callable[[], Awaitable[AsyncIterator[Response]]]) -> AsyncStream:
+    """See streamed."""
+    if call.request is None:
+        check_only_cached(call.options)
+        return _aworking(call, live)
+    return _atold(call, method, _Stream(call), live)
+
+
+def _told(call: Call, method: str, stream: _Stream, live: Callable[[], Iterator[Response]]) -> Stream:
+    hit = listener(call, method)
+
+    def tell(chunk: Response) -> None:
+        if hit is not None:
+            hit.piece(chunk)
+
+    yield from stream.stream(lambda: _working(call, live), tell)
+    if hit is not None:
+        hit.end()
+
+
+async def _atold(call: Call, method: str, stream: _Stream, live: Callable[[], Awaitable[AsyncIterator[Response]]]) -> AsyncStream:
+    hit = listener(call, method)
+
+    async def tell(chunk: Response) -> None:
+        if hit is not None:
+            hit.piece(chunk)
+
+    async with aclosing(stream.astream(lambda: _aworking(call, live), tell)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+    if hit is not None:
+        hit.end()
+
+
+def _working(call: Call, live: Callable[[], Iterator[Response]]) -> Stream:
+    """Yield the chunks of the model, which is at work only while it makes one: the caller may ask it something else in between."""
+    llm, nothing = call.question.llm, object()
+    call.starts()
+    with at_work(llm):
+        source = live()
+    while True:
+        with at_work(llm):
+            chunk = next(source, nothing)
+        if chunk is nothing:
+            return
+        yield chunk
+
+
+async def _aworking(call: Call, live: Callable[[], Awaitable[AsyncIterator[Response]]]) -> AsyncStream:
+    """See _working."""
+    llm, nothing = call.question.llm, object()
+    call.starts()
+    with at_work(llm):
+        source = await live()
+    try:
+        while True:
+            with at_work(llm):
+                chunk = await anext(source, nothing)
+            if chunk is nothing:
+                return
+            yield chunk
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
+
+
+class _Stream(Streaming[Any]):
+    """One stream that is asked for. Streams are shared by those who take them in the same form."""
+
+    def __init__(self, call: Call) -> None:
+        how = call.keeper.how
+        super().__init__(call.cache, call.options, call.key, (call.cache.tiers, how.raw, how.replay))
+        self._call = call
+        self._how = how
+
+    def peek(self, key: str) -> list[Any] | None:
+        """See Streaming."""
+        return self._replayed(key, self.cache.peek(key))
+
+    def find(self, key: str) -> list[Any] | None:
+        """See Streaming."""
+        return self._held(key, self.cache.fetch(key, leave=False))
+
+    async def afind(self, key: str) -> list[Any] | None:
+        """See Streaming."""
+        return self._held(key, await self.cache.afetch(key, leave=False))
+
+    def answer(self, chunks: list[Any]) -> tuple[Request, Answer] | None:
+        """See Streaming."""
+        answer = self._call.answer(chunks)
+        return None if answer is None or self._call.request is None else (self._call.request, answer)
+
+    def copied(self, chunk: Any, *, free: bool) -> Any:  # noqa: ANN401, ARG002 - of either kind of stream; there is nothing to say
+        """See Streaming."""
+        try:
+            return chunk.model_copy(deep=True)
+        except Exception:  # noqa: BLE001 - its raw may hold anything, a connection, say; then that is one for all
+            raw, bare = chunk.raw, chunk.model_copy(update={"raw": None})
+            return bare.model_copy(deep=True).model_copy(update={"raw": raw})
+
+    def prepare(self) -> None:
+        """See Streaming."""
+
+    def _held(self, key: str, hit: Hit | None) -> list[Any] | None:
+        return None if hit is None else self._replayed(key, hit.entry.value)
+
+    def _replayed(self, key: str, value: bytes | None) -> list[Any] | None:
+        if value is None:
+            return None
+        try:
+            return decode_stream(value, self._how.raw, self._how.replay)
+        except ValueError as error:
+            self._call.unreadable(key, error)
+            return None

@@ -1,0 +1,119 @@
+"""What a cached LLM does otherwise than its class: its eight ways of being asked go through the cache.
+
+`_cached` puts this in front of the class of an LLM. All else that LlamaIndex's LLMs can do (predicting, tools, structured answers) comes to
+these eight. They are not decorated as LlamaIndex decorates those of LLMs: the methods that they call are, so that a call is told of once
+and asks the rate limiter, and a hit does neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+)
+from llama_index.core.llms import LLM
+
+from llamaindex_layered_cache._asks import aanswered, answered
+from llamaindex_layered_cache._keepers import Call, Keeper, Kind, Question
+from llamaindex_layered_cache._streams import astreamed, streamed
+
+OWN = "_layered_cache"
+"""Where a cached LLM has its keeper: in its `__dict__`, beside its fields, so that copies have it, and what LlamaIndex writes has not."""
+
+if TYPE_CHECKING:
+    _LLM = LLM
+else:
+    _LLM = object  # its class comes beside it, and brings this one's methods
+
+
+def keeper_of(llm: LLM) -> Keeper | None:
+    """Return what *llm* has of its cache; None if it is not cached."""
+    return cast("Keeper | None", llm.__dict__.get(OWN))
+
+
+class CachedLLM(_LLM):
+    """Stands in front of the class of an LLM."""
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:  # noqa: ANN401 - LlamaIndex's signature, as all below
+        asked = list(messages)
+        live = super().chat
+        if (call := _begun(self, "chat", asked, kwargs)) is None:
+            return live(messages, **kwargs)
+        return cast("ChatResponse", answered(call, "chat", lambda: live(list(asked), **kwargs)))
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:  # noqa: ANN401
+        asked = list(messages)
+        live = super().achat
+        if (call := _begun(self, "chat", asked, kwargs)) is None:
+            return await live(messages, **kwargs)
+        return cast("ChatResponse", await aanswered(call, "achat", lambda: live(list(asked), **kwargs)))
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:  # noqa: ANN401
+        asked = list(messages)
+        live = super().stream_chat
+        if (call := _begun(self, "chat", asked, kwargs, streams=True)) is None:
+            return live(messages, **kwargs)
+        return streamed(call, "stream_chat", lambda: live(list(asked), **kwargs))
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:  # noqa: ANN401
+        asked = list(messages)
+        live = super().astream_chat
+        if (call := _begun(self, "chat", asked, kwargs, streams=True)) is None:
+            return await live(messages, **kwargs)
+        return await astreamed(call, "astream_chat", lambda: live(list(asked), **kwargs))
+
+    def complete(self, *args: Any, **kwargs: Any) -> CompletionResponse:  # noqa: ANN401
+        live = super().complete
+        if (call := _begun_prompt(self, args, kwargs)) is None:
+            return live(*args, **kwargs)
+        return cast("CompletionResponse", answered(call, "complete", lambda: live(*args, **kwargs)))
+
+    async def acomplete(self, *args: Any, **kwargs: Any) -> CompletionResponse:  # noqa: ANN401
+        live = super().acomplete
+        if (call := _begun_prompt(self, args, kwargs)) is None:
+            return await live(*args, **kwargs)
+        return cast("CompletionResponse", await aanswered(call, "acomplete", lambda: live(*args, **kwargs)))
+
+    def stream_complete(self, *args: Any, **kwargs: Any) -> CompletionResponseGen:  # noqa: ANN401
+        live = super().stream_complete
+        if (call := _begun_prompt(self, args, kwargs, streams=True)) is None:
+            return live(*args, **kwargs)
+        return streamed(call, "stream_complete", lambda: live(*args, **kwargs))
+
+    async def astream_complete(self, *args: Any, **kwargs: Any) -> CompletionResponseAsyncGen:  # noqa: ANN401
+        live = super().astream_complete
+        if (call := _begun_prompt(self, args, kwargs, streams=True)) is None:
+            return await live(*args, **kwargs)
+        return await astreamed(call, "astream_complete", lambda: live(*args, **kwargs))
+
+
+def _begun(
+    llm: LLM, kind: Kind, asked: list[ChatMessage] | str, said: dict[str, Any], *, formatted: bool = False, streams: bool = False
+) -> Call | None:
+    """Return the call, after what *said* says of the cache was taken out of it; None if the cache has nothing to do with it."""
+    keeper = keeper_of(llm)
+    return None if keeper is None else keeper.begin(Question(llm, kind, asked, said, formatted, streams))
+
+
+_TAKEN = ("prompt", "formatted")  # by those that complete a text
+
+
+def _begun_prompt(llm: LLM, args: tuple[Any, ...], said: dict[str, Any], *, streams: bool = False) -> Call | None:
+    """Return the call of a method that takes a prompt, and perhaps whether it is formatted, by name or by place."""
+    by_place = dict(zip(_TAKEN, args, strict=False))
+    taken = {**by_place, **{name: said[name] for name in _TAKEN if name in said}}
+    if len(taken) < len(args) or by_place.keys() & said.keys() or not isinstance(taken.get("prompt"), str):
+        return None  # the model says by itself what is wrong with it
+    arguments = {name: value for name, value in said.items() if name not in _TAKEN}
+    call = _begun(llm, "completion", taken["prompt"], arguments, formatted=bool(taken.get("formatted")), streams=streams)
+    for name in said.keys() - arguments.keys() - {*_TAKEN}:
+        del said[name]
+    return call
