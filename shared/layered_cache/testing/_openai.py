@@ -31,7 +31,7 @@ class OpenAIServer:
         calls_tool: Makes the tool call of an answer, name and arguments, from the body of the request, or None, for none; by default the
             first tool is called once.
 
-    `calls` counts answered requests, `bodies` holds what was asked. `fail(n, status)` has the next *n* requests fail.
+    `calls` counts answered requests, `bodies` holds what was asked, and `raw_bodies` its bytes. `fail(n, status)` has the next *n* requests fail.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class OpenAIServer:
         self.reply = reply or _echo
         self.calls_tool = calls_tool or _first_tool_once
         self.bodies: list[Json] = []
+        self.raw_bodies: list[bytes] = []
         self._failures: list[int] = []
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -70,6 +71,7 @@ class OpenAIServer:
         """Forget what was asked."""
         with self._lock:
             self.bodies.clear()
+            self.raw_bodies.clear()
             self._failures.clear()
 
     def start(self) -> Self:
@@ -89,10 +91,11 @@ class OpenAIServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def take(self, body: Json) -> int | None:
+    def take(self, data: bytes, body: Json) -> int | None:
         """Note a request; return the status it shall fail with, if it shall."""
         with self._lock:
             self.bodies.append(body)
+            self.raw_bodies.append(data)
             return self._failures.pop(0) if self._failures else None
 
 
@@ -115,9 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         owner = cast("_Server", self.server).owner
-        body = cast("Json", json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        body = cast("Json", json.loads(data))
         path = self.path.partition("?")[0]
-        status = owner.take(body)
+        status = owner.take(data, body)
         if owner.latency:
             time.sleep(owner.latency)
         if status is not None:
