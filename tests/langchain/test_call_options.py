@@ -86,18 +86,28 @@ async def agraph(model: ChatOpenAI, text: str, config: Config) -> AIMessage:
 WAYS: list[Way] = [invoke, ainvoke, batch, abatch, chain, achain, agent, aagent, graph, agraph]
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
-def way(request: pytest.FixtureRequest) -> Way:
-    """Each way to call a chat model."""
+# each way with options in the metadata, some with options around the call
+SAID = [*((way, "metadata") for way in WAYS), *((way, "around") for way in (invoke, abatch, achain, agent, agraph))]
+
+
+@pytest.fixture(params=SAID, ids=lambda asked: f"{asked[0].__name__}-{asked[1]}")
+def asked(request: pytest.FixtureRequest) -> tuple[Way, str]:
+    """How a chat model is called, and how options are said."""
     return request.param
 
 
-@pytest.fixture(params=["metadata", "around"])
-def said(request: pytest.FixtureRequest) -> Callable[..., tuple[Config, AbstractContextManager[Any]]]:
+@pytest.fixture
+def way(asked: tuple[Way, str]) -> Way:
+    """Each way to call a chat model."""
+    return asked[0]
+
+
+@pytest.fixture
+def said(asked: tuple[Way, str]) -> Callable[..., tuple[Config, AbstractContextManager[Any]]]:
     """Each way to say an option: returns the config of the call, and the block that it stands in."""
 
     def say(**options: Any) -> tuple[Config, AbstractContextManager[Any]]:
-        if request.param == "metadata":
+        if asked[1] == "metadata":
             return {"metadata": {"llm_cache": options}}, nullcontext()
         return {}, cache_options(**options)
 

@@ -21,7 +21,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("mutants")
     if marker is not None:
         metafunc.fixturenames.append("mutant")
-        metafunc.parametrize("mutant", [None, *marker.args], ids=["holds", *(f"catches {mutant.__name__}" for mutant in marker.args)])
+        marks = [pytest.mark.slow] if getattr(metafunc.module, "MUTANTS_ARE_SLOW", False) else []
+        mutants = [pytest.param(mutant, marks=marks, id=f"catches {mutant.__name__}") for mutant in marker.args]
+        metafunc.parametrize("mutant", [pytest.param(None, id="holds"), *mutants])
 
 
 @pytest.hookimpl(wrapper=True)

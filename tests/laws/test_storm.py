@@ -15,6 +15,7 @@ from lawbook import catches
 from laws import broken, storm, weather
 from laws.weather import Callers, Look
 
+MUTANTS_ARE_SLOW = True
 FEW, MORE = 12_000, 40_000  # enough for a mutant that shows often, and seldom
 travelling = partial(weather.travelling, size=FEW)
 

@@ -28,6 +28,7 @@ from laws.weather import MEEK, PROCESSES, STRICT, USUAL, Callers, Look
 from server_fixtures import database
 from servers import MongoServer, RedisServer
 
+MUTANTS_ARE_SLOW = True
 FEW, MORE = 25_000, 60_000  # reads: enough for a mutant that shows often, and seldom
 travelling = partial(weather.travelling, size=FEW)
 
