@@ -104,23 +104,16 @@ def current_run() -> Run | None:
 
 
 @contextmanager
-def in_run(said: object, prompts: int) -> Generator[None]:
-    """Have the caller be inside a call of which LangChain tells nobody in time.
-
-    Args:
-        said: What the caller has said, in the metadata of the call.
-        prompts: How many there are.
-    """
+def in_run(said: object) -> Generator[None]:
+    """Have the caller be inside a call of which LangChain tells nobody in time, and in whose metadata the cache is *said* this."""
     run, run_id = Run(None, said, current_run()), uuid4()
-    for _ in range(prompts):
-        run.begin(run_id)
+    run.begin(run_id)
     token = _current.set(run)
     try:
         yield
     finally:
         _current.reset(token)
-        while run.has(run_id):
-            run.end(run_id)
+        run.end(run_id)
 
 
 class _Listener(BaseCallbackHandler):

@@ -41,7 +41,7 @@ class WrappedPlain(_PlainModel):
         calls = _calls(len(prompts), callbacks, kwargs)
         results: list[LLMResult] = []
         for start, end, said, of_call in calls:
-            with _known(self, said, end - start, of_call):
+            with _known(self, said, of_call):
                 results.append(super().generate(prompts[start:end], stop, **of_call))
         return _together(results)
 
@@ -50,7 +50,7 @@ class WrappedPlain(_PlainModel):
         calls = _calls(len(prompts), callbacks, kwargs)
         results: list[LLMResult] = []
         for start, end, said, of_call in calls:
-            with _known(self, said, end - start, of_call):
+            with _known(self, said, of_call):
                 results.append(await super().agenerate(prompts[start:end], stop, **of_call))
         return _together(results)
 
@@ -149,11 +149,11 @@ def _part(name: str, value: object, start: int, end: int) -> object:
 
 
 @contextmanager
-def _known(model: WrappedPlain, said: object, prompts: int, of_call: dict[str, Any]) -> Generator[None]:
+def _known(model: WrappedPlain, said: object, of_call: dict[str, Any]) -> Generator[None]:
     """Have the cache know of a call with *of_call*: its parameters, and what its caller has *said*."""
     token = _kwargs.set({name: value for name, value in of_call.items() if name not in _OF_CALLS})
     try:
-        with at_work(model), in_run(said, prompts):
+        with at_work(model), in_run(said):
             yield
     finally:
         _kwargs.reset(token)
