@@ -21,12 +21,12 @@ from layered_cache import (
     UncacheableRequestError,
     current_options,
 )
+from layered_cache.once import Once
 from layered_cache.options import fingerprint
 
 from langchain_layered_cache._answers import to_answer
 from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._models import KnownModel, Model
-from layered_cache.once import Once
 from langchain_layered_cache._requests import to_request
 from langchain_layered_cache._runs import METADATA, Run, current_account, current_run
 

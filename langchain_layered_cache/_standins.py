@@ -24,8 +24,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 from layered_cache import Answer, Entry, Request
 from layered_cache.asking import Ask, check_only_cached, note_failure
-from pydantic import SecretStr
 
+from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._marks import mark
@@ -275,9 +275,3 @@ class _OneAnswer(BaseCache):
 
     def clear(self, **kwargs: Any) -> None:  # noqa: ANN401 - LangChain's signature
         """Keep nothing."""
-
-
-def account_of(model: BaseChatModel) -> str | None:
-    """Return the API keys of *model*, as one text; None if it shows none. To be fingerprinted, never to be shown."""
-    secrets = [value for _, value in sorted(model.__dict__.items()) if isinstance(value, SecretStr)]
-    return "\n".join(secret.get_secret_value() for secret in secrets) or None

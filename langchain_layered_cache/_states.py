@@ -20,8 +20,8 @@ from typing import Any, cast
 from langchain_core.messages import BaseMessage
 from layered_cache import EncodeError, UncacheableRequestError
 from layered_cache.keys import canonical
-
 from layered_cache.once import Once
+
 from langchain_layered_cache._writes import Fields, fields_of, take_apart
 
 _once = Once()

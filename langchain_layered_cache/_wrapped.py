@@ -22,8 +22,8 @@ from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
-from pydantic import SecretStr
 
+from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._chunks import ChatForm, Replay
 from langchain_layered_cache._runs import current_account
 from langchain_layered_cache._streams import Asking
@@ -37,12 +37,6 @@ def cache_of(model: BaseLanguageModel[Any]) -> LayeredCache | None:
     own = model.cache
     cache = None if own is False else own if isinstance(own, BaseCache) else get_llm_cache()
     return cache if isinstance(cache, LayeredCache) else None
-
-
-def account_of(model: BaseLanguageModel[Any]) -> str | None:
-    """Return the API key of *model*: its secrets, in the order of their names; None if it has none."""
-    values = (getattr(model, name, None) for name in sorted(type(model).model_fields))
-    return "\n".join(value.get_secret_value() for value in values if isinstance(value, SecretStr)) or None
 
 
 def begin_work(model: BaseLanguageModel[Any], account: str | None) -> None:

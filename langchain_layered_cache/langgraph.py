@@ -41,11 +41,11 @@ from layered_cache import (
 )
 from layered_cache.adapting import engine_of
 from layered_cache.entry import Ticket
+from layered_cache.once import Once
 from layered_cache.options import fingerprint
 
 from langchain_layered_cache._births import Birth, Births
 from langchain_layered_cache._chains import listen, options_here
-from layered_cache.once import Once
 from langchain_layered_cache._states import cache_key
 from langchain_layered_cache._writes import RebuildError, WritesSerializer
 from langchain_layered_cache.cache import LayeredCache
