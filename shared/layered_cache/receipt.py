@@ -12,9 +12,9 @@ from layered_cache.errors import TierError
 class Receipt:
     """Of `delete`, `invalidate` and `clear`: from here on, nothing that was named is served by this process.
 
-    `seq` is the rule's place in the invalidation log (None for a dry run, and where none was needed), `durable` whether the log outlives a crash. `removed`
-    says how many entries were erased from which tier (in a dry run: would be); erasing only frees space, and a tier that failed
-    to is in `failures`.
+    `seq` is the rule's place in the invalidation log (None for a dry run, and where none was needed), `durable` whether the log outlives a
+    crash. `removed` says how many entries were erased from which tier (in a dry run: would be); erasing only frees space, and a tier that
+    failed to is in `failures`.
     """
 
     seq: int | None

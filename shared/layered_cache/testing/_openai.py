@@ -31,7 +31,8 @@ class OpenAIServer:
         calls_tool: Makes the tool call of an answer, name and arguments, from the body of the request, or None, for none; by default the
             first tool is called once.
 
-    `calls` counts answered requests, `bodies` holds what was asked, and `raw_bodies` its bytes. `fail(n, status)` has the next *n* requests fail.
+    `calls` counts answered requests, `bodies` holds what was asked, and `raw_bodies` its bytes. `fail(n, status)` has the next *n* requests
+    fail.
     """
 
     def __init__(
