@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 from layered_cache import EncodeError
 from layered_cache.values import dumps, loads
@@ -28,11 +29,12 @@ from llama_index.core.base.llms.types import (
     TextBlock,
     ThinkingBlock,
 )
-from pydantic import AnyUrl, BaseModel
+from pydantic import AnyUrl, BaseModel, ValidationError
 
 CODEC = "li-1"
 
 Response: TypeAlias = ChatResponse | CompletionResponse
+R = TypeVar("R", ChatResponse, CompletionResponse)
 Raw = Literal["model", "dict", "drop"]
 Replay = Literal["chunks", "single"]
 Step: TypeAlias = int | str
@@ -61,8 +63,9 @@ def encode(response: Response, raw: Raw, chunks: Sequence[Response] | None = Non
     kept: Response = response if raw == "model" else response.model_copy(update={"raw": None if raw == "drop" else _as_data(response.raw)})
     for unset in (True, False):  # a field that nobody has set comes back unset, if it comes back equal
         data = dumps(_parts(kept, steps, exclude_unset=unset))
-        if _read(loads(data), streams=steps is not None, raw=raw)[0] == kept:
-            return data
+        with suppress(ValueError):
+            if _read(loads(data), streams=steps is not None, raw=raw)[0] == kept:
+                return data
     msg = "an answer does not come back equal; if that is because of its raw, say raw='dict' or raw='drop' to cached()"
     raise EncodeError(msg)
 
@@ -112,19 +115,24 @@ def _parts(response: Response, steps: Steps | None, *, exclude_unset: bool) -> l
 
     told = None if steps is None else [steps.texts, list(steps.thoughts.items())]
     logprobs = response.logprobs and [[[one.token, one.logprob, one.bytes] for one in place] for place in response.logprobs]
-    rest = [response.delta, packed(response.raw), packed(_more(response)), logprobs, told]
-    if type(response) is CompletionResponse:
+    base = ChatResponse if isinstance(response, ChatResponse) else CompletionResponse
+    own = None  # what a provider's kind of answer has more
+    if (cls := type(response)) is not base:
+        own = [_name(cls), {name: packed(getattr(response, name)) for name in cls.model_fields.keys() - base.model_fields.keys()}]
+    rest = [response.delta, packed(response.raw), packed(_more(response)), logprobs, told, own]
+    if isinstance(response, CompletionResponse):
         return [_COMPLETION, response.text, *rest]
-    if type(response) is ChatResponse and type(message := response.message) is ChatMessage:
-        blocks = [block.text if type(block) is TextBlock else packed(block) for block in message.blocks]
-        return [_CHAT, str(message.role.value), blocks, packed(message.additional_kwargs), *rest]
-    msg = f"a {type(response).__qualname__} is no answer of a class that is known here, so it is not kept"
-    raise EncodeError(msg)
+    message = response.message
+    if type(message) is not ChatMessage:
+        msg = f"a {type(message).__qualname__} is no message of a class that is known here, so its answer is not kept"
+        raise EncodeError(msg)
+    blocks = [block.text if type(block) is TextBlock else packed(block) for block in message.blocks]
+    return [_CHAT, str(message.role.value), blocks, packed(message.additional_kwargs), *rest]
 
 
 def _read(parts: Any, *, streams: bool, raw: Raw) -> tuple[Response, Steps | None]:  # noqa: ANN401 - what `_parts` has made
     try:
-        kind, *content, delta, packed_raw, more, logprobs, told = parts
+        kind, *content, delta, packed_raw, more, logprobs, told, own = parts
         steps = None if told is None else Steps(told[0], dict(told[1]))
         rest: dict[str, Any] = {"additional_kwargs": _unpacked(more)}
         if delta is not None:
@@ -134,12 +142,12 @@ def _read(parts: Any, *, streams: bool, raw: Raw) -> tuple[Response, Steps | Non
         if logprobs:
             rest["logprobs"] = [[LogProb(token=one[0], logprob=one[1], bytes=one[2]) for one in place] for place in logprobs]
         if kind == _COMPLETION:
-            return CompletionResponse(text=content[0], **rest), steps
+            return _of_class(CompletionResponse, own, text=content[0], **rest), steps
         if kind == _CHAT:
             role, blocks, said = content
             found = [TextBlock(text=block) if isinstance(block, str) else _unpacked(block) for block in blocks]
             message = ChatMessage(role=MessageRole(role), blocks=found, additional_kwargs=_unpacked(said))
-            return ChatResponse(message=message, **rest), steps
+            return _of_class(ChatResponse, own, message=message, **rest), steps
     except (TypeError, AttributeError) as error:
         msg = "its parts are not those of an answer"
         raise ValueError(msg) from error
@@ -147,11 +155,18 @@ def _read(parts: Any, *, streams: bool, raw: Raw) -> tuple[Response, Steps | Non
     raise ValueError(msg)
 
 
+def _of_class(base: type[R], own: list[Any] | None, **fields: Any) -> R:  # noqa: ANN401 - what `_parts` has made
+    """Return a response of the class that *own* names, if it is there, or of *base*."""
+    if own is None or (cls := _class(own[0])) is None or not issubclass(cls, base):
+        return base(**fields)
+    return cls(**fields, **_unpacked(own[1]))
+
+
 def _packed(value: object, *, exclude_unset: bool) -> Any:  # noqa: ANN401 - plain data
     """Return *value* with objects of pydantic classes as dictionaries that name them."""
     if isinstance(value, BaseModel):
         fields = value.model_dump(exclude_unset=exclude_unset, warnings=False)
-        return {_OBJECT: f"{type(value).__module__}:{type(value).__qualname__}", "": _as_data(fields)}
+        return {_OBJECT: _name(type(value)), "": _as_data(fields)}
     if type(value) is dict:
         items = cast("dict[object, object]", value)
         if _OBJECT in items:
@@ -183,11 +198,23 @@ def _unpacked(value: object, *, as_data: bool = False) -> Any:  # noqa: ANN401 -
         items = cast("dict[object, Any]", value)
         if (name := items.get(_OBJECT)) is not None:
             cls = None if as_data else _class(name)
-            return items[""] if cls is None else cls.model_validate(items[""])
+            return items[""] if cls is None else _object(cls, items[""])
         return {key: _unpacked(item, as_data=as_data) for key, item in items.items()}
     if type(value) is list:
         return [_unpacked(item, as_data=as_data) for item in cast("list[object]", value)]
     return value
+
+
+def _object(cls: type[BaseModel], fields: dict[str, Any]) -> BaseModel:
+    """Return an object of *cls*. Clients of providers make theirs unchecked: servers leave out what must be there."""
+    try:
+        return cls.model_validate(fields)
+    except ValidationError:
+        return cls.model_construct(**fields)
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _class(name: str) -> type[BaseModel] | None:
@@ -204,13 +231,15 @@ def _class(name: str) -> type[BaseModel] | None:
 
 def _steps(response: Response, chunks: Sequence[Response]) -> Steps:
     deltas = [chunk.delta or "" for chunk in chunks]
-    thoughts = {
-        number: thought
-        for number, chunk in enumerate(chunks[:-1])
-        if isinstance(thought := _more(chunk).get("thinking_delta"), str) and thought
-    }
+    thoughts = {number: thought for number, chunk in enumerate(chunks[:-1]) if (thought := _thought(chunk))}
     adds_up = "".join(deltas) == text_of(response)
     return Steps([len(delta) for delta in deltas] if adds_up else [*deltas], thoughts)
+
+
+def _thought(chunk: Response) -> str:
+    """Return what the model thought with *chunk*; some providers say it with the answer, some with the message."""
+    places = [_more(chunk), *([chunk.message.additional_kwargs] if isinstance(chunk, ChatResponse) else [])]
+    return next((thought for place in places if isinstance(thought := place.get("thinking_delta"), str)), "")
 
 
 def _cut(text: str, steps: list[Step]) -> list[str]:
