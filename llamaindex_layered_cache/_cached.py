@@ -31,7 +31,8 @@ _log = logging.getLogger("layered_cache")
 T = TypeVar("T", bound=LLM | BaseEmbedding)
 
 _STATE = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # of a pydantic object, beside its __dict__
-_OF_EMBEDDINGS = ("ttl", "namespace", "tags", "key_extra")
+OF_EMBEDDINGS = ("ttl", "namespace", "tags", "key_extra")
+"""The options that embeddings know too."""
 
 _classes: dict[type, type] = {}
 
@@ -99,8 +100,8 @@ def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any:
     if isinstance(thing, BaseEmbedding):
         from llamaindex_layered_cache.embeddings import cached_embedding  # noqa: PLC0415 - LLMs need nothing of it
 
-        if unknown := how.keys() - {*_OF_EMBEDDINGS}:
-            raise ConfigurationError.unknown(what="argument of cached embeddings", name=min(unknown), allowed=_OF_EMBEDDINGS)
+        if unknown := how.keys() - {*OF_EMBEDDINGS}:
+            raise ConfigurationError.unknown(what="argument of cached embeddings", name=min(unknown), allowed=OF_EMBEDDINGS)
         return cached_embedding(thing, _engine(cache), **how)
     if unknown := how.keys() - {*How.__dataclass_fields__}:
         raise ConfigurationError.unknown(what="argument of cached", name=min(unknown), allowed=("cache", *How.__dataclass_fields__))

@@ -9,7 +9,7 @@ from layered_cache.adapting import engine_of
 from layered_cache.config import default_tiers
 from llama_index.core import Settings
 
-from llamaindex_layered_cache._cached import cached
+from llamaindex_layered_cache._cached import OF_EMBEDDINGS, cached
 
 _NAMES = ("llm", "embed_model")
 
@@ -49,7 +49,7 @@ class Configured:
         self.undo()
 
 
-def configure(cache: TieredCache | None = None, **llm: Any) -> Configured:  # noqa: ANN401 - as `cached` has them
+def configure(cache: TieredCache | None = None, **how: Any) -> Configured:  # noqa: ANN401 - as `cached` has them
     """Have `Settings.llm` and `Settings.embed_model` be asked through *cache*, from now on, or inside a block.
 
         with configure(cache):
@@ -59,7 +59,7 @@ def configure(cache: TieredCache | None = None, **llm: Any) -> Configured:  # no
 
     Args:
         cache: The tiers, or an adapter over them; memory and a file in the user's cache folder, unless given.
-        llm: How the LLM is cached: the arguments of `cached`.
+        how: The options of `cached`; to embeddings, those count that they know: `ttl`, `namespace`, `tags`, `key_extra`.
 
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong, or nothing says which model it is; `Settings` are as they were then.
@@ -67,7 +67,7 @@ def configure(cache: TieredCache | None = None, **llm: Any) -> Configured:  # no
     done = Configured(TieredCache(*default_tiers("llamaindex")) if cache is None else engine_of(cache))
     try:
         for name in _NAMES:
-            done.apply(name, llm if name == "llm" else {})
+            done.apply(name, how if name == "llm" else {option: how[option] for option in OF_EMBEDDINGS if option in how})
     except BaseException:
         done.undo()
         raise
