@@ -507,12 +507,6 @@ def test_what_was_removed_is_asked_again(bare: OpenAI, cache: TieredCache, serve
     llm = cached(bare, cache, tags=["faq"])
     before = [ChatMessage(role="system", content="be brief"), ChatMessage("first"), ChatMessage(role="assistant", content="a")]
     asked = [*before, ChatMessage("why?")]
-    asked_ = [
-        ChatMessage(role="system", content="be brief"),
-        ChatMessage("first"),
-        ChatMessage(role="assistant", content="a"),
-        ChatMessage("why?"),
-    ]
     for criteria in ({"prompt": "why?"}, {"model": "gpt-4o*"}, {"tag": "faq"}):
         llm.chat(asked)
         llm.chat(asked)

@@ -1,0 +1,469 @@
+"""What makes two calls of LLMs one: all that a provider sees, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import itertools
+import logging
+import re
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.genai import types
+from langchain_core.language_models import FakeListChatModel
+from langchain_openai import ChatOpenAI
+from langchain_openai import OpenAI as LangChainOpenAI
+from layered_cache import ConfigurationError, Event, Request, TieredCache, UncacheableRequestError, cache_options
+from layered_cache.options import NO_OPTIONS
+from layered_cache.testing import OpenAIServer
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    CacheControl,
+    CachePoint,
+    CompletionResponse,
+    DocumentBlock,
+    ImageBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from llama_index.core.llms import LLM, ChatMessage, CustomLLM, LLMMetadata, MockLLM
+from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.llms.mock import MockFunctionCallingLLM
+from llama_index.llms.anthropic import Anthropic
+from llama_index.llms.google_genai import GoogleGenAI
+from llama_index.llms.langchain import LangChainLLM
+from llama_index.llms.ollama import Ollama
+from llama_index.llms.openai import OpenAI, OpenAIResponses
+from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
+from pydantic import BaseModel, PrivateAttr, SecretStr
+
+from llamaindex_layered_cache import cached
+from llamaindex_layered_cache._keepers import Question
+from llamaindex_layered_cache._questions import plain_messages
+from llamaindex_layered_cache._wrapped import OWN, keeper_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+
+
+@pytest.fixture
+def cache(events: list[Event]) -> Iterator[TieredCache]:
+    with TieredCache("memory://", observers=[events.append]) as cache:
+        yield cache
+
+
+def request(llm: LLM, asked: Any = "q", kind: Any = "completion", **arguments: Any) -> Request:
+    """What a call asks."""
+    keeper = keeper_of(llm)
+    assert keeper is not None
+    return keeper.request(Question(llm, kind, asked, arguments), NO_OPTIONS)
+
+
+# --- messages
+
+
+def user(*blocks: Any, **more: Any) -> ChatMessage:
+    return ChatMessage(role="user", blocks=[TextBlock(text=block) if isinstance(block, str) else block for block in blocks], **more)
+
+
+def call(name: str = "f", id_: str | None = "call_1", **kwargs: Any) -> ChatMessage:
+    return ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_call_id=id_, tool_name=name, tool_kwargs=kwargs)])
+
+
+def result(content: str, id_: str) -> ChatMessage:
+    return ChatMessage(role="tool", content=content, additional_kwargs={"tool_call_id": id_})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([user("a")], [ChatMessage("a")]),
+        ([call(id_="call_1"), result("r", "call_1")], [call(id_="call_2"), result("r", "call_2")]),
+        ([user("a", CachePoint(cache_control=CacheControl(type="ephemeral")))], [user("a")]),
+        ([user(ImageBlock(image=PNG))], [user(ImageBlock(image=base64.b64encode(PNG)))]),
+        (
+            [ChatMessage(role="assistant", additional_kwargs={"tool_calls": [ChoiceDeltaToolCall(index=0, id="a", type="function")]})],
+            [ChatMessage(role="assistant", additional_kwargs={"tool_calls": [{"index": 0, "id": "b", "type": "function"}]})],
+        ),
+        ([user("a", additional_kwargs={"x": None})], [user("a", additional_kwargs={})]),
+    ],
+)
+def test_messages_that_are_the_same(one: list[ChatMessage], other: list[ChatMessage]) -> None:
+    """To a model."""
+    assert Request(plain_messages(one)) == Request(plain_messages(other))
+
+
+DIFFERENT = [
+    [],
+    [user("a")],
+    [user("b")],
+    [user("a", "b")],
+    [user("a\nb")],
+    [user("ab")],
+    [user("a"), user("b")],
+    [ChatMessage(role="system", content="a")],
+    [ChatMessage(role="assistant", content="a")],
+    [user()],
+    [user("")],
+    [user("a", additional_kwargs={"x": 1})],
+    [user("a", additional_kwargs={"x": True})],
+    [user("a", additional_kwargs={"x": {"y": 1}})],
+    [user(ImageBlock(image=PNG))],
+    [user(ImageBlock(image=PNG, detail="low"))],
+    [user(ImageBlock(image=PNG + b"\0"))],
+    [user(ImageBlock(url="https://example.com/a.png"))],
+    [user(ImageBlock(url="https://example.com/b.png"))],
+    [user(AudioBlock(audio=b"UklGRg=="))],
+    [user(DocumentBlock(data=b"JVBERi0=", title="a"))],
+    [user(DocumentBlock(data=b"JVBERi0=", title="b"))],
+    [call(a=1)],
+    [call(a=None)],
+    [call()],
+    [call("g")],
+    [call(id_="x"), call(id_="y"), result("r", "x")],
+    [call(id_="x"), call(id_="y"), result("r", "y")],
+    [call(id_="x"), call(id_="x"), result("r", "x")],
+    [ChatMessage(role="assistant", blocks=[ThinkingBlock(content="a")])],
+    [ChatMessage(role="assistant", blocks=[ThinkingBlock(content="a", additional_information={"signature": b"\xff\xfe"})])],
+    [ChatMessage(role="assistant", blocks=[ThinkingBlock(content="a", additional_information={"signature": b"\xff\xff"})])],
+    [ChatMessage(role="assistant", additional_kwargs={"tool_calls": [{"id": "x", "function": {"name": "f", "arguments": "1"}}]})],
+    [ChatMessage(role="assistant", additional_kwargs={"tool_calls": [{"id": "x", "function": {"name": "f", "arguments": "2"}}]})],
+]
+
+
+def test_messages_that_differ() -> None:
+    """Each from each of the others."""
+    requests = [Request(plain_messages(messages)) for messages in DIFFERENT]
+    for (number, one), (other_number, other) in itertools.combinations(enumerate(requests), 2):
+        assert one != other, (DIFFERENT[number], DIFFERENT[other_number])
+
+
+def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
+    """Not by their names, nor by their places; what can be read once only is refused, and nothing is used up."""
+    one, same, other = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    one.write_bytes(PNG)
+    same.write_bytes(PNG)
+    other.write_bytes(PNG + b"\0")
+    asked = [Request(plain_messages([user(ImageBlock(path=path))])) for path in (one, same, other)]
+    assert asked[0] == asked[1] != asked[2]
+    one.write_bytes(PNG + b"\0")
+    assert Request(plain_messages([user(ImageBlock(path=one))])) == asked[2]
+    gone = user(ImageBlock(path=one))
+    one.unlink()
+    with pytest.raises(UncacheableRequestError, match="cannot be read"):
+        plain_messages([gone])
+
+    stream = BytesIO(PNG)
+    message = user(ImageBlock.model_construct(image=stream))
+    assert plain_messages([message]) == plain_messages([message])
+    assert stream.read() == PNG
+    stream.seekable = lambda: False  # type: ignore
+    with pytest.raises(UncacheableRequestError, match="only once"):
+        plain_messages([message])
+
+
+def test_what_can_be_removed_by_its_question() -> None:
+    """The text that the user said last, beside whatever."""
+    digest = Request("why?").prompt_digest
+    for messages in ([user("why?")], [user("why?", ImageBlock(image=PNG))], [user("why?"), call()], [user("x"), user("why?")]):
+        assert Request(plain_messages(messages)).prompt_digest == digest
+
+
+def test_golden() -> None:
+    """A key changes only with its version."""
+    messages = [
+        ChatMessage(role="system", content="be brief"),
+        user("why?", ImageBlock(image=PNG)),
+        call("multiply", a=7),
+        result("49", "call_1"),
+        ChatMessage(role="assistant", blocks=[ThinkingBlock(content="hm"), TextBlock(text="so")]),
+    ]
+    with TieredCache("memory://") as cache:
+        key = cache.key(Request(plain_messages(messages), model="m", params={"class": "c", "kind": "chat"}, framework="llamaindex"))
+    assert key == "lc1:default:rpWv7f4U3sFrpNgmDqNCy4nUpL5vEDEz2nZ1Tq7nTH8"
+
+
+# --- arguments
+
+
+class Song(BaseModel):
+    title: str
+
+
+class Other(BaseModel):
+    title: str
+    seconds: int = 0
+
+
+def tool(**schema: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": {"properties": schema}}}
+
+
+def test_arguments(cache: TieredCache) -> None:
+    """Each is another request; what is about transport does not count."""
+    llm = cached(MockLLM(), cache)
+    arguments: list[dict[str, Any]] = [
+        {},
+        {"tools": [tool(a={"enum": [None, 1]})]},
+        {"tools": [tool(a={"enum": [1]})]},
+        {"tools": [tool(timeout={"type": "number"})]},
+        {"tools": [tool()]},
+        {"tool_choice": "auto"},
+        {"response_format": Song},
+        {"response_format": Other},
+        {"response_format": {"type": "json_object"}},
+        {"tool_config": types.ToolConfig(function_calling_config=types.FunctionCallingConfig(mode=types.FunctionCallingConfigMode.ANY))},
+        {"tool_config": types.ToolConfig(function_calling_config=types.FunctionCallingConfig(mode=types.FunctionCallingConfigMode.NONE))},
+        {"stop": ["a"]},
+        {"stop": ["a", "b"]},
+        {"stop": {"a", "b"}},
+        {"data": b"a"},
+        {"data": b"b"},
+    ]
+    requests = [request(llm, **one) for one in arguments]
+    for (number, one), (other_number, other) in itertools.combinations(enumerate(requests), 2):
+        assert one != other, (arguments[number], arguments[other_number])
+    assert request(llm, timeout=5, extra_headers={"x": "y"}, stop=None) == request(llm)
+    assert request(llm, "q", kind="chat") != request(llm)
+    assert request(llm, stop={"b", "a"}) == request(llm, stop={"a", "b"})
+
+
+def test_what_has_no_lasting_text_is_not_cached(cache: TieredCache, events: list[Event], caplog: pytest.LogCaptureFixture) -> None:
+    """A warning says which argument it is, once."""
+    llm = cached(MockLLM(max_tokens=2), cache)
+    for _ in range(2):
+        assert llm.complete("a secret", odd=object()).text == "text text"
+    assert [event.kind for event in events] == ["uncacheable"] * 2
+    assert len(caplog.records) == 1
+    assert "'odd'" in caplog.text
+    assert "secret" not in caplog.text
+    assert "0x" not in caplog.text
+
+
+def made(suffix: str) -> Callable[[str], str]:
+    def shout(text: str) -> str:
+        return text + suffix
+
+    return shout
+
+
+def test_functions_count_by_their_code(cache: TieredCache) -> None:
+    """And by what they were made with."""
+
+    def key(function: Any) -> Request:
+        return request(cached(MockLLM(completion_to_prompt=function), cache))
+
+    def scope(body: str) -> Any:
+        found: dict[str, Any] = {"__name__": "somewhere"}
+        exec(body, found)
+        return found["f"]
+
+    assert key(made("!")) == key(made("!"))
+    assert key(made("!")) != key(made("?"))
+    assert key(scope("def f(x): return x + 'a'")) == key(scope("def f(x): return x + 'a'"))
+    assert key(scope("def f(x): return x + 'a'")) != key(scope("def f(x): return x + 'b'"))
+    assert key(scope("def f(x): return x.upper()")) != key(scope("def f(x): return x.lower()"))
+    assert key(scope("def f(x, y=1): return x")) != key(scope("def f(x, y=2): return x"))
+    one, same = (scope(f"def f(x): return [y for y in x if y in {{{names}}}]") for names in ("'a', 'b'", "'b', 'a'"))
+    assert key(one) == key(same)
+        scope("def f(x): return [y for y in x if y in {'b', 'a'}]")
+    )
+    assert key(functools.partial(made, "a")) != key(functools.partial(made, "b"))
+    for odd in (functools.partial(made, object()), made(object()), BytesIO().write):  # type: ignore
+        with pytest.raises(ConfigurationError, match="completion_to_prompt"):
+            key(odd)
+
+
+# --- models
+
+
+class Own(CustomLLM):
+    """What people write themselves, with settings of all kinds."""
+
+    voice: str = "low"
+    api_key: str = "sk-1"
+    secret: SecretStr = SecretStr("a")
+    options: dict[str, Any] = {}
+    inner: LLM | None = None
+    timeout: float = 5
+    _hidden: Any = PrivateAttr(default=None)
+
+    def __init__(self, hidden: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._hidden = hidden
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        raise AssertionError("nobody may ask for it: some LLMs ask their provider")
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        raise NotImplementedError
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Iterator[CompletionResponse]:
+        raise NotImplementedError
+
+
+class Another(Own):
+    """Of another class."""
+
+
+def google(**kwargs: Any) -> GoogleGenAI:
+    return GoogleGenAI(model="gemini-2.5-flash", api_key="none", context_window=1000, **{"max_tokens": 100, **kwargs})
+
+
+MODELS: list[Callable[[], LLM]] = [
+    Own,
+    Another,
+    lambda: Own(voice="high"),
+    lambda: Own(options={"a": 1}),
+    lambda: Own(options={"a": None}),
+    lambda: Own(inner=MockLLM()),
+    lambda: Own(inner=MockLLM(max_tokens=1)),
+    lambda: Own(hidden="a"),
+    lambda: Own(hidden={"a": [1, 2]}),
+    lambda: Own(system_prompt="a"),
+    MockLLM,
+    lambda: MockLLM(max_tokens=1),
+    MockFunctionCallingLLM,
+    google,
+    lambda: google(max_tokens=200),
+    lambda: google(temperature=0.9),
+    lambda: google(generation_config=types.GenerateContentConfig(top_p=0.5)),
+    lambda: google(generation_config=types.GenerateContentConfig(top_p=0.6)),
+    lambda: google(http_options=types.HttpOptions(base_url="http://elsewhere")),
+    lambda: LangChainLLM(FakeListChatModel(responses=["a"])),
+    lambda: LangChainLLM(FakeListChatModel(responses=["b"])),
+    lambda: LangChainLLM(ChatOpenAI(model="gpt-4o", api_key="sk-1")),
+    lambda: LangChainLLM(ChatOpenAI(model="gpt-4o", api_key="sk-1", temperature=0.5)),
+    lambda: LangChainLLM(ChatOpenAI(model="gpt-4o-mini", api_key="sk-1")),
+    lambda: LangChainLLM(LangChainOpenAI(model="gpt-3.5-turbo-instruct", api_key="sk-1")),
+    lambda: LangChainLLM(LangChainOpenAI(model="gpt-3.5-turbo-instruct", api_key="sk-1", temperature=0.5)),
+    lambda: OpenAI(model="gpt-4o", api_key="sk-1"),
+    lambda: OpenAI(model="gpt-4o", api_key="sk-1", api_base="http://elsewhere/v1"),
+    lambda: OpenAI(model="gpt-4o", api_key="sk-1", max_tokens=5),
+    lambda: OpenAI(model="gpt-4o", api_key="sk-1", additional_kwargs={"seed": 1}),
+    lambda: OpenAI(model="gpt-4o", api_key="sk-1", reasoning_effort="low"),
+    lambda: OpenAI(model="gpt-4o", api_key="sk-1", strict=True),
+    lambda: OpenAIResponses(model="gpt-4o", api_key="sk-1"),
+    lambda: OpenAIResponses(model="gpt-4o", api_key="sk-1", instructions="a"),
+    lambda: Anthropic(model="claude-sonnet-4-5", api_key="sk-1"),
+    lambda: Anthropic(model="claude-sonnet-4-5", api_key="sk-1", base_url="http://elsewhere"),
+    lambda: Anthropic(model="claude-sonnet-4-5", api_key="sk-1", thinking_dict={"type": "enabled", "budget_tokens": 1024}),
+    lambda: Ollama(model="llama3"),
+    lambda: Ollama(model="llama3", thinking=False),
+    lambda: Ollama(model="llama3", context_window=4096),
+    lambda: Ollama(model="llama3", base_url="http://elsewhere"),
+]
+
+
+def test_models_that_differ(cache: TieredCache) -> None:
+    """Each from each of the others, for the same question."""
+    requests = [request(cached(make(), cache)) for make in MODELS]
+    for (number, one), (other_number, other) in itertools.combinations(enumerate(requests), 2):
+        assert one != other, (number, other_number)
+    assert requests == [request(cached(make(), cache)) for make in MODELS]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Own(api_key="sk-1", secret=SecretStr("a"), timeout=1), Own(api_key="sk-2", secret=SecretStr("b"), timeout=2)),
+        (OpenAI(api_key="sk-1", timeout=1, max_retries=0), OpenAI(api_key="sk-2", default_headers={"a": "b"}, reuse_client=False)),
+        (Anthropic(api_key="sk-1", timeout=1), Anthropic(api_key="sk-2", max_retries=1, default_headers={"a": "b"})),
+        (Ollama(model="a", keep_alive="1m"), Ollama(model="a", request_timeout=1)),
+    ],
+)
+def test_secrets_and_transport_do_not_count(one: LLM, other: LLM, cache: TieredCache) -> None:
+    """An answer is as good over another key."""
+    assert request(cached(one, cache)) == request(cached(other, cache))
+
+
+def test_where_the_environment_sends_requests(cache: TieredCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts, though no field says it."""
+    here = request(cached(Anthropic(model="claude-sonnet-4-5", api_key="sk-1"), cache))
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://elsewhere")
+    assert request(cached(Anthropic(model="claude-sonnet-4-5", api_key="sk-1"), cache)) != here
+
+
+def test_what_the_first_call_finds_out_does_not_count(cache: TieredCache) -> None:
+    """Clients are made then, and Ollama is asked for its context window."""
+    llm = cached(Ollama(model="llama3"), cache)
+    before = request(llm)
+    llm.context_window = 4096
+    llm._client = object()  # type: ignore
+    assert request(llm) == before
+    ours = cached(OpenAI(api_key="sk-1"), cache)
+    before = request(ours)
+    assert ours._get_client() is not None
+    assert request(ours) == before
+
+
+def test_what_the_provider_remembers_is_not_cached(cache: TieredCache) -> None:
+    """Nor what it is to remember."""
+    for llm, said in (
+        (OpenAIResponses(api_key="sk-1", track_previous_responses=True), {}),
+        (OpenAIResponses(api_key="sk-1", previous_response_id="resp_1"), {}),
+        (OpenAIResponses(api_key="sk-1", store=True), {}),
+        (OpenAIResponses(api_key="sk-1"), {"background": True}),
+        (OpenAI(api_key="sk-1", additional_kwargs={"store": True}), {}),
+    ):
+        with pytest.raises(UncacheableRequestError, match="remembers"):
+            request(cached(llm, cache), **said)
+
+
+def test_a_langchain_model_that_is_known_by_its_address(cache: TieredCache) -> None:
+    """Is refused, unless the user says what stands for it."""
+
+    class Odd(FakeListChatModel):
+        what: Any = None
+
+        @property
+        def _identifying_params(self) -> dict[str, Any]:
+            return {"what": self.what}
+
+    llm = LangChainLLM(Odd(responses=["a"], what=object()))
+    with pytest.raises(ConfigurationError, match="address"):
+        cached(llm, cache)
+
+
+def test_key_extra_counts(cache: TieredCache) -> None:
+    """It is a part of the key."""
+    keys = [request(cached(MockLLM(), cache, key_extra=extra)) for extra in (None, "a", {"b": 1})]
+    assert len(set(keys)) == 3
+
+
+def test_secrets_are_nowhere(tmp_path: Path, server: OpenAIServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in what is stored, shown, logged or told; the file is read as bytes."""
+    canaries = ["canary-key", "canary-header", "canary-account", "canary-extra"]
+    events: list[Event] = []
+    path = tmp_path / "answers.db"
+    with caplog.at_level(logging.DEBUG), TieredCache("memory://", f"sqlite:///{path}", observers=[events.append]) as cache:
+        bare = OpenAI(
+            model="gpt-4o-mini",
+            api_base=server.url,
+            api_key=canaries[0],
+            default_headers={"Authorization": canaries[1]},
+            additional_kwargs={"extra_headers": {"X-Auth": canaries[1]}, "extra_body": {"api_key": canaries[3]}},
+        )
+        with cache_options(account=canaries[2]):
+            llm = cached(bare, cache)
+            llm.chat([ChatMessage("why?")], extra_headers={"X-Api-Key": canaries[1]})
+            list(llm.stream_chat([ChatMessage("how?")]))
+        shown = repr((llm.__dict__[OWN], llm.__dict__[OWN].how, events, [*cache.entries()], cache.stats()))
+    everything = path.read_bytes().decode("latin-1") + shown + _without_http(caplog)
+    for canary in canaries:
+        assert canary not in everything
+    assert "You asked" in everything
+
+
+def _without_http(caplog: pytest.LogCaptureFixture) -> str:
+    """Return what was logged, but for what the provider's own client says of its requests at DEBUG."""
+    return "\n".join(record.getMessage() for record in caplog.records if not re.match(r"(openai|httpx|httpcore)", record.name))
