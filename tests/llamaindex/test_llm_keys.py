@@ -272,8 +272,6 @@ def test_functions_count_by_their_code(cache: TieredCache) -> None:
     assert key(scope("def f(x, y=1): return x")) != key(scope("def f(x, y=2): return x"))
     one, same = (scope(f"def f(x): return [y for y in x if y in {{{names}}}]") for names in ("'a', 'b'", "'b', 'a'"))
     assert key(one) == key(same)
-        scope("def f(x): return [y for y in x if y in {'b', 'a'}]")
-    )
     assert key(functools.partial(made, "a")) != key(functools.partial(made, "b"))
     for odd in (functools.partial(made, object()), made(object()), BytesIO().write):  # type: ignore
         with pytest.raises(ConfigurationError, match="completion_to_prompt"):
