@@ -47,7 +47,8 @@ ALLOWED = {
     "_engine": PURE | PROTOCOLS | {"_engine"},
     "config": PURE | PROTOCOLS | {"tiers._registry"},
     "_recipes": PURE | PROTOCOLS | {"tiers._registry", "cache"},
-    "cache": PURE | PROTOCOLS | {"tiers._registry", "_engine", "_recipes", "config"},
+    "_adapter_face": PURE | PROTOCOLS | {"_engine"},
+    "cache": PURE | PROTOCOLS | {"tiers._registry", "_engine", "_adapter_face", "_recipes", "config"},
     # for adapters
     "adapting": PURE | {"cache"},
     "values": PURE,

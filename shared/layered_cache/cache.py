@@ -13,11 +13,11 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
+from layered_cache._adapter_face import AdapterFace
 from layered_cache._arguments import key_of, labelled, scope_of
 from layered_cache._engine.aio import Asyncio
 from layered_cache._engine.backlog import EXIT
 from layered_cache._engine.blocking import Blocking
-from layered_cache._engine.callers import caller
 from layered_cache._engine.computing import Computing, Led
 from layered_cache._engine.effects import run
 from layered_cache._engine.engine import Ask, Engine, Hit
@@ -27,14 +27,14 @@ from layered_cache._recipes import Recipe, forget, recipe_of, remade
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
 from layered_cache.errors import ConfigurationError
-from layered_cache.events import Event, Observer, Observers
+from layered_cache.events import Observer, Observers
 from layered_cache.invalidation import Scope, below
 from layered_cache.keys import check_namespace, child_namespace, make_key
 from layered_cache.policy import Policy
 from layered_cache.receipt import Receipt
 from layered_cache.stats import Stats
 from layered_cache.tiers._registry import open_tier
-from layered_cache.tiers._tier import SLOT_VALUE, LocalTier, Tier, slot_entry
+from layered_cache.tiers._tier import LocalTier, Tier, slot_entry
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Hit", "Led", "TieredCache"]  # the first two for adapters
 
 
-class TieredCache:
+class TieredCache(AdapterFace):
     """Answers in tiers, fastest first.
 
         cache = TieredCache("memory://", "sqlite:///answers.db", namespace="faq")
@@ -136,65 +136,6 @@ class TieredCache:
         return make_key(request, self._namespace)
 
     # --- get
-
-    def peek(self, key: str) -> bytes | None:
-        """Return the value of *key* if memory has it and it may be served as it is; else None. It never waits.
-
-        The short cut of adapters; after None, `fetch` asks all tiers.
-        """
-        slot = self._engine.peek(key)
-        return None if slot is None else slot[SLOT_VALUE]
-
-    def peek_hit(self, key: str) -> Hit | None:
-        """As peek, for those who want to know more than the value."""
-        slot = self._engine.peek(key)
-        return None if slot is None else Hit(slot_entry(key, slot), self.tiers[0].name)
-
-    def fetch(self, key: str, *, led: Led | None = None, leave: bool = True) -> Hit | None:
-        """Return the entry of *key*, a key of this namespace, from whichever tier has it, or None: for adapters, which have peeked.
-
-        Args:
-            key: Of this namespace.
-            leave: As for `get_many`; an adapter that knows its answer's `born` leaves nothing. Who may lead always leaves it.
-            led: If given, one caller at a time is to compute a missing answer: others wait for it, for `Policy.max_wait` at most. The one
-                is told by this function, before None is returned, and has to call what it is given when the answer will not be stored.
-        """
-        if led is not None and self.policy.single_flight:
-            return run(self._computing.find_or_lead(self._blocking, key, led))
-        return run(self._engine.read(self._blocking, (key,), leave=leave)).get(key)
-
-    async def afetch(self, key: str, *, led: Led | None = None, leave: bool = True) -> Hit | None:
-        """See fetch. A lead also ends with its task."""
-        if led is not None and self.policy.single_flight:
-            return await self._computing.find_or_lead(self._asyncio, key, led)
-        return (await self._engine.read(self._asyncio, (key,), leave=leave)).get(key)
-
-    def followed(self, entry: Entry) -> None:
-        """Count a hit: a caller has got *entry* while another one computed it. For adapters that share computations by themselves."""
-        self._engine.note_hit(Hit(entry, "flight"), verified=True)
-
-    def expect(self, key: str) -> None:
-        """Note that this caller, who has not looked, computes an answer to *key* from now on and will store it.
-
-        For adapters. An invalidation in between then makes it void, as after a miss.
-        """
-        run(self._engine.expect(self._blocking, key))
-
-    async def aexpect(self, key: str) -> None:
-        """See expect."""
-        await self._engine.expect(self._asyncio, key)
-
-    def nothing_to_share(self, key: str) -> None:
-        """Note that this caller has an answer to *key* which will not be stored: those who wait for it go on, each by himself."""
-        self._computing.nothing_to_share(key, caller())
-
-    def reject(self, key: str, reason: str) -> None:
-        """Note that what `peek` or `fetch` returned for *key* cannot be read: for its caller that was a miss."""
-        self._engine.rejected(key, caller(), reason)
-
-    def report(self, event: Event) -> None:
-        """Count *event* and tell the observers of it: for adapters, of what the engine cannot see."""
-        self._engine.tell(event)
 
     def get(self, request: Request | str, *, stale: bool = False) -> Entry | None:
         """Return the entry of *request* (or of a key), or None.
