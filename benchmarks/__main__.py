@@ -19,7 +19,7 @@ from benchmarks._line import HEAD, Line
 from benchmarks._race import FULL, QUICK, SMOKE, Effort
 from benchmarks._report import as_json, heading, into_readme, markdown, summary
 
-THEMES = ("memory", "invoke", "sqlite", "redis", "mongodb", "codec", "threads", "collector", "start", "keys", "eviction")
+THEMES = ("memory", "invoke", "sqlite", "redis", "mongodb", "codec", "threads", "collector", "start", "keys", "eviction", "llamaindex")
 
 
 def main(arguments: list[str] | None = None) -> None:
