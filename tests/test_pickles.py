@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -116,3 +117,19 @@ def test_copies_are_the_cache_itself() -> None:
 
     assert copy.copy(cache) is cache
     assert copy.deepcopy({"cache": cache})["cache"] is cache
+
+
+def fill(cache: TieredCache, number: int) -> None:
+    """What a worker process does."""
+    cache.set(ask(str(number)), b"value")
+
+
+@pytest.mark.slow
+def test_a_pool_that_ends_its_workers_loses_nothing(db: str) -> None:
+    """Which it does by a signal, when the last task is done: what waits to be written then, is written."""
+    cache = TieredCache("memory://", f"{db}#timeout=5s", policy=Policy(write="behind"))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.starmap(fill, [(cache, number) for number in range(20)])
+
+    with TieredCache(db) as fresh:
+        assert len(fresh.get_many([ask(str(number)) for number in range(20)])) == 20

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from layered_cache import _forks
@@ -336,7 +338,11 @@ _prepared_in = 0
 
 
 def _write_at_exit() -> None:
-    """Have the end of this process wait. A child that multiprocessing forked runs no exit handlers, but has finalizers."""
+    """Have the end of this process wait.
+
+    A child of multiprocessing runs no exit handlers, but has finalizers; those of a pool are ended by a signal as soon as their last
+    task is done.
+    """
     global _prepared_in  # noqa: PLW0603 - one per process
     if _prepared_in == os.getpid():
         return
@@ -345,9 +351,21 @@ def _write_at_exit() -> None:
     atexit.register(_at_exit)
     if (process := sys.modules.get("multiprocessing.process")) is not None and process.parent_process() is not None:
         sys.modules["multiprocessing.util"].Finalize(None, _at_exit, exitpriority=100)
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _at_signal)
 
 
 def _at_exit() -> None:
     deadline = time.monotonic() + EXIT
     for backlog in list(_all):
         backlog.close(max(0.0, deadline - time.monotonic()))
+
+
+def _at_signal(number: int, _frame: object) -> None:
+    # in a thread: what was interrupted here may hold a lock that is needed
+    writing = threading.Thread(target=_at_exit, name="layered-cache last writes", daemon=True)
+    with suppress(RuntimeError):
+        writing.start()
+        writing.join(EXIT)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
