@@ -7,15 +7,18 @@ import gc
 import json
 import multiprocessing
 import pickle
+import sqlite3
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from layered_cache import Answer, ConfigurationError, Policy, Request, TieredCache
 from layered_cache.testing import FakeTier
-from worlds import World, ask
+from worlds import World, ask, settled
 
 
 def yes(_request: Request, _answer: Answer) -> bool:
@@ -127,9 +130,14 @@ def fill(cache: TieredCache, number: int) -> None:
 @pytest.mark.slow
 def test_a_pool_that_ends_its_workers_loses_nothing(db: str) -> None:
     """Which it does by a signal, when the last task is done: what waits to be written then, is written."""
-    cache = TieredCache("memory://", f"{db}#timeout=5s", policy=Policy(write="behind"))
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.starmap(fill, [(cache, number) for number in range(20)])
-
-    with TieredCache(db) as fresh:
-        assert len(fresh.get_many([ask(str(number)) for number in range(20)])) == 20
+    cache = TieredCache("memory://", f"{db}#timeout=100ms", policy=Policy(write="behind"))
+    cache.set(ask(), b"value")
+    settled(cache)
+    with closing(sqlite3.connect(db.removeprefix("sqlite:///"), check_same_thread=False, isolation_level=None)) as other:
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            pool.starmap(fill, [(cache, number) for number in range(2)])  # so that both have it
+            other.execute("BEGIN IMMEDIATE")  # nobody else can write
+            pool.starmap(fill, [(cache, number) for number in range(20)])
+            threading.Timer(0.5, lambda: other.execute("ROLLBACK")).start()
+        with TieredCache(f"{db}#timeout=2s") as fresh:
+            assert len(fresh.get_many([ask(str(number)) for number in range(20)])) == 20
