@@ -41,6 +41,7 @@ OUTCOMES = {
     "LayeredCacheMiddleware": (2, "6 of 9 from the cache"),
     "only_cached=True": (3, "1 of 4 from the cache"),
     "configure(": (2, "2 answers from the cache"),
+    "SentenceSplitter(), embed_model": (1, "20 True"),
     "import_sqlite": (0, "Imported(imported=1, skipped={})"),
 }
 
