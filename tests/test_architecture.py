@@ -37,6 +37,7 @@ PURE = {
     "units",
     "vectors",
     "wire",
+    "workers",
 }
 PROTOCOLS = {"tiers._tier"}
 # what a part may import of layered_cache

@@ -10,7 +10,7 @@ import pytest
 from layered_cache import Answer, Entry, Event, Policy, Refused, SQLiteTier, TieredCache, TierUnavailableError
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from layered_cache.testing._halves import an_entry
-from layered_cache.tiers._threaded import Workers
+from layered_cache.workers import Workers
 from worlds import World, ask, interrupted, kinds, settled
 
 

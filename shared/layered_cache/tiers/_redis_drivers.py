@@ -19,7 +19,7 @@ from layered_cache.tiers._redis_dial import CONNECTING, Dialer
 from layered_cache.tiers._redis_line import Lines
 from layered_cache.tiers._redis_pool import Pool
 from layered_cache.tiers._redis_wire import Reply, Wire, is_bad_company, unreachable
-from layered_cache.tiers._threaded import Workers
+from layered_cache.workers import Workers
 
 _THREADS = 8
 

@@ -17,7 +17,7 @@ from typing import Any
 from layered_cache import _forks
 from layered_cache.tiers._redis_dial import CONNECTING, Dialer, check_greeting
 from layered_cache.tiers._redis_wire import NOTHING, OutOfStepError, Reply, Wire
-from layered_cache.tiers._threaded import Workers
+from layered_cache.workers import Workers
 
 _STALL = 0.005  # seconds by which a timer is late when the loop was busy with something else
 _TURNS = 4  # budgets that one may wait beyond the first while this loop is busy

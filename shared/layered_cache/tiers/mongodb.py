@@ -20,9 +20,9 @@ from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import MissingClientError
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.redaction import redacted_text
-from layered_cache.tiers._threaded import Workers
 from layered_cache.tiers._tier import Page
 from layered_cache.wire import load
+from layered_cache.workers import Workers
 
 if TYPE_CHECKING:
     from layered_cache.tiers._mongo_handles import Durability

@@ -26,9 +26,10 @@ from layered_cache.keys import key_bounds, write_json
 from layered_cache.redaction import redacted_request
 from layered_cache.tiers._sqlite_file import SQLiteFile
 from layered_cache.tiers._sqlite_log import SQLiteLog
-from layered_cache.tiers._threaded import ThreadedTier, Workers
+from layered_cache.tiers._threaded import ThreadedTier
 from layered_cache.tiers._tier import Page
 from layered_cache.wire import decode, encode, load
+from layered_cache.workers import Workers
 
 if TYPE_CHECKING:
     from layered_cache.tiers._options import TierOptions
