@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from langgraph.cache.base import FullKey
 from layered_cache import CallOptions
+from layered_cache.adapting import restart_in_child
 from layered_cache.entry import Ticket
 
 _MOST = 10_000  # keys
@@ -46,6 +47,11 @@ class Births:
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
+        self.after_fork()
+        restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Begin without births: a task goes on in the process that has begun it."""
         self._lock = threading.Lock()
         self._by_key: OrderedDict[FullKey, list[_Asked]] = OrderedDict()
 

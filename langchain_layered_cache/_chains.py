@@ -3,13 +3,17 @@
 LangGraph does not tell a node cache. But it tells callbacks that a run begins, in the thread or task, and before the cache is asked; so one
 handler stands in front of all chains of the process, once there is a node cache, and leaves what was said in the context. It does
 nothing else. Runs inside a run inherit what it says, by LangChain's doing, or say otherwise.
+
+That an asynchronous run has ended is told in another context, which cannot take it out of its caller's; so a run is marked as over, for all
+who see it. Of a stream that somebody has left nothing is told until it is collected: until then it is seen by who calls the cache himself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -19,10 +23,12 @@ from layered_cache import CallOptions, ConfigurationError, current_options
 from langchain_layered_cache._runs import METADATA
 
 
-class _Chain(NamedTuple):
+@dataclass(slots=True)
+class _Chain:
     run_id: UUID
     said: object
     outer: _Chain | None
+    live: bool = True
 
 
 _current: ContextVar[_Chain | None] = ContextVar("layered_cache_chain", default=None)
@@ -34,13 +40,20 @@ def options_here() -> CallOptions:
     Raises:
         ConfigurationError: It may not be said.
     """
-    options, chain = current_options(), _current.get()
+    options, chain = current_options(), _live()
     if chain is None or chain.said is None:
         return options
     if not isinstance(chain.said, Mapping):
         msg = f'metadata["{METADATA}"] must be a dict of options, such as {{"ttl": "5m"}}, not a {type(chain.said).__qualname__}'
         raise ConfigurationError(msg)
     return options.with_(cast("Mapping[str, object]", chain.said))
+
+
+def _live() -> _Chain | None:
+    chain = _current.get()
+    while chain is not None and not chain.live:
+        chain = chain.outer
+    return chain
 
 
 def _of_run(run_id: UUID | None) -> _Chain | None:
@@ -67,13 +80,14 @@ class _Listener(BaseCallbackHandler):
         **_: Any,  # noqa: ANN401
     ) -> None:
         """Note what is said. A run that is inside of none begins anew, whatever was cancelled before it."""
-        outer = None if parent_run_id is None else _of_run(parent_run_id) or _current.get()
+        outer = None if parent_run_id is None else _of_run(parent_run_id) or _live()
         _current.set(_Chain(run_id, metadata.get(METADATA) if metadata else None, outer))
 
     def on_chain_end(self, outputs: object, *, run_id: UUID, **_: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
         """Note that it holds no longer."""
         if (chain := _of_run(run_id)) is not None:
-            _current.set(chain.outer)
+            chain.live = False
+            _current.set(_live())
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
         """Note that it holds no longer."""

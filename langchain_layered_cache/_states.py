@@ -21,10 +21,13 @@ from langchain_core.messages import BaseMessage
 from layered_cache import EncodeError, UncacheableRequestError
 from layered_cache.keys import canonical
 from layered_cache.once import Once
+from xxhash import xxh3_128_hexdigest
 
+from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._writes import Fields, fields_of, take_apart
 
 _once = Once()
+_no_keys: Memo[str, str] = Memo(10_000)  # of the tasks that were begun last: LangGraph hashes keys, and a mark in them would be lost
 
 _DOES_NOT_COUNT = frozenset({"id", "usage_metadata", "response_metadata", "tool_call_chunks", "chunk_position", "example"})
 _STEERS = ("model_provider", "output_version")  # of the response metadata
@@ -34,7 +37,7 @@ def cache_key(*args: Any, **kwargs: Any) -> str:  # noqa: ANN401 - whatever a no
     """Return the key of what a node or a task is given: dictionaries, messages, pydantic models, dataclasses, nested as they come.
 
     It raises nothing. What holds an object of which no exact key can be made gets a key that no other call has, so that it is never
-    answered from the cache; a warning says once which class is to blame.
+    answered from the cache, nor is anything kept under it; a warning says once which class is to blame.
 
     Use it for nodes that do not speak of messages by their ids.
     """
@@ -46,7 +49,14 @@ def cache_key(*args: Any, **kwargs: Any) -> str:  # noqa: ANN401 - whatever a no
     except Exception as error:  # noqa: BLE001 - the node's input may do anything when it is looked at; the node must run
         reason = type(error).__name__
     _once.warn(f"a node is not cached: no exact key can be made of what it is given: {reason}")
-    return uuid.uuid4().hex
+    key = uuid.uuid4().hex
+    _no_keys.put(xxh3_128_hexdigest(key.encode()), key)
+    return key
+
+
+def is_no_key(name: str) -> bool:
+    """Whether *name* is what LangGraph makes of a key that no other call has: under it nothing will ever be found."""
+    return _no_keys.get(name) is not None
 
 
 def _as_it_counts(thing: object) -> Fields:

@@ -11,7 +11,9 @@ LangGraph asks before it runs a node that has a cache policy, and hands over wha
 - `get` and `set` raise nothing into the graph, whatever a tier, a value or a serializer does: an event, one warning, a miss.
 - Namespaces are exact, as in LangGraph's own memory cache: `("a", "b")` is neither `("a:b",)` nor part of `("a",)`.
 - What the caller says holds, in the metadata of the run or by `with cache_options(...)`: of a tenant, an account or a sample everything is
-  apart, a tenant's removals too. It holds from the moment that a node is asked for (`_births`).
+  apart. It holds from the moment that a node is asked for (`_births`).
+- Removals are of the tenant of the `with cache_options(...)` around them, whatever run they stand in: a run's end may not be known yet.
+- LangGraph's key names a node by its function's module and name alone. What more is one cache's, its `name` says.
 - Everybody gets objects of their own (`_writes` makes bytes of them), and of many keys each tier is asked once.
 - Removals raise if they could not be recorded: who asked for them must know.
 """
@@ -38,6 +40,7 @@ from layered_cache import (
     TenantRequiredError,
     TieredCache,
     UncacheableRequestError,
+    current_options,
 )
 from layered_cache.adapting import engine_of
 from layered_cache.entry import Ticket
@@ -46,7 +49,7 @@ from layered_cache.options import fingerprint
 
 from langchain_layered_cache._births import Birth, Births
 from langchain_layered_cache._chains import listen, options_here
-from langchain_layered_cache._states import cache_key
+from langchain_layered_cache._states import cache_key, is_no_key
 from langchain_layered_cache._writes import RebuildError, WritesSerializer
 from langchain_layered_cache.cache import LayeredCache
 
@@ -64,11 +67,13 @@ _NO_ACCOUNT = "separate_accounts is on, and the run of the graph names no accoun
 class LangGraphCache(BaseCache[Any]):
     """A LangGraph cache for `compile(cache=...)` and `entrypoint(cache=...)`.
 
-    It keeps its entries in the namespace `langgraph` below that of *cache*. What a policy of LangGraph's gives no `ttl` is kept as long
+    It keeps its entries in a namespace of its own below that of *cache*. What a policy of LangGraph's gives no `ttl` is kept as long
     as the policy of *cache* says. Nodes without a cache policy are not cached, and LangGraph does not tell a cache of them: `check` looks.
 
     Args:
         cache: The tiers; a `LayeredCache` shares its own.
+        name: What tells its nodes from others of the same function names in the same tiers: the graph's name, and a version of what it is
+            made of (closures, models, prompts, code), such as `"faq-2"`. LangGraph's key holds nothing of these.
         serde: Another serializer. The one of LangGraph's checkpoints returns some values changed, and builds whatever the bytes name:
             use it only with stores that nobody else can write to.
 
@@ -76,14 +81,18 @@ class LangGraphCache(BaseCache[Any]):
         ConfigurationError: Before any I/O, if an argument is wrong, or *serde* would unpickle.
     """
 
-    def __init__(self, cache: TieredCache | LayeredCache, *, serde: SerializerProtocol | None = None) -> None:
+    def __init__(self, cache: TieredCache | LayeredCache, *, name: str | None = None, serde: SerializerProtocol | None = None) -> None:
         engine = engine_of(cache)
+        if name is not None and not (isinstance(name, str) and name):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+            msg = f'name must be a text that is not empty, such as "faq-2", not {name!r}'
+            raise ConfigurationError(msg)
         if _unpickles(serde):
             msg = "serde must not unpickle, or who can write to a store runs code here: make it with pickle_fallback=False"
             raise ConfigurationError(msg)
         super().__init__(serde=serde or WritesSerializer())
         self._engine = engine
-        self._cache = engine.namespace(FRAMEWORK)
+        self._place = FRAMEWORK if name is None else f"{FRAMEWORK}:{name}"
+        self._cache = engine.namespace(self._place)
         self._births = Births()
         listen()
         self._once = Once()
@@ -138,12 +147,12 @@ class LangGraphCache(BaseCache[Any]):
     def clear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """Remove what is held in *namespaces*, each of them exactly; None: all that LangGraph has cached here, and nothing else.
 
-        Inside `with cache_options(namespace=...)`, or a run that says so, that is the tenant's; else what belongs to none.
+        Inside `with cache_options(namespace=...)` that is the tenant's; else what belongs to none, whatever the metadata of a run says.
 
         Raises:
             DeletionError: It could not be recorded; what it names may still be served.
         """
-        cache = self._of_tenant(options_here())
+        cache = self._of_tenant(current_options())
         if namespaces is None:
             cache.clear()
         elif tags := _tags(namespaces):
@@ -151,7 +160,7 @@ class LangGraphCache(BaseCache[Any]):
 
     async def aclear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """See clear."""
-        cache = self._of_tenant(options_here())
+        cache = self._of_tenant(current_options())
         if namespaces is None:
             await cache.aclear()
         elif tags := _tags(namespaces):
@@ -178,7 +187,7 @@ class LangGraphCache(BaseCache[Any]):
     # --- whose
 
     def _of_tenant(self, options: CallOptions) -> TieredCache:
-        return self._cache if options.namespace is None else self._engine.namespace(options.namespace).namespace(FRAMEWORK)
+        return self._cache if options.namespace is None else self._engine.namespace(options.namespace).namespace(self._place)
 
     def _options(self) -> CallOptions:
         """Return what the caller has said.
@@ -210,12 +219,15 @@ class LangGraphCache(BaseCache[Any]):
 
     def _missed(self, keys: Iterable[FullKey], options: CallOptions | None, ticket: Ticket | None) -> None:
         for key in keys:
-            self._births.note(key, options, ticket)
+            if not is_no_key(key[1]):
+                self._births.note(key, options, ticket)
 
     def _answers(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> dict[tuple[CallOptions, Ticket | None], dict[Request, Answer]]:
         """Return what is to be held of *pairs*, by what its caller has said and its birth: LangGraph hands over one pair at a time."""
         answers: dict[tuple[CallOptions, Ticket | None], dict[Request, Answer]] = {}
         for key, (value, ttl) in pairs.items():
+            if is_no_key(key[1]):
+                continue
             options, born, seconds = self._births.take(key) or Birth(self._options())
             if options is None or not options.stores:
                 continue
@@ -247,7 +259,7 @@ class LangGraphCache(BaseCache[Any]):
 
 
 def _asked(options: CallOptions, keys: Sequence[FullKey]) -> dict[Request, FullKey]:
-    return {_request(options, key): key for key in keys} if options.looks else {}
+    return {_request(options, key): key for key in keys if not is_no_key(key[1])} if options.looks else {}
 
 
 def _request(options: CallOptions, key: FullKey) -> Request:

@@ -1,4 +1,4 @@
-"""What adapters that work in batches share: whose engine it is, and how much is asked of it at once."""
+"""What adapters share: whose engine it is, how much is asked of it at once, and who has to begin anew after a fork."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from datetime import timedelta
 from itertools import islice
 from typing import TypeVar
 
+from layered_cache._forks import restart_in_child
 from layered_cache.cache import TieredCache
 from layered_cache.errors import ConfigurationError
 from layered_cache.units import parse_duration, seconds
+
+__all__ = ["batches", "engine_of", "restart_in_child", "seconds_of"]
 
 T = TypeVar("T")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import operator
+import os
+import signal
 import threading
 import time
 import uuid
@@ -514,6 +517,112 @@ def test_tenants_at_the_same_time(memory: LangGraphCache, run: Any) -> None:
             assert [state["answers"] for state in in_threads] == [[tenant] for tenant in tenants]
         assert [state["answers"] for state in asyncio.run(in_tasks())] == [[tenant] for tenant in tenants]
     assert memory.engine.stats().stored == len(tenants)
+
+
+@pytest.mark.parametrize("how", ["clear", "clear_cache"])
+@pytest.mark.parametrize("left", ["done", "late", "abandoned", "open"])
+async def test_removals_are_of_the_tenant_around_them_whatever_run_was_before(memory: LangGraphCache, how: str, left: str) -> None:
+    """Its run is over, was cancelled, is a stream that was left, or one in whose loop the removal stands."""
+    runs: list[str] = []
+
+    async def slow(state: State) -> State:
+        if state["question"] == "late":
+            await asyncio.sleep(60)
+        runs.append(state["question"])
+        return {"answers": ["slow"]}
+
+    graph: Any = StateGraph(State).add_node("slow", slow, cache_policy=CachePolicy()).add_edge(START, "slow").compile(cache=memory)
+    of_a: Any = {"metadata": {"llm_cache": {"namespace": "a"}}}
+
+    async def remove() -> None:
+        await (memory.aclear() if how == "clear" else graph.aclear_cache(["slow"]))
+
+    await graph.ainvoke({"question": "q"})
+    await graph.ainvoke({"question": "q"}, of_a)
+    assert runs == ["q", "q"]
+    if left == "done":
+        await graph.ainvoke({"question": "b"}, of_a)
+        await remove()
+    elif left == "late":
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(graph.ainvoke({"question": "late"}, of_a), 0.05)
+        await remove()
+    else:
+        stream = graph.astream({"question": "b"}, of_a)
+        await anext(stream)
+        if left == "open":
+            await remove()
+            await stream.aclose()
+        else:
+            del stream
+            await remove()
+
+    await graph.ainvoke({"question": "q"}, of_a)
+    assert runs.count("q") == 2
+    await graph.ainvoke({"question": "q"})
+    assert runs.count("q") == 3
+
+
+async def test_what_a_run_has_said_ends_with_it(memory: LangGraphCache) -> None:
+    """For the caller's own use of the cache, in the same task."""
+    graph = graph_of(memory, [], CachePolicy())
+    await graph.ainvoke({"question": "b"}, {"metadata": {"llm_cache": {"namespace": "a"}}})
+    await memory.aset({KEY: ("mine", None)})
+
+    assert await asyncio.to_thread(contextvars.Context().run, memory.get, [KEY]) == {KEY: "mine"}
+
+
+def test_graphs_of_one_function_name_are_apart_by_the_name_of_the_cache(world: World, db: str, caplog: pytest.LogCaptureFixture) -> None:
+    """LangGraph's key has neither what a function closes over nor its code; a name keeps its own over restarts, and in removals."""
+
+    def answered(name: str | None, closed: str, tenant: str | None = None) -> str:
+        def lookup(state: State) -> State:
+            return {"answers": [closed]}
+
+        with TieredCache(db) as engine, cache_options(namespace=tenant):
+            cache = LangGraphCache(engine, name=name)
+            builder = StateGraph(State).add_node("lookup", lookup, cache_policy=CachePolicy())
+            graph: Any = builder.add_edge(START, "lookup").compile(cache=cache)
+            answer = world.call(graph, "invoke", {"question": "q"})["answers"][0]
+            if closed == "removed":
+                world.call(cache, "clear")
+            return answer
+
+    assert [answered("hr", "one"), answered("legal", "two"), answered(None, "three")] == ["one", "two", "three"]
+    assert [answered("hr", "one", "t"), answered("langgraph", "four"), answered(None, "five", "langgraph")] == ["one", "four", "five"]
+    assert [answered("hr", "new"), answered("legal", "removed"), answered("legal", "new"), answered("hr", "new")] == [
+        "one", "two", "new", "one",
+    ]  # fmt: skip
+    assert warnings(caplog) == []
+    for wrong in ("", 1):
+        with TieredCache(db) as engine, pytest.raises(ConfigurationError, match="name must be"):
+            LangGraphCache(engine, name=wrong)  # type: ignore[arg-type]
+
+
+def test_under_a_key_that_no_other_call_has_nothing_is_kept(world: World, memory: LangGraphCache) -> None:
+    """Nor looked for; other inputs of the same node are kept."""
+    runs: list[str] = []
+    graph = graph_of(memory, runs, CachePolicy(key_func=cache_key))
+    for question in (Opaque(), Opaque(), "a", "a"):
+        world.call(graph, "invoke", {"question": question})
+
+    assert runs.count("slow") == 3
+    stats = memory.engine.stats()
+    assert (stats.stored, stats.misses, stats.hits) == (1, 1, 1)
+    assert len(memory._births._by_key) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_its_parents_births() -> None:
+    births = Births()
+    with births._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)  # whoever waits is ended
+            births.note(KEY, None, None)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_may_not_be_said(world: World, memory: LangGraphCache, caplog: pytest.LogCaptureFixture) -> None:
