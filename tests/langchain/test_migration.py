@@ -6,6 +6,7 @@ in which they write it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import hashlib
@@ -13,9 +14,12 @@ import itertools
 import json
 import sqlite3
 import sys
+import threading
+import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.prompts import PromptTemplate
 from langchain_openai import ChatOpenAI
-from layered_cache import ConfigurationError, Policy, TierUnavailableError, cache_options
+from layered_cache import ConfigurationError, Policy, TierUnavailableError, cache_options, current_options
 from layered_cache.testing import FakeAuthority, FakeTier, OpenAIServer
 from pydantic import BaseModel
 from pymongo import MongoClient
@@ -728,6 +732,80 @@ def test_whoever_keeps_calls_waiting_in_vain_is_left_alone(world: World) -> None
     takes[0] = 0.1
     assert [world.call(legacy, "lookup", "p", "m") for _ in range(3)] == [None] * 3
     assert len(other.asked) == 7
+
+
+class Frozen(Other):
+    """Never answers, until its gate is opened."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        super().__init__(lambda: self.gate.wait() and None)
+
+
+class FrozenTask(Frozen):
+    """The same as a coroutine."""
+
+    async def alookup(self, prompt: str, llm_string: str) -> Any:
+        self.asked.append((prompt, llm_string))
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("kind", [Frozen, FrozenTask])
+def test_one_that_is_frozen_is_not_waited_for(world: World, kind: type[Frozen]) -> None:
+    """Nor asked again for ten times as long."""
+    told: list[str] = []
+    now = [0.0]
+    legacy = Legacy(other := kind(), told.append, clock=lambda: now[0], patience=0.05)
+    try:
+        assert [world.call(legacy, "lookup", "p", "m") for _ in range(3)] == [None] * 3
+        assert len(other.asked) == len(told) == 1
+        now[0] = 0.51
+        assert world.call(legacy, "lookup", "p", "m") is None
+        assert len(other.asked) == len(told) == 2
+    finally:
+        other.gate.set()
+
+
+async def test_one_that_is_frozen_takes_no_thread_of_the_loop() -> None:
+    """However many ask: two threads of ours hang, the others go on, and one of them tells it."""
+    told: list[str] = []
+    legacy = Legacy(other := Frozen(), told.append, patience=0.1)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    try:
+        async with asyncio.timeout(30):
+            calls = [asyncio.create_task(legacy.alookup("p", "m")) for _ in range(40)]
+            await asyncio.sleep(0.01)
+            await asyncio.to_thread(lambda: None)
+            assert await asyncio.gather(*calls) == [None] * 40
+    finally:
+        other.gate.set()
+    assert (len(other.asked), len(told)) == (2, 1)
+
+
+async def test_one_that_is_busy_is_not_taken_for_frozen() -> None:
+    """Who waits in line for too long goes on without it, and nobody is kept from it by that."""
+    told: list[str] = []
+    legacy = Legacy(Other(lambda: time.sleep(0.04)), told.append, patience=0.3)
+
+    await asyncio.gather(*(legacy.alookup("p", "m") for _ in range(40)))
+    assert told == []
+
+
+def test_a_timeout_of_its_own_is_an_error_like_any_other(world: World) -> None:
+    told: list[str] = []
+
+    def give_up() -> Any:
+        raise TimeoutError(SECRET)
+
+    assert world.call(Legacy(Other(give_up), told.append), "lookup", "p", "m") is None
+    assert told == ["it raised TimeoutError"]
+
+
+def test_it_is_asked_in_the_context_of_the_caller(world: World) -> None:
+    """What `with cache_options(...)` says holds for it, too, if it is one of ours."""
+    legacy = Legacy(Other(lambda: [Generation(text=str(current_options().namespace))]))
+    with cache_options(namespace="tenant"):
+        assert world.call(legacy, "lookup", "p", "m")[0].text == "tenant"
 
 
 def test_it_takes_caches_of_langchain_only() -> None:
