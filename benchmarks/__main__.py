@@ -19,7 +19,21 @@ from benchmarks._line import HEAD, Line
 from benchmarks._race import FULL, QUICK, SMOKE, Effort
 from benchmarks._report import as_json, heading, into_readme, markdown, summary
 
-THEMES = ("memory", "invoke", "sqlite", "redis", "mongodb", "codec", "threads", "collector", "start", "keys", "eviction", "llamaindex")
+THEMES = (
+    "memory",
+    "invoke",
+    "sqlite",
+    "redis",
+    "mongodb",
+    "codec",
+    "threads",
+    "collector",
+    "start",
+    "keys",
+    "eviction",
+    "llamaindex",
+    "llamaindex_stores",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

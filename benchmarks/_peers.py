@@ -59,6 +59,11 @@ def async_redis_cache(port: int) -> BaseCache:
     return _library("langchain_community.cache").AsyncRedisCache(client)
 
 
+def redis_kvstore(port: int) -> Any:  # noqa: ANN401 - as those of redis-py
+    """Return LlamaIndex's key-value store in Redis."""
+    return _library("llama_index.storage.kvstore.redis").RedisKVStore(redis_client=redis_client(port))
+
+
 def mongo_client(url: str) -> Any:  # noqa: ANN401 - as those of redis-py
     """Return pymongo's client."""
     return _library("pymongo").MongoClient(url)

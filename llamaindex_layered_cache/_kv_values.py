@@ -30,7 +30,7 @@ def encode(key: str, value: object) -> bytes:
         EncodeError: The value would not come back equal.
     """
     try:
-        return _encoder.encode([key, _shaped(value, 0, plain=False)])
+        return _encoder.encode([key, value if _is_plain(value, 0) else _shaped(value, 0, plain=False)])
     except (OverflowError, UnicodeEncodeError):  # a long number, or a text that no encoding has
         return _encoder.encode(_exact([key, value]))
 
@@ -47,6 +47,24 @@ def decode(data: bytes) -> tuple[str, Any]:
         msg = "these bytes are no pair"
         raise ValueError(msg) from error
     return key, value
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    """Whether msgpack keeps *value* as it is, and as short as it may be."""
+    kind = type(value)
+    if depth > _MOST_NESTED:
+        return False
+    if kind is dict:
+        for key, item in cast("dict[object, object]", value).items():
+            if type(key) is not str or (type(item) not in _ATOMS and not _is_plain(item, depth + 1)):
+                return False
+        return True
+    if kind is list:
+        each = cast("list[object]", value)
+        if len(each) >= _LONG and type(each[0]) is float:
+            return False
+        return all(type(item) in _ATOMS or _is_plain(item, depth + 1) for item in each)
+    return kind in _ATOMS
 
 
 def _shaped(value: Any, depth: int, *, plain: bool) -> Any:  # noqa: ANN401, PLR0911 - any value; one return per kind reads best

@@ -147,4 +147,6 @@ def _missing(texts: Sequence[str], requests: Sequence[Request], found: Mapping[R
 
 def _each(requests: Sequence[Request], found: dict[Request, list[float]]) -> list[list[float]]:
     """Return the vectors of *requests*, a list for each, also of those that ask for the same."""
+    if len(found) == len(requests):
+        return [found[request] for request in requests]
     return [list(found[request]) for request in requests]
