@@ -184,10 +184,11 @@ def test_a_document_store_tells_what_is_new(world: World, db: str, notes: Path) 
         assert set(docstore.get_all_document_hashes().values()) == {"d0", "d1", "d2"}
 
 
+@pytest.mark.slow
 def test_clearing_a_thousand_entries(world: World, on_servers: Callable[[], TieredCache]) -> None:
     """Removes each of them, for other processes too."""
     here, there = (LayeredKVStore(on_servers()) for _ in range(2))
-    here.put_all([(str(number), {"nodes": []}) for number in range(200)], "llama_cache")
+    here.put_all([(str(number), {"nodes": []}) for number in range(1000)], "llama_cache")
     here.put("k", {"other": 1}, "other")
     settled(here.engine)
     assert there.get("7", "llama_cache") == {"nodes": []}
