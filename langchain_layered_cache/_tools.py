@@ -18,7 +18,6 @@ from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 from layered_cache import Answer, EncodeError, Entry, Request, UncacheableRequestError
@@ -86,8 +85,6 @@ class ToolAsker:
 
 class _ToolAsk(Ask[Result]):
     """A question to a tool."""
-
-    private = (GraphBubbleUp,)  # an interrupt is of one run
 
     def __init__(self, call: Call, asked: Request, calls: Calls, request: ToolCallRequest, handler: Handler) -> None:
         super().__init__(call.cache, call.options, asked)

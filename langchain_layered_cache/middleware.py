@@ -9,8 +9,8 @@
 The agent's model is replaced by one that asks the cache first (`_standins`), and everything around it goes on as it is: other middleware,
 structured output, streams, the agent's own name on its messages. What is stored is what the model said. What this has more than
 `set_llm_cache(LayeredCache(...))`, with which it shares its answers: while the policy's `fresh_for` is over and `keep_for` is not, the
-old answer is given at once and refreshed in the background, and it stays while the model fails; an error of the model reaches all who wait
-for it; keys of models are known (`Policy.separate_accounts`); tools (`_tools`).
+old answer is given at once and refreshed in the background, and it stays while the model fails; keys of models are known
+(`Policy.separate_accounts`); tools (`_tools`).
 
 What one call may decide for itself (`cache_options`, `config={"metadata": {"llm_cache": {...}}}`) holds for its models and its tools.
 """
@@ -48,7 +48,8 @@ Ttl: TypeAlias = float | timedelta | str | None
 class LayeredCacheMiddleware(_Middleware):
     """A cache of an agent's model calls and of some of its tools.
 
-    Of equal calls, whichever agent, thread or task makes them, one asks; the others wait for its answer.
+    Of equal calls, whichever agent, thread or task makes them, one asks; the others wait for its answer. Its error is its own (it may be
+    about its key, its time-out): the others ask then, each once and all at the same time. A model with `cache=False` is left as it is.
 
     Middleware that changes the model's request, or the agent, may stand anywhere: what counts is what reaches the model. Middleware that
     changes a tool's arguments or its result for one user has to stand before this one.
@@ -125,7 +126,7 @@ class LayeredCacheMiddleware(_Middleware):
         model = cast("object", request.model)
         try:
             if isinstance(model, BaseChatModel):
-                return request.override(model=stand_in(model, self._models))
+                return request if model.cache is False else request.override(model=stand_in(model, self._models))
             reason = f"a {type(model).__qualname__} is no chat model whose parameters can be known"
         except Exception as error:  # noqa: BLE001 - a class may refuse to have others below it, in any way
             reason = f"nothing can stand in for a {type(model).__qualname__}: {type(error).__name__}"

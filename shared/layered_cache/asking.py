@@ -2,8 +2,9 @@
 
 The laws, of `Ask`:
 
-- What a computation raises reaches its caller, and those who wait for it, unchanged. What the cache raises reaches nobody: the caller
-  computes by himself then, as he does with what cannot be read.
+- What a computation raises reaches its caller, unchanged, and nobody else: it may be about his key, his time-out, his callbacks. Who has
+  waited for it computes by himself, once, beside the others who have: what is down is not asked by one after the other.
+- What the cache raises reaches nobody: the caller computes by himself then, as he does with what cannot be read.
 - A caller gets his own result as it is; others get what is read from the bytes that were stored.
 - A refresh in the background is nobody's call: it is made in a context of its own, and tells no run that may be over.
 """
@@ -59,12 +60,7 @@ def check_only_cached(options: CallOptions) -> None:
 
 
 class Ask(ABC, Generic[T]):
-    """One question: how it is asked here, how its result is written and read.
-
-    `private` are errors that concern their caller alone: who waits for him computes by himself.
-    """
-
-    private: tuple[type[Exception], ...] = ()
+    """One question: how it is asked here, how its result is written and read."""
 
     def __init__(self, cache: TieredCache, options: CallOptions, request: Request) -> None:
         self.cache = cache
@@ -128,6 +124,7 @@ class Ask(ABC, Generic[T]):
             outcome = error
         if (result := self._result(mine, outcome, asked=asked)) is not None:
             return result
+        self._expect()
         result = self.compute()
         self._keep(result)
         return result
@@ -157,6 +154,7 @@ class Ask(ABC, Generic[T]):
             outcome = error
         if (result := self._result(mine, outcome, asked=asked)) is not None:
             return result
+        await self._aexpect()
         result = await self.acompute()
         await self._akeep(result)
         return result
@@ -178,7 +176,7 @@ class Ask(ABC, Generic[T]):
             return mine[0]
         if isinstance(outcome, Entry):
             return self._read(outcome)
-        if isinstance(outcome, _ComputedError) and (asked or not isinstance(outcome.error, self.private)):
+        if isinstance(outcome, _ComputedError) and asked:
             raise outcome.error
         return None
 
@@ -199,7 +197,7 @@ class Ask(ABC, Generic[T]):
             if self.options.looks:
                 entry = self.cache.get(self.request)
             elif self.options.mode == "refresh":
-                self.cache.expect(self.cache.key(self.request))
+                self._expect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
             note_failure(self.cache, "looking", error)
         if (result := self._read(entry)) is not None:
@@ -215,7 +213,7 @@ class Ask(ABC, Generic[T]):
             if self.options.looks:
                 entry = await self.cache.aget(self.request)
             elif self.options.mode == "refresh":
-                await self.cache.aexpect(self.cache.key(self.request))
+                await self._aexpect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
             note_failure(self.cache, "looking", error)
         if (result := self._read(entry)) is not None:
@@ -224,6 +222,19 @@ class Ask(ABC, Generic[T]):
         result = await self.acompute()
         await self._akeep(result)
         return result
+
+    def _expect(self) -> None:
+        """Note that the result is computed from now on: a removal that comes before it is there holds for it."""
+        try:
+            self.cache.expect(self.cache.key(self.request))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
+            note_failure(self.cache, "looking", error)
+
+    async def _aexpect(self) -> None:
+        try:
+            await self.cache.aexpect(self.cache.key(self.request))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
+            note_failure(self.cache, "looking", error)
 
     def _keep(self, result: T) -> None:
         try:

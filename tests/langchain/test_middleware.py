@@ -28,7 +28,7 @@ from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import BaseTool, InjectedToolArg, Tool, tool
+from langchain_core.tools import BaseTool, InjectedToolArg, StructuredTool, Tool, tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import InjectedState
@@ -44,7 +44,7 @@ from layered_cache import (
 )
 from layered_cache.testing import FakeClock, OpenAIServer
 from openai import APIError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from worlds import World
 
 from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached, usage_callback
@@ -232,17 +232,102 @@ async def test_twenty_agents_ask_once(way: str, middleware: list[Any]) -> None:
         assert {state["messages"][-1].content for state in states} == {"You asked: how far is it?"}
 
 
-async def test_the_error_of_a_model_reaches_all_who_wait_for_it(cache: LayeredCache) -> None:
-    """Unchanged, and at the price of one request."""
-    with OpenAIServer(latency=0.3) as server:
-        server.fail(1)
-        agent = create_agent(model_of(server), middleware=[LayeredCacheMiddleware(cache)])
-        outcomes = await asyncio.gather(*(agent.ainvoke(QUESTION) for _ in range(10)), return_exceptions=True)
+class Failing(BaseChatModel):
+    """Fails the one who asks first, when others wait for him; these can ask only all at once."""
 
-        assert server.calls == 1
-        assert all(isinstance(outcome, APIError) for outcome in outcomes)
-        assert len({id(outcome) for outcome in outcomes}) == 1
-        assert (await agent.ainvoke(QUESTION))["messages"][-1].content == "You asked: how far is it?"
+    lock: Any = Field(default_factory=threading.Lock)
+    barrier: Any = Field(default_factory=lambda: threading.Barrier(9))
+    calls: int = 0
+    is_down: bool = False
+    meanwhile: Callable[[], object] = lambda: None
+
+    @property
+    def _llm_type(self) -> str:
+        return "failing"
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        with self.lock:
+            self.calls += 1
+            number = self.calls
+        if number == 1:
+            time.sleep(0.3)
+        else:
+            self.barrier.wait(10)
+            self.meanwhile()
+        if number == 1 or self.is_down:
+            msg = f"of call {number}"
+            raise PermissionError(msg)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("fine"))])
+
+
+def together(world: World, agent: Any) -> list[Any]:
+    """Return what ten who ask the same at once get, errors too."""
+
+    def one() -> Any:
+        try:
+            return agent.invoke(QUESTION)
+        except PermissionError as error:
+            return error
+
+    async def tasks() -> list[Any]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(10))  # where models without coroutines run
+        return await asyncio.gather(*(agent.ainvoke(QUESTION) for _ in range(10)), return_exceptions=True)
+
+    if world.name == "tasks":
+        return asyncio.run(tasks())
+    with ThreadPoolExecutor(10) as pool:
+        return list(pool.map(lambda _: one(), range(10)))
+
+
+def test_an_error_is_its_callers_alone(world: World, cache: LayeredCache) -> None:
+    """It may be about his key, or his time. Those who have waited for him ask too, all at once, and get what they would have got."""
+    model = Failing()
+    outcomes = together(world, create_agent(model, middleware=[LayeredCacheMiddleware(cache)]))
+
+    assert model.calls == 10
+    assert sorted(texts(outcome)[-1] if isinstance(outcome, dict) else str(outcome) for outcome in outcomes) == ["fine"] * 9 + ["of call 1"]
+    assert cache.stats().stored >= 1
+
+
+def test_of_a_model_that_is_down_everybody_gets_an_error_of_his_own(world: World, cache: LayeredCache) -> None:
+    """Each asks once, and none of them waits for another one again."""
+    model = Failing(is_down=True)
+    errors = together(world, create_agent(model, middleware=[LayeredCacheMiddleware(cache)]))
+
+    assert sorted(map(str, errors)) == sorted(f"of call {number}" for number in range(1, 11))
+    assert {type(error) for error in errors} == {PermissionError}
+
+
+def test_what_is_asked_after_another_ones_error_and_before_a_removal_is_not_kept(world: World, cache: LayeredCache) -> None:
+    model = Failing(meanwhile=cache.clear)
+    together(world, create_agent(model, middleware=[LayeredCacheMiddleware(cache)]))
+
+    assert list(cache.engine.entries()) == []
+
+
+async def test_an_error_of_a_tool_is_its_callers_alone(cache: LayeredCache, server: OpenAIServer) -> None:
+    """As one of a model is."""
+    barrier, runs = asyncio.Barrier(9), 0
+
+    async def body(city: str) -> str:
+        """Look."""
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            await asyncio.sleep(0.3)
+            msg = "his connection is closed"
+            raise LookupError(msg)
+        async with asyncio.timeout(10):
+            await barrier.wait()
+        return "seen"
+
+    look = StructuredTool.from_function(coroutine=body, name="look", metadata={"cache_key": "1"})
+    agent = create_agent(model_of(server), [look], middleware=[LayeredCacheMiddleware(cache, tools=["look"])])
+    outcomes = await asyncio.gather(*(agent.ainvoke(QUESTION) for _ in range(10)), return_exceptions=True)
+
+    assert runs == 10
+    assert sum(isinstance(outcome, LookupError) for outcome in outcomes) == 1
+    assert {texts(outcome)[2] for outcome in outcomes if isinstance(outcome, dict)} == {"seen"}
 
 
 async def test_a_leader_that_is_cancelled_hands_over(cache: LayeredCache) -> None:
@@ -511,8 +596,8 @@ class TestOptions:
         assert ask(mode="refresh") == (4, 3)
         assert ask(single_flight=False) == ask() == (0, 0)
 
-    def test_tenants_and_samples_and_accounts_have_their_own(self, ask: Any) -> None:
-        for options in ({"namespace": "a"}, {"namespace": "b"}, {"sample": 1}, {"account": "me"}, {}):
+    def test_tenants_and_samples_and_accounts_have_their_own(self, ask: Any, how: str) -> None:
+        for options in ({"namespace": "a"}, {"namespace": "b"}, {"sample": 1}, *([{"account": "me"}] if how == "around" else []), {}):
             assert ask(**options) == (4, 3)
             assert ask(**options) == (0, 0)
 
@@ -1012,6 +1097,14 @@ def test_bytes_that_cannot_be_read_are_replaced(world: World, cache: LayeredCach
     for calls in (2, 2):
         assert texts(world.call(agent, "invoke", QUESTION))[2:] == ["8 done", "You asked: 8 done"]
         assert server.calls == calls
+
+
+def test_a_model_that_shall_not_be_cached_is_not(world: World, globally: LayeredCache, server: OpenAIServer) -> None:
+    """As LangChain has it: `cache=False` says so."""
+    agent = create_agent(model_of(server, cache=False), middleware=[LayeredCacheMiddleware(globally)])
+
+    assert counts(server, lambda: world.call(agent, "invoke", QUESTION), 2) == [1, 1]
+    assert list(globally.engine.entries()) == []
 
 
 @pytest.mark.parametrize(
