@@ -5,9 +5,12 @@ counts as it is. Models of the OpenAI family are separated by `OPENAI_BASE_URL`,
 asked, not when the model was made.
 
 The text may be older than the model: LangChain writes a model out once, and a copy of it, or an attribute that is changed later, does not
-show. Inside a call, the parameters as they are now are at hand (`_runs`). What they say and the text does not is added; where both say the
-same, as nearly always, nothing is, so that a call and a bare `update` with the same text meet. They also hold the classes of which the
-text shows the name only.
+show. Inside a call, the parameters as they are now are at hand (`_runs`). What they say and the text does not is added, and so is what
+they say no longer; where both say the same, as nearly always, nothing is, so that a call and a bare `update` with the same text meet. They
+also hold the classes of which the text shows the name only.
+
+What is not a parameter of calls they do not say: a model whose `use_responses_api`, `use_previous_response_id` or `output_version` is
+changed after its first use looks to a cache as it did before, unless the parameters show it.
 
 For models that are not written out as JSON (plain LLMs, most models that people write themselves), what they do not name as identifying
 cannot count.
@@ -43,17 +46,19 @@ _TRANSPORT_OF_MODELS = _TRANSPORT_OF_CALLS | {
 
 # by which other names of the model its parameters of a call may go
 _SAME = {
-    "model": ("model_name", "model_id", "deployment_name", "azure_deployment"),
-    "model_name": ("model", "model_id", "deployment_name", "azure_deployment"),
+    "model": ("model_name", "model_id"),
+    "model_name": ("model", "model_id"),
+    "azure_deployment": ("deployment_name",),
     "max_tokens": ("max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict"),
     "max_completion_tokens": ("max_tokens",),
     "max_output_tokens": ("max_tokens",),
 }
 # of these it is known that a model which has one sends it: if it is not there, somebody has taken it back
-_ALWAYS_SENT = (
-    "temperature", "top_p", "top_k", "seed", "max_tokens", "n", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs",
-    "top_logprobs", "reasoning_effort", "reasoning", "verbosity", "service_tier", "extra_body",
-)  # fmt: skip
+_ALWAYS_SENT = frozenset({
+    "model", "model_name", "temperature", "top_p", "top_k", "seed", "max_tokens", "n", "presence_penalty", "frequency_penalty",
+    "logit_bias", "logprobs", "top_logprobs", "stop", "reasoning_effort", "reasoning", "verbosity", "service_tier", "extra_body",
+    "include", "truncation", "store", "context_management", "prompt_cache_options",
+})  # fmt: skip
 _VARIANTS = 8  # of the parameters under one text, remembered
 
 _BASE_URLS = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
@@ -100,7 +105,7 @@ class KnownModel:
         # what the text of the call says by itself, which is written anew for each call
         self._said = reader.literals(call_text) | _TRANSPORT_OF_CALLS
         self._is_all = not head and reader.read_all
-        self._variants: list[tuple[dict[str, object], Model]] = []
+        self._variants: list[_Variant] = []
 
     def now(self, params: Mapping[str, object] | None) -> Model:
         """Return the model in a call with *params*; None: there is no call that would show them."""
@@ -110,19 +115,32 @@ class KnownModel:
             return self._plain
         said = self._said
         rest = {name: value for name, value in params.items() if name not in said}
-        for seen, model in self._variants:
-            if seen == rest and (not model.classes or model.is_current):
-                return model
+        for variant in self._variants:
+            if variant.is_of(rest):
+                return variant.model
         model = parse_model(self._text, rest)
-        self._variants = [(cast("dict[str, object]", _copied(rest)), model), *self._variants[: _VARIANTS - 1]]
+        self._variants = [_Variant(rest, model), *self._variants[: _VARIANTS - 1]]
         return model
 
 
-def _copied(value: object) -> object:
-    """Return *value* so that whoever changes a list or a dictionary in it later does not change this."""
-    if isinstance(value, dict):
-        return {name: _copied(item) for name, item in cast("dict[object, object]", value).items()}
-    return [_copied(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
+class _Variant:
+    """The model under one text with some *params*. To find it again is a part of each call."""
+
+    def __init__(self, params: dict[str, object], model: Model) -> None:
+        self.model = model
+        self._params = params
+        # what may be equal and yet another: to Python 1 is True, and 1.0; and a list that is changed in place is equal to itself
+        self._open = [name for name, value in params.items() if type(value) is not str and not isinstance(value, type | None)]
+        self._shown = self._texts(params)
+
+    def is_of(self, params: dict[str, object]) -> bool:
+        """Whether it is what its text and *params* say."""
+        if self._params != params or (self.model.classes and not self.model.is_current):
+            return False
+        return not self._open or self._texts(params) == self._shown
+
+    def _texts(self, params: dict[str, object]) -> list[str]:
+        return [repr(params[name]) for name in self._open]
 
 
 def parse_model(llm_string: str, now: Mapping[str, object] | None = None) -> Model:
@@ -135,9 +153,10 @@ def parse_model(llm_string: str, now: Mapping[str, object] | None = None) -> Mod
     reader = Reader(_TRANSPORT_OF_CALLS, _classes_in(now))
     try:
         call = reader.params(call_text)
+        said = _said(init)
         params: dict[str, object] = {
             "model": _without(_TRANSPORT_OF_MODELS, init),
-            "call": _without(_TRANSPORT_OF_CALLS, call),
+            "call": _without(_TRANSPORT_OF_CALLS, call) | _taken_back(said, call),
         }
         _refuse_objects(params["model"])
     except NoKeyError as error:
@@ -159,20 +178,47 @@ def parse_model(llm_string: str, now: Mapping[str, object] | None = None) -> Mod
     )
 
 
-def _changed(init: dict[str, object], call: dict[str, object], now: Mapping[str, object]) -> dict[str, object]:
-    """Return what the parameters *now* say that neither the model as it was written out nor the call does; None: it is gone."""
+def _said(init: dict[str, object]) -> dict[str, object]:
+    """Return the parameters of calls that a model as it was written out says."""
     kwargs = init.get("model_kwargs")
     said = {**init, **cast("dict[str, object]", kwargs)} if isinstance(kwargs, dict) else init
+    return said if said.get("stop") else {**said, "stop": None}  # an empty list is not sent
+
+
+def _taken_back(said: dict[str, object], call: dict[str, object]) -> dict[str, None]:
+    """Return what the model says and the call says is not to be sent; of `stop`, LangChain says it in each."""
+    nulls = [name for name, value in call.items() if value is None and name not in _TRANSPORT_OF_CALLS and name != "stop"]
+    return {name: None for name in nulls if _first(said, name) is not None}
+
+
+def _changed(init: dict[str, object], call: dict[str, object], now: Mapping[str, object]) -> dict[str, object]:
+    """Return what the parameters *now* say that neither the model as it was written out nor the call does; None: it is gone."""
+    said = _said(init)
     changed: dict[str, object] = {}
     for name, value in now.items():
-        if value is None or name in call or name in _TRANSPORT_OF_MODELS or name.startswith("_"):
+        if value is None or call.get(name) is not None or name in _TRANSPORT_OF_MODELS or name.startswith("_"):
             continue
-        if (plain := _plain(value)) is not None and not any(_equal(said.get(one), plain) for one in (name, *_SAME.get(name, ()))):
+        if (plain := _plain(value)) is not None and not _equal(_first(said, name), plain):
             changed[name] = plain
-    for name in _ALWAYS_SENT:
-        if said.get(name) is not None and name not in call and all(now.get(one) is None for one in (name, *_SAME.get(name, ()))):
+    told = call if call.get("stop") is not None else call.keys() - {"stop"}
+    for name in _ALWAYS_SENT | _passed_on(init, now):
+        names = (name, *_SAME.get(name, ()))
+        if said.get(name) is not None and _first(now, name) is None and not any(one in told for one in names):
             changed[name] = None
     return changed
+
+
+def _passed_on(init: dict[str, object], now: Mapping[str, object]) -> set[str]:
+    """Return the names of what a model sends as if it were its own; some send all of it as one parameter."""
+    kwargs = init.get("model_kwargs")
+    if not isinstance(kwargs, dict) or "model_kwargs" in now:
+        return set()
+    return {*cast("dict[str, object]", kwargs)} - _TRANSPORT_OF_MODELS
+
+
+def _first(params: Mapping[str, object], name: str) -> object:
+    """Return the parameter *name*, which may go by another name."""
+    return next((value for one in (name, *_SAME.get(name, ())) if (value := params.get(one)) is not None), None)
 
 
 def _plain(value: object) -> object:

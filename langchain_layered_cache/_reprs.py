@@ -11,7 +11,7 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -29,7 +29,9 @@ _PARTS_OF_NAMES = frozenset({"datetime", *_TELLING})
 _PLAIN_NODES = (
     ast.Expression, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.UnaryOp, ast.USub, ast.keyword, ast.expr_context,
 )  # fmt: skip
-_PAIR_START = re.compile(r"""(?:^\[|\), )\((?P<name>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"), """)
+_QUOTED = r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\""""
+_SIGN = re.compile(rf"""{_QUOTED}|[][(){{}}'"]""", re.DOTALL)  # a text, a bracket, or a quote that nothing closes
+_PAIR_START = re.compile(rf"(?:\[|\), )\((?P<name>{_QUOTED}), ", re.DOTALL)
 
 
 class NoKeyError(Exception):
@@ -58,13 +60,13 @@ class Reader:
         self._at_hand = at_hand or {}
 
     def literals(self, text: str) -> frozenset[str]:
-        """Return the names of the parameters in *text* whose values can be read back."""
+        """Return the names of the parameters in *text* whose values can be read back; not of those that say nothing, None."""
         if (literal := _literal(text)) is not _NOT_LITERAL:
             pairs = cast("list[object]", literal) if isinstance(literal, list) else []
-            return frozenset(cast("tuple[str, object]", pair)[0] for pair in pairs if _is_pair(pair))
+            return frozenset(name for name, value in cast("list[tuple[str, object]]", [*filter(_is_pair, pairs)]) if value is not None)
         self.read_all = False
         split = _split_pairs(text) or {}
-        return frozenset(name for name, value in split.items() if _literal(value) is not _NOT_LITERAL)
+        return frozenset(name for name, value in split.items() if _literal(value) not in (_NOT_LITERAL, None))
 
     def params(self, text: str) -> dict[str, object]:
         """Return the parameters in *text*; a text of another form counts as it is.
@@ -159,9 +161,9 @@ def _tells_all(text: str) -> bool:
     """Whether *text* is made of literals and of things that show all of themselves."""
     try:
         tree = ast.parse(text.strip(), mode="eval")
+        return all(map(_node_tells_all, ast.walk(tree)))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
-    return all(map(_node_tells_all, ast.walk(tree)))
 
 
 def _node_tells_all(node: ast.AST) -> bool:
@@ -176,27 +178,31 @@ def _node_tells_all(node: ast.AST) -> bool:
 
 def _split_pairs(text: str) -> dict[str, str] | None:
     """Return name and text of each pair in the text of a list of pairs whose values need not be literals; None for another text."""
-    if not text.endswith(")]"):
+    if not (text.startswith("[") and text.endswith(")]")):
         return None
-    starts = [match for match in _PAIR_START.finditer(text) if _balanced(text[1 : match.start() + 1])]
-    if not starts or starts[0].start() != 0:
+    starts = [*_starts(text)]
+    if not starts:
         return None
     ends = [match.start() for match in starts[1:]] + [len(text) - 2]
     pairs = {cast("str", _literal(match["name"])): text[match.end() : end] for match, end in zip(starts, ends, strict=True)}
     return pairs if len(pairs) == len(starts) else None
 
 
-def _balanced(text: str) -> bool:
-    """Whether every bracket and quote in *text* is closed."""
-    depth, quote, skip = 0, "", False
-    for sign in text:
-        if skip:
-            skip = False
-        elif quote:
-            skip = sign == "\\"
-            quote = "" if sign == quote else quote
-        elif sign in "'\"":
-            quote = sign
-        else:
-            depth += (sign in "([{") - (sign in ")]}")
-    return depth == 0 and not quote
+def _starts(text: str) -> Iterator[re.Match[str]]:
+    """Find where pairs begin: at the front, and where one ends with every bracket and quote closed. In one pass: texts may be long."""
+    if (start := _PAIR_START.match(text)) is None:
+        return
+    yield start
+    depth = 0
+    for sign in _SIGN.finditer(text, 1):
+        match sign[0]:
+            case "(" | "[" | "{":
+                depth += 1
+            case ")" | "]" | "}":
+                depth -= 1
+                if depth == 0 and (start := _PAIR_START.match(text, sign.start())) is not None:
+                    yield start
+            case "'" | '"':
+                return
+            case _:
+                pass

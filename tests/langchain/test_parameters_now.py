@@ -13,7 +13,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_openai import ChatOpenAI
+from langchain_openai import AzureChatOpenAI, ChatOpenAI
+from layered_cache.keys import canonical
 from layered_cache.testing import OpenAIServer
 from pydantic import BaseModel, create_model
 
@@ -52,6 +53,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "one that was not set": {"top_p": 0.5},
     "its own parameters": {"model_kwargs": {"user": "you"}},
     "an additional one": {"model_kwargs": {"user": "me", "logit_bias": {"1": 2}}},
+    "none of its own": {"model_kwargs": {}},
+    "a stop": {"stop": ["END"]},
     "the extra body": {"extra_body": {"x": {"y": [2]}}},
     "no extra body": {"extra_body": None},
     "seed": {"seed": 1},
@@ -91,6 +94,79 @@ async def test_a_copy_that_differs_has_its_own_answers(
     assert server.calls == 2
 
 
+BEFORE_AND_AFTER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "another stop": ({"stop": ["A"]}, {"stop": ["B"]}),
+    "a stop that is taken back": ({"stop": ["A"]}, {"stop": None}),
+    "a stop that is emptied": ({"stop": ["A"]}, {"stop": []}),
+    "include": ({"include": ["reasoning.encrypted_content"]}, {"include": None}),
+    "truncation": ({"truncation": "auto"}, {"truncation": None}),
+    "store": ({"store": True}, {"store": None}),
+    "context management": ({"context_management": [{"type": "compaction"}]}, {"context_management": None}),
+    "one of its own": ({"model_kwargs": {"user": "me", "custom": 1}}, {"model_kwargs": {"user": "me"}}),
+    "the same by another way": ({"top_logprobs": 2}, {"top_logprobs": None, "model_kwargs": {"top_logprobs": 2}}),
+    "True for 1": ({"extra_body": {"a": 1}}, {"extra_body": {"a": True}}),
+    "1.0 for 1": ({"extra_body": {"a": [1]}}, {"extra_body": {"a": [1.0]}}),
+    "False for 0 at the top": ({"model_kwargs": {"custom": 0}}, {"model_kwargs": {"custom": False}}),
+    "True for 1 as a name": ({"extra_body": {"a": {1: 2}}}, {"extra_body": {"a": {True: 2}}}),
+    "no model": ({}, {"model_name": None}),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), BEFORE_AND_AFTER.values(), ids=BEFORE_AND_AFTER)
+def test_what_is_sent_no_longer_counts(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Also what differs by its type alone; unless what is sent is the same in the end. And it is found again when it is as it was."""
+    model = ChatOpenAI(**{"model": "gpt-4o-mini", "api_key": "none", **before})
+    known = KnownModel(model._get_llm_string())
+
+    def key() -> bytes:
+        return canonical(known.now(model._get_invocation_params()).params)
+
+    def payload() -> str:
+        return repr(sorted(model._get_request_payload("q").items()))
+
+    first, sent = key(), payload()
+    was = {name: getattr(model, name) for name in after}
+    for name, value in after.items():
+        setattr(model, name, value)
+    assert (key() == first) is (payload() == sent)
+    for name, value in was.items():
+        setattr(model, name, value)
+    assert key() == first
+
+
+def test_a_stop_counts_as_it_is_at_the_call(cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer) -> None:
+    """LangChain says in the text of each call that there is none. One that is given to the call is what is sent."""
+    model.invoke("hello")
+    for stop in (["A"], ["B"]):
+        model.model_copy(update={"stop": stop}).invoke("hello")
+    assert server.calls == 3
+    model.invoke("hello", stop=["A"])
+    model.stop = ["B"]
+    model.invoke("hello", stop=["A"])
+    assert server.calls == 4
+
+
+def test_what_a_call_takes_back_counts(cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer) -> None:
+    """None at the call overrules what the model says, inside of a call and outside; where the model says nothing, it says nothing too."""
+    for kwargs in ({}, {"temperature": None}, {"seed": None}):
+        model.invoke("hello", **kwargs)
+    assert server.calls == 2
+    text = model._get_llm_string(max_tokens=None)
+    cache.update(dumps([HumanMessage("hello")]), text, [ChatGeneration(message=AIMessage("by hand"))])
+    assert model.invoke("hello", max_tokens=None).content == "by hand"
+    assert server.calls == 2
+
+
+def test_a_parameter_of_another_name_hides_none(cache: LayeredCache) -> None:
+    """A model at Azure goes by two names: that of the model, and that of its deployment."""
+    model = AzureChatOpenAI(model="gpt-4o", azure_deployment="mine", **AZURE)
+    known = KnownModel(model._get_llm_string())
+    before = known.now(model._get_invocation_params()).params
+    model.model_name = "mine"
+
+    assert known.now(model._get_invocation_params()).params != before
+
+
 def test_what_is_changed_deep_inside_counts(cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer) -> None:
     """In place: the very object that was seen before."""
     model.invoke("hello")
@@ -112,17 +188,51 @@ MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
     "with all": {"temperature": 0, "max_tokens": 5, "top_p": 0.5, "seed": 7, "n": 2, "stop": ["x"], "logprobs": True, "top_logprobs": 2},
     "with its own": {"model_kwargs": {"user": "me"}, "extra_body": {"a": 1}, "presence_penalty": 0.1, "frequency_penalty": 1},
+    "with its own that say nothing": {"model_kwargs": {"user": None, "stream_options": {"include_usage": True}}, "stop": []},
     "reasoning": {"model": "o1", "reasoning_effort": "low", "max_completion_tokens": 7},
+    "of the o series": {"model": "o3-mini", "temperature": 1, "stop": "x"},
     "streaming": {"streaming": True},
     "responses": {"use_responses_api": True, "reasoning": {"effort": "low"}, "output_version": "responses/v1"},
+    "responses with all": {
+        "include": ["reasoning.encrypted_content"],
+        "truncation": "auto",
+        "store": False,
+        "verbosity": "low",
+        "service_tier": "flex",
+        "context_management": [{"type": "compaction", "compact_threshold": 1000}],
+        "use_previous_response_id": True,
+    },
+}
+AZURE: dict[str, Any] = {"azure_endpoint": "https://localhost", "api_version": "2024-10-21", "api_key": "none"}
+AT_AZURE: dict[str, dict[str, Any]] = {
+    "a deployment": {"azure_deployment": "mine"},
+    "no deployment": {"model": "gpt-4o"},
+    "both": {"azure_deployment": "mine", "model": "gpt-4o", "temperature": 0.5, "max_tokens": 5, "stop": ["x"], "seed": 1},
+    "responses": {"azure_deployment": "mine", "model": "o4-mini", "use_responses_api": True, "reasoning": {"effort": "low"}},
+}
+MADE = {
+    **{name: (ChatOpenAI, {"model": "gpt-4o-mini", "api_key": "none", **fields}) for name, fields in MODELS.items()},
+    **{f"at Azure, {name}": (AzureChatOpenAI, {**AZURE, **fields}) for name, fields in AT_AZURE.items()},
 }
 
 
-@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
-@pytest.mark.parametrize("bound", [{}, {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, {"stop": ["y"]}])
-def test_a_model_that_was_not_changed_has_the_key_of_its_text(fields: dict[str, Any], bound: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("kind", "fields"), MADE.values(), ids=MADE)
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"stop": ["y"]},
+        {"temperature": None, "seed": None, "include": None},
+        {"max_completion_tokens": 9, "model": "gpt-4.1"},
+    ],
+    ids=str,
+)
+def test_a_model_that_was_not_changed_has_the_key_of_its_text(
+    kind: type[ChatOpenAI | AzureChatOpenAI], fields: dict[str, Any], bound: dict[str, Any]
+) -> None:
     """So an `update` by hand, outside of a call, is found by `invoke`, and no release of LangChain makes the cache cold."""
-    model = ChatOpenAI(**{"model": "gpt-4o-mini", "api_key": "none", **fields})
+    model = kind(**fields)
     text = model._get_llm_string(**{"stop": None, **bound})
     stop = bound.get("stop")
     now = model._get_invocation_params(stop=stop, **{name: value for name, value in bound.items() if name != "stop"})

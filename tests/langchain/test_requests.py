@@ -418,6 +418,28 @@ def test_any_two_lists_of_parameters_are_told_apart(one: list[Any], data: st.Dat
         assert (request("q", str(one)) == request("q", str(other))) is (one == other)
 
 
+@pytest.mark.parametrize("value", ["), ('k', ", "), ('k', 1", "), (\\'k", "'\\", '\\"), ("\'', "([{", "}])"])
+def test_a_long_text_beside_a_class_is_read_in_one_pass(value: str) -> None:
+    """Whatever it looks like. Were it looked at again from each place that looks like a pair, this would take minutes."""
+    pairs = [("prediction", {"content": value * 20_000}), ("response_format", Mode.A)]
+    for one in (pairs, pairs[::-1], [("a", value), *pairs]):
+        assert request("q", str(one)).params["call"]["prediction"] == pairs[0][1]
+
+
+def test_a_quote_that_nothing_closes_ends_what_can_be_told_apart() -> None:
+    """Names after it are a part of the value that holds it, and that tells too little."""
+    for text in ("it's", "it's \\' \\'", "<it's: 1>"):
+        with pytest.raises(UncacheableRequestError, match="'x' holds an object whose text does not say all of it"):
+            request("q", f"[('a', 1), ('x', {text}), ('b', 2)]")
+
+
+def test_an_object_whose_text_is_nested_beyond_reason_is_refused() -> None:
+    """It has no key, and nothing is raised but that."""
+    for text in ("a" + ".b" * 3000, "f" + "()" * 3000, "[" * 3000 + "x" + "]" * 3000):
+        with pytest.raises(UncacheableRequestError, match="'x' holds an object"):
+            request("q", f"[('x', {text})]")
+
+
 def test_objects_that_show_less_than_they_are() -> None:
     """An array that rounds, an object that shows its name: two of them may look alike."""
     for text in ("Array([0.1235])", "array([1., 2.])", "Thing(name='x')", "Path", "[1, Thing()]", "{'a': thing}"):
