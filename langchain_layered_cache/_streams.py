@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from langchain_core.outputs import Generation
-from layered_cache import Answer, Request
+from layered_cache import Answer, Request, UncacheableRequestError
 from layered_cache.streaming import Streaming
 
 from langchain_layered_cache._calls import Call
@@ -40,7 +40,7 @@ class Asking(Streaming[C], Generic[C]):
 
     Args:
         cache: Of whom.
-        texts: The `prompt` and the `llm_string`, as LangChain would hand them to a cache.
+        texts: Returns the `prompt` and the `llm_string`, as LangChain would hand them to a cache. If it raises, nothing is cached.
         form: What it consists of.
         prepare: Called in the context in which the model is going to run.
         run: The call that it is inside of, if it is none of a chat model.
@@ -50,17 +50,20 @@ class Asking(Streaming[C], Generic[C]):
     """
 
     def __init__(
-        self, cache: LayeredCache, texts: tuple[str, str], form: Form[C], prepare: Callable[[], object], run: Run | None = None
+        self, cache: LayeredCache, texts: Callable[[], tuple[str, str]], form: Form[C], prepare: Callable[[], object], run: Run | None = None
     ) -> None:
         self._cache = cache
-        self._texts = texts
+        self._texts = ("", "")
         self._form = form
         self._prepare = prepare
         self._call: Call = cache.calls.begin(run)
         key: str | None = None
         try:
             if self._call.options.mode != "bypass":
-                key = cache.calls.key(self._call, *texts)
+                self._texts = _written(texts)
+                key = cache.calls.key(self._call, *self._texts)
+        except UncacheableRequestError as error:
+            cache.calls.refuse(self._call, str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             cache.failed("lookup", error)
         super().__init__(self._call.cache, self._call.options, key, cache)
@@ -92,3 +95,16 @@ class Asking(Streaming[C], Generic[C]):
 
     def _replayed(self, found: list[Generation] | None) -> list[C] | None:
         return None if found is None else self._form.replayed(found)
+
+
+def _written(texts: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+    """Return *texts*.
+
+    Raises:
+        UncacheableRequestError: There are none: LangChain cannot write down everything that a model can be asked.
+    """
+    try:
+        return texts()
+    except Exception as error:
+        msg = f"it cannot be written as a text ({type(error).__name__})"
+        raise UncacheableRequestError(msg) from error

@@ -8,7 +8,7 @@ through here.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -148,7 +148,9 @@ class WrappedChat(_ChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> Iterator[ChatGenerationChunk]:
-        manager = {} if run_manager is None else {"run_manager": run_manager}  # not every model knows it
+        cache = answers_streams_of(self, kwargs)
+        # not every model knows it; and what others read too must not depend on one reader's callbacks
+        manager = {} if run_manager is None or cache is not None else {"run_manager": run_manager}
         begun, limiter = partial(super()._stream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
 
         def live() -> Iterator[ChatGenerationChunk]:
@@ -156,15 +158,14 @@ class WrappedChat(_ChatModel):
                 limiter.limiter.acquire(blocking=True)
             yield from begun()
 
-        if (cache := answers_streams_of(self, kwargs)) is None:
+        if cache is None:
             yield from live()
             return
-
-        def tell(chunk: ChatGenerationChunk) -> None:
-            if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-
-        yield from self._asking(cache, messages, stop, kwargs).stream(live, tell)
+        with closing(self._asking(cache, messages, stop, kwargs).stream(live)) as chunks:
+            for chunk in chunks:
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -173,7 +174,8 @@ class WrappedChat(_ChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> AsyncIterator[ChatGenerationChunk]:
-        manager = {} if run_manager is None else {"run_manager": run_manager}
+        cache = answers_streams_of(self, kwargs)
+        manager = {} if run_manager is None or cache is not None else {"run_manager": run_manager}
         begun, limiter = partial(super()._astream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
         # without a coroutine of the model's, this is `_stream` in threads, which asks by itself unless it is at work already
         asks_itself = getattr(begun.func, "__func__", None) is BaseChatModel._astream  # noqa: SLF001 - the one that is inherited
@@ -185,25 +187,25 @@ class WrappedChat(_ChatModel):
                 async for chunk in chunks:
                     yield chunk
 
-        if (cache := answers_streams_of(self, kwargs)) is None:
+        if cache is None:
             async for chunk in live():
                 yield chunk
             return
-
-        async def tell(chunk: ChatGenerationChunk) -> None:
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-
-        async with aclosing(self._asking(cache, messages, stop, kwargs).astream(live, tell)) as chunks:
+        async with aclosing(self._asking(cache, messages, stop, kwargs).astream(live)) as chunks:
             async for chunk in chunks:
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
     def _asking(
         self, cache: LayeredCache, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> Asking[ChatGenerationChunk]:
         """Return what is asked, in the texts that LangChain would hand to a cache."""
-        prompt = dumps([message if message.id is None else message.model_copy(update={"id": None}) for message in messages])
+
+        def texts() -> tuple[str, str]:
+            prompt = dumps([message if message.id is None else message.model_copy(update={"id": None}) for message in messages])
+            return prompt, self._get_llm_string(stop=stop, **kwargs)
+
         with known_account(self, cache) as account:
-            texts = (prompt, self._get_llm_string(stop=stop, **kwargs))
             form = ChatForm(type(self).replay, self.output_version)
             return Asking(cache, texts, form, partial(begin_work, self, account))

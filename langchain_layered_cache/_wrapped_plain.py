@@ -7,7 +7,7 @@ Here they are in it, and the call has its run: options in its metadata count, an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -65,17 +65,16 @@ class WrappedPlain(_PlainModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> Iterator[GenerationChunk]:
-        manager = {} if run_manager is None else {"run_manager": run_manager}
-        live = partial(super()._stream, prompt, stop=stop, **manager, **kwargs)
         if (cache := answers_streams_of(self, kwargs)) is None:
-            yield from live()
+            manager = {} if run_manager is None else {"run_manager": run_manager}
+            yield from super()._stream(prompt, stop=stop, **manager, **kwargs)
             return
-
-        def tell(chunk: GenerationChunk) -> None:
-            if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-
-        yield from self._asking(cache, prompt, stop, run_manager, kwargs).stream(live, tell)
+        live = partial(super()._stream, prompt, stop=stop, **kwargs)  # others read it too, whatever this caller's callbacks do
+        with closing(self._asking(cache, prompt, stop, run_manager, kwargs).stream(live)) as chunks:
+            for chunk in chunks:
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -84,19 +83,16 @@ class WrappedPlain(_PlainModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> AsyncIterator[GenerationChunk]:
-        manager = {} if run_manager is None else {"run_manager": run_manager}
-        live = partial(super()._astream, prompt, stop=stop, **manager, **kwargs)
         if (cache := answers_streams_of(self, kwargs)) is None:
-            async for chunk in live():
+            manager = {} if run_manager is None else {"run_manager": run_manager}
+            async for chunk in super()._astream(prompt, stop=stop, **manager, **kwargs):
                 yield chunk
             return
-
-        async def tell(chunk: GenerationChunk) -> None:
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-
-        async with aclosing(self._asking(cache, prompt, stop, run_manager, kwargs).astream(live, tell)) as chunks:
+        live = partial(super()._astream, prompt, stop=stop, **kwargs)
+        async with aclosing(self._asking(cache, prompt, stop, run_manager, kwargs).astream(live)) as chunks:
             async for chunk in chunks:
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
     def _asking(
@@ -110,9 +106,11 @@ class WrappedPlain(_PlainModel):
         """Return what is asked, in the texts that LangChain would hand to a cache."""
         said = None if run_manager is None else run_manager.metadata.get(METADATA)
         written = cast("Callable[[], dict[str, Any]]", getattr(self, "_dict_for_compat", self.dict))
-        params = {**written(), "stop": stop, **kwargs}
+
+        def texts() -> tuple[str, str]:
+            return prompt, str(sorted({**written(), "stop": stop, **kwargs}.items()))
+
         with known_account(self, cache) as account:
-            texts = (prompt, str(sorted(params.items())))
             return Asking(cache, texts, PlainForm(type(self).replay), partial(begin_work, self, account), Run(None, said, None))
 
 

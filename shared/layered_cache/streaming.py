@@ -5,6 +5,7 @@ For adapters: `Streaming` is one stream that is asked for; what it consists of, 
 - Nothing is stored of a stream that was closed early, was cancelled, or failed.
 - Who asks after an invalidation joins no stream that began before it, and what such a one comes to is void when it is stored.
 - Who computes for others waits for nobody (`producing`), so that none waits for himself; nor does a thread in which a loop runs.
+- Who waits for others does so for `max_wait` in all, however many streams he tries; then he goes alone.
 - A stream that fails does so for those who have read of it. Others begin again; after two that failed, each goes alone.
 - An equal call that does not stream and is under way is not waited for: that would keep back what a stream is for, the first words.
 """
@@ -33,6 +34,14 @@ _ATTEMPTS = 3  # the last one alone
 
 producing: ContextVar[bool] = ContextVar("layered_cache_producing", default=False)
 """Whether others read what the caller computes, as it comes: then it must not wait for anybody."""
+
+
+def _untold(_: object) -> None:
+    """Tell nobody."""
+
+
+async def _auntold(_: object) -> None:
+    """Tell nobody."""
 
 
 class Streaming(ABC, Generic[C]):
@@ -84,7 +93,7 @@ class Streaming(ABC, Generic[C]):
         """Note what must not happen and must not hurt."""
         note_failure(self.cache, operation, error)
 
-    def stream(self, live: Callable[[], Iterator[C]], tell: Callable[[C], object]) -> Generator[C]:
+    def stream(self, live: Callable[[], Iterator[C]], tell: Callable[[C], object] = _untold) -> Generator[C]:
         """Yield the answer, in chunks that nobody else has.
 
         Args:
@@ -96,6 +105,7 @@ class Streaming(ABC, Generic[C]):
                 tell(chunk)
                 yield chunk
             return
+        until = time.monotonic() + self._patience
         for attempt in range(_ATTEMPTS):
             if (born := self._born()) is None:
                 yield from live()
@@ -104,23 +114,25 @@ class Streaming(ABC, Generic[C]):
             def begin(source: _Source[C]) -> ThreadStream[C]:
                 return ThreadStream(source.chunks(live), self._context(), source.born, self._patience)
 
-            together = attempt < _ATTEMPTS - 1 and self._shares and _running_loop() is None
+            patience = max(0.0, until - time.monotonic()) if attempt < _ATTEMPTS - 1 else 0.0
+            together = patience > 0 and self._shares and _running_loop() is None
             part = _Part(_Slot(self._owner, self.key, None), _Source(self, born), begin, together=together)
             try:
-                yield from self._read(part, tell)
+                yield from self._read(part, patience, tell)
             except Exception:
                 if part.is_bound:
                     raise
             else:
                 return
 
-    async def astream(self, live: Callable[[], AsyncIterator[C]], tell: Callable[[C], Awaitable[object]]) -> AsyncGenerator[C]:
+    async def astream(self, live: Callable[[], AsyncIterator[C]], tell: Callable[[C], Awaitable[object]] = _auntold) -> AsyncGenerator[C]:
         """See stream."""
         if (chunks := self._at_hand()) is not None:
             for chunk in chunks:
                 await tell(chunk)
                 yield chunk
             return
+        until = time.monotonic() + self._patience
         for attempt in range(_ATTEMPTS):
             if (born := await self._aborn()) is None:
                 async for chunk in live():
@@ -130,10 +142,11 @@ class Streaming(ABC, Generic[C]):
             def begin(source: _Source[C]) -> TaskStream[C]:
                 return TaskStream(source.achunks(live), self._context(), source.born, self._patience)
 
-            together = attempt < _ATTEMPTS - 1 and self._shares
+            patience = max(0.0, until - time.monotonic()) if attempt < _ATTEMPTS - 1 else 0.0
+            together = patience > 0 and self._shares
             part = _Part(_Slot(self._owner, self.key, _running_loop()), _Source(self, born), begin, together=together)
             try:
-                async with aclosing(self._aread(part, tell)) as found:
+                async with aclosing(self._aread(part, patience, tell)) as found:
                     async for chunk in found:
                         yield chunk
             except Exception:
@@ -142,9 +155,9 @@ class Streaming(ABC, Generic[C]):
             else:
                 return
 
-    def _read(self, part: _Part[C, ThreadStream[C]], tell: Callable[[C], object]) -> Generator[C]:
+    def _read(self, part: _Part[C, ThreadStream[C]], patience: float, tell: Callable[[C], object]) -> Generator[C]:
         try:
-            with closing(part.stream.read(leads=part.leads)) as chunks:
+            with closing(part.stream.read(None if part.leads else patience)) as chunks:
                 for chunk in chunks:
                     own = self.copied(chunk, free=not part.leads)
                     if part.taken():
@@ -154,9 +167,9 @@ class Streaming(ABC, Generic[C]):
         finally:
             part.leave()
 
-    async def _aread(self, part: _Part[C, TaskStream[C]], tell: Callable[[C], Awaitable[object]]) -> AsyncGenerator[C]:
+    async def _aread(self, part: _Part[C, TaskStream[C]], patience: float, tell: Callable[[C], Awaitable[object]]) -> AsyncGenerator[C]:
         try:
-            async with aclosing(part.stream.read(leads=part.leads)) as chunks:
+            async with aclosing(part.stream.read(None if part.leads else patience)) as chunks:
                 async for chunk in chunks:
                     own = self.copied(chunk, free=not part.leads)
                     if part.taken():
@@ -371,11 +384,19 @@ def _joined(slot: _Slot, mine: _Source[C], begin: Callable[[_Source[C]], S]) -> 
     """Return the stream that is under way in *slot*, or a new one there, and its source. Without a lock: at worst, two begin."""
     found = _under_way.get(slot)
     if found is None or not found[0].admits(mine.born):
+        _forget_ended_loops()
         begun = (begin(mine), mine)
         found = _under_way.setdefault(slot, begun)
         if found is not begun and not found[0].admits(mine.born):
             found = _under_way[slot] = begun
     return found
+
+
+def _forget_ended_loops() -> None:
+    """Drop the streams of loops that were closed around them: nobody reads these any more, and nobody else would notice."""
+    for slot in list(_under_way):
+        if slot.loop is not None and slot.loop.is_closed():
+            _under_way.pop(slot, None)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -8,6 +8,9 @@ Between threads, the one that needs a chunk fetches it by itself, in the context
 thread is started. A loop's tasks share a task, in which the model runs from beginning to end. Two loops share nothing, nor do threads and
 tasks: a stream of a loop ends with the loop, in the midst of what others have read of it.
 
+Whoever began it waits for the model as long as that takes. Others wait for the first chunk as long as they say, and for each of the next
+ones ten times as long as is usual: whoever fetches may hang for reasons of his own.
+
 Readers may vanish by the garbage collector, at any place of any thread: leaving takes no lock that it would have to wait for.
 """
 
@@ -25,6 +28,8 @@ from layered_cache.entry import Ticket
 
 C = TypeVar("C")
 
+_BOUND = 10  # times the patience for the first chunk is that of one who has read, and cannot begin again
+
 
 class LostError(Exception):
     """The stream was closed, or does not begin in time; who has read nothing of it can begin again."""
@@ -35,7 +40,7 @@ class _Shared(Generic[C]):
 
     Args:
         born: What was known of the invalidation log when it began: who knows more may not join.
-        patience: Seconds that those who follow wait for the first chunk.
+        patience: Seconds that one waits for another's first chunk, usually.
     """
 
     def __init__(self, born: Ticket, patience: float) -> None:
@@ -56,6 +61,17 @@ class _Shared(Generic[C]):
     def admits(self, born: Ticket) -> bool:
         """Whether a caller who knows the log as of *born* may join."""
         return not self._closed and self._error is None and self._born == born and self._process == os.getpid()
+
+    def _limit(self, place: int, patience: float | None) -> float | None:
+        """Return how many seconds a reader with this *patience* waits for the chunk at *place*; None: as long as it takes."""
+        return patience if patience is None or place == 0 else _BOUND * self._patience
+
+    def _given_up(self, place: int) -> Exception:
+        """Return the error of one who has waited for the chunk at *place* for too long."""
+        if place == 0:
+            return LostError()
+        msg = f"the stream of the model, which another caller began, has brought nothing for {_BOUND * self._patience:.0f} s"
+        return TimeoutError(msg)
 
     def _at(self, place: int) -> C | None:
         """Return the chunk at *place*; None: there is none, and will be none."""
@@ -85,26 +101,30 @@ class ThreadStream(_Shared[C]):
         self._context = context
         self._turn = threading.Lock()
 
-    def read(self, *, leads: bool) -> Generator[C]:
+    def read(self, patience: float | None) -> Generator[C]:
         """Yield the chunks, from the first on.
+
+        Args:
+            patience: Seconds to wait for the first one; None, of the one who began it: as long as it takes.
 
         Raises:
             LostError: Nothing was read, and nothing will be.
+            TimeoutError: Something was read, and then nothing came for too long.
         """
         reader, place = object(), 0
         self._readers.add(reader)
         try:
-            while (chunk := self._chunk(place, wait=leads or place > 0)) is not None:
+            while (chunk := self._chunk(place, self._limit(place, patience))) is not None:
                 place += 1
                 yield chunk
         finally:
             self._readers.discard(reader)
             self._close_if_left()
 
-    def _chunk(self, place: int, *, wait: bool) -> C | None:
+    def _chunk(self, place: int, limit: float | None) -> C | None:
         if place >= len(self._chunks) and not self._over:
-            if not self._turn.acquire(timeout=-1 if wait else self._patience):
-                raise LostError
+            if not self._turn.acquire(timeout=-1 if limit is None else min(limit, threading.TIMEOUT_MAX)):
+                raise self._given_up(place)
             try:
                 if place >= len(self._chunks) and not self._over:
                     self._fetch()
@@ -154,12 +174,12 @@ class TaskStream(_Shared[C]):
         self._waiting: list[asyncio.Future[None]] = []  # what readers wait for
         self._task = self._loop.create_task(self._produce(), context=context)
 
-    async def read(self, *, leads: bool) -> AsyncGenerator[C]:
+    async def read(self, patience: float | None) -> AsyncGenerator[C]:
         """See ThreadStream.read."""
         reader, place = object(), 0
         self._readers.add(reader)
         try:
-            while (chunk := await self._chunk(place, wait=leads or place > 0)) is not None:
+            while (chunk := await self._chunk(place, self._limit(place, patience))) is not None:
                 place += 1
                 yield chunk
         finally:
@@ -170,7 +190,7 @@ class TaskStream(_Shared[C]):
                     self._task.cancel()
                     await asyncio.wait([self._task])
 
-    async def _chunk(self, place: int, *, wait: bool) -> C | None:
+    async def _chunk(self, place: int, limit: float | None) -> C | None:
         while place >= len(self._chunks) and not self._over:
             if self._closed:
                 raise LostError
@@ -179,10 +199,10 @@ class TaskStream(_Shared[C]):
                 self._demand.set_result(None)
             news: asyncio.Future[None] = self._loop.create_future()
             self._waiting.append(news)
-            if wait:
+            if limit is None:
                 await news
-            elif not (await asyncio.wait([news], timeout=self._patience))[0]:
-                raise LostError
+            elif not (await asyncio.wait([news], timeout=limit))[0]:
+                raise self._given_up(place)
         return self._at(place)
 
     async def _produce(self) -> None:

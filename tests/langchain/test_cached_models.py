@@ -494,6 +494,57 @@ def test_plain_streams(world: World, cache: LayeredCache) -> None:
     assert len(model.calls) == 2
 
 
+class Hindered(BaseCallbackHandler):
+    """Is stopped at the first token, by an error or by whoever it hands tokens to."""
+
+    raise_error = run_inline = True
+
+    def __init__(self, gate: threading.Event | None) -> None:
+        self.gate = gate
+        self.heard = threading.Event()
+
+    def on_llm_new_token(self, token: str, **kwargs: Any) -> None:
+        self.heard.set()
+        if self.gate is None:
+            raise ConnectionError
+        self.gate.wait()
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_the_callbacks_of_one_who_streams_are_his_own(cache: LayeredCache, *, blocks: bool) -> None:
+    """Others go on, whatever they do."""
+    model, gate = plain(), threading.Event()
+    handler = Hindered(gate if blocks else None)
+    first = model.stream("q", config={"callbacks": [handler]})
+    other = model.stream("q")
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(list, first)
+        handler.heard.wait()
+        try:
+            if blocks:
+                assert text(list(other)) == "q None of 1"
+            else:
+                with pytest.raises(ConnectionError):
+                    begun.result()
+        finally:
+            gate.set()
+        if blocks:
+            assert text(begun.result()) == "q None of 1"
+
+
+async def test_the_callbacks_of_a_task_that_streams_are_its_own(cache: LayeredCache) -> None:
+    """An error of the first one's does not reach the others."""
+    model = plain()
+
+    async def one(*handlers: BaseCallbackHandler) -> str:
+        return text(await collected(model.astream("q", config={"callbacks": list(handlers)})))
+
+    failed, found = await asyncio.gather(one(Hindered(None)), one(), return_exceptions=True)
+    assert isinstance(failed, ConnectionError)
+    assert found == "q None of 1"
+    assert len(model.calls) == 1
+
+
 def test_options_in_the_metadata_of_plain_calls(world: World, cache: LayeredCache) -> None:
     """For `invoke`, `stream` and for each prompt of a `batch`."""
     model = plain()

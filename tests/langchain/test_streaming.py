@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,6 +26,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from layered_cache import CacheMiss, Event, Policy, cache_options
 from layered_cache.streaming import _under_way
+from layered_cache.streams import TaskStream, ThreadStream
 from layered_cache.testing import OpenAIServer
 from worlds import World
 
@@ -696,6 +697,22 @@ def test_a_loop_that_ends_around_a_stream_leaves_nothing(cache: LayeredCache) ->
     assert not _under_way
 
 
+def test_streams_of_loops_that_have_ended_are_forgotten(cache: LayeredCache) -> None:
+    """When another stream begins, of whatever loop or thread: a worker that makes a loop for each job would gather them all."""
+    model, left = talking(), []
+    for number in range(3):
+        loop = asyncio.new_event_loop()
+        left.append(model._astream([HumanMessage(f"one {number}")]))
+        loop.run_until_complete(anext(left[-1]))
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # it is torn down on purpose
+        loop.close()
+        assert len(_under_way) == 1
+    list(model.stream("another"))
+    assert not _under_way
+    del left, task
+
+
 # --- removals
 
 
@@ -932,6 +949,69 @@ def test_a_stream_that_does_not_begin_is_not_waited_for_too_long() -> None:
         cache.close()
 
 
+async def until(happens: Callable[[], object]) -> None:
+    for _ in range(5000):
+        if happens():
+            return
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", [ThreadStream, TaskStream])
+async def test_all_attempts_have_one_patience(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has waited for `max_wait` goes alone."""
+    cache = LayeredCache("memory://", policy=Policy(max_wait=0.05))
+    set_llm_cache(cache)
+    waited: list[float] = []
+    read = kind.read
+
+    def reading(self: Any, patience: float | None) -> Any:
+        if patience is not None:
+            waited.append(patience)
+        return read(self, patience)
+
+    monkeypatch.setattr(kind, "read", reading)
+    try:
+        gate: Any = threading.Event() if kind is ThreadStream else asyncio.Event()
+        model = talking(gates={0: gate})
+        leader = asyncio.create_task(
+            collected(model.astream("one")) if kind is TaskStream else asyncio.to_thread(list, model.stream("one"))
+        )
+        await until(lambda: model.calls)
+        model.gates.clear()
+        await (collected(model.astream("one")) if kind is TaskStream else asyncio.to_thread(list, model.stream("one")))
+        gate.set()
+        await leader
+        assert len(waited) == 1
+        assert waited[0] <= 0.05
+    finally:
+        set_llm_cache(None)
+        cache.close()
+
+
+@pytest.mark.parametrize("kind", [ThreadStream, TaskStream])
+async def test_who_has_read_does_not_wait_for_ever(kind: Any) -> None:
+    """Another one's call may hang; the one who made it waits for the model as he would without a cache."""
+    cache = LayeredCache("memory://", policy=Policy(max_wait=0.01))
+    set_llm_cache(cache)
+    try:
+        gate: Any = threading.Event() if kind is ThreadStream else asyncio.Event()
+        model = talking(gates={1: gate})
+        leader = asyncio.create_task(
+            collected(model.astream("one two")) if kind is TaskStream else asyncio.to_thread(list, model.stream("one two"))
+        )
+        await until(lambda: model.given)
+        await asyncio.sleep(0.02)
+        with pytest.raises(TimeoutError, match="has brought nothing"):
+            await (collected(model.astream("one two")) if kind is TaskStream else asyncio.to_thread(list, model.stream("one two")))
+        gate.set()
+        assert merged(await leader).content == "one two "
+        assert len(model.calls) == 1
+    finally:
+        gate.set()
+        set_llm_cache(None)
+        cache.close()
+
+
 # --- rate limiters
 
 
@@ -1015,6 +1095,21 @@ def test_a_wrapped_model_without_a_cache_of_ours_is_as_it_was(world: World) -> N
     for _ in range(2):
         assert merged(stream(world, model, "one two")).content == "one two "
     assert len(model.calls) == 2
+
+
+def test_what_cannot_be_written_as_a_text_is_streamed_all_the_same(world: World, cache: LayeredCache, caplog: Any) -> None:
+    """Uncached, and told once: a model may take what LangChain cannot write down."""
+    loop: dict[str, Any] = {}
+    loop["me"] = loop
+    message = HumanMessage("one two")
+    message.additional_kwargs["loop"] = loop
+    model = talking()
+    for _ in range(2):
+        assert merged(stream(world, model, [message])).content == "one two "
+    assert len(model.calls) == 2
+    assert caplog.text.count("a request is not cached") == 1
+    with cache_options(mode="only_cached"), pytest.raises(CacheMiss):
+        stream(world, model, [message])
 
 
 def test_a_human_message_may_have_an_id(world: World, cache: LayeredCache) -> None:
