@@ -28,7 +28,7 @@ from langchain_layered_cache._answers import to_answer
 from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._models import KnownModel, Model
 from langchain_layered_cache._requests import to_request
-from langchain_layered_cache._runs import METADATA, Run, current_account, current_run
+from langchain_layered_cache._runs import METADATA, Run, current_account
 
 # characters of prompts whose keys are remembered: to compare a text is quicker than to hash it as a key must be, by two microseconds
 _REMEMBERED = 16 * 1024 * 1024
@@ -67,14 +67,13 @@ class Calls:
         self._tenants: Memo[str, TieredCache] = Memo(1024)
         self.once = Once()
 
-    def begin(self, run: Run | None = None) -> Call:
-        """Return the call that the caller is inside of: *run*, if it is none of a chat model.
+    def begin(self, run: Run | None) -> Call:
+        """Return the call of *run*; None: what its caller has said stands around it.
 
         Raises:
             ConfigurationError: Its caller has said what may not be said.
             TenantRequiredError: It names no tenant, and must.
         """
-        run = run or current_run()
         options = current_options() if run is None else run.options
         if options.namespace is not None:
             return Call(run, options, self._tenant(options.namespace))

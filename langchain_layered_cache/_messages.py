@@ -43,6 +43,11 @@ def canonical_prompt(prompt: str, *, keep_ids: bool = False) -> object:
     return [_canonical_message(cast("dict[str, Any]", message), ids) for message in messages]
 
 
+def holds_messages(prompt: object) -> bool:
+    """Whether *prompt* is what LangChain writes of messages: that of a chat model, hence."""
+    return isinstance(prompt, str) and _START.match(prompt) is not None
+
+
 def is_written_out(item: object) -> bool:
     """Whether *item* is something that LangChain wrote out by its class and its fields."""
     if not isinstance(item, dict):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
@@ -28,35 +28,42 @@ _DEEPEST = 16  # runs inside runs
 
 
 class Run:
-    """One call of a chat model, which may be of several prompts.
+    """One call of a model, which may be of several prompts.
 
     `params` are the parameters of the call as they are now; `options` what the caller has said; it is `live` until the call is over.
-    `outer` is the call that it is inside of, `depth` how many there are.
+    `outer` is the call that it is inside of, `depth` how many there are. It is of a chat model unless it is `plain`.
     """
 
-    __slots__ = ("_error", "_ids", "_options", "_releases", "depth", "live", "outer", "params")
+    __slots__ = ("_error", "_ids", "_left", "_options", "_releases", "depth", "live", "outer", "params", "plain")
 
-    def __init__(self, params: Mapping[str, Any] | None, said: object, outer: Run | None) -> None:
+    def __init__(self, params: Mapping[str, Any] | None, said: object, outer: Run | None, *, plain: bool = False) -> None:
         self.params = params
+        self.plain = plain
         self.live = True
         # what is far outside is forgotten: calls that are cancelled never end, and the next one takes them for its outer one
         self.outer = outer if outer is not None and outer.depth < _DEEPEST else None
         self.depth = 0 if self.outer is None else self.outer.depth + 1
         self._ids: list[UUID] = []
+        self._left = 0  # prompts that were not looked up yet
         self._releases: list[Callable[[], None]] = []
         self._error: ConfigurationError | None = None
         self._options = current_options()
         if said is not None:
-            self._take(said)
+            self._take_options(said)
 
-    def _take(self, said: object) -> None:
+    def _take_options(self, said: object) -> None:
         try:
             if not isinstance(said, Mapping):
                 msg = f'metadata["{METADATA}"] must be a dict of options, such as {{"ttl": "5m"}}, not a {type(said).__qualname__}'
                 raise ConfigurationError(msg)  # noqa: TRY301 - told where the caller can hear it
+            if "account" in said:
+                msg = "an account may be a secret, and metadata is shown to tracers: say it by cache_options(account=...)"
+                raise ConfigurationError(msg)  # noqa: TRY301 - the same
             self._options = self._options.with_(cast("Mapping[str, object]", said))
         except ConfigurationError as error:
             self._error = error
+        except Exception as error:  # noqa: BLE001 - an object may be of any kind; without the options nothing may go on
+            self._error = ConfigurationError(f"an option of the call cannot be read: {type(error).__name__}")
 
     @property
     def options(self) -> CallOptions:
@@ -72,19 +79,23 @@ class Run:
     def begin(self, run_id: UUID) -> None:
         """Note that a prompt of this call is under way."""
         self._ids.append(run_id)
+        self._left += 1
 
     def has(self, run_id: UUID) -> bool:
         """Whether that prompt is one of this call."""
         return run_id in self._ids
 
-    def end(self, run_id: UUID) -> None:
-        """Note that a prompt of this call is done with; after the last one, the call is over."""
-        self._ids.remove(run_id)
-        if not self._ids:
-            self.live = False
-            for release in self._releases:
-                release()
-            self._releases.clear()
+    def take(self) -> bool:
+        """Whether a lookup can be one of this call: of a chat model, each prompt is looked up once."""
+        self._left -= 1
+        return self._left >= 0 or self.plain
+
+    def end(self) -> None:
+        """Note that the call is over. LangChain says so of the first prompt that fails, or of all."""
+        self.live = False
+        for release in self._releases:
+            release()
+        self._releases.clear()
 
     def led(self, release: Callable[[], None]) -> None:
         """Have *release* called when the call is over."""
@@ -98,22 +109,63 @@ _current: ContextVar[Run | None] = ContextVar("layered_cache_run", default=None)
 
 
 def current_run() -> Run | None:
-    """Return the call that the caller is inside of, if it is one of a chat model."""
+    """Return the call that the caller is inside of."""
     run = _current.get()
-    return run if run is not None and run.live else None
+    while run is not None and not run.live:
+        run = run.outer
+    return run
+
+
+def take_run(*, plain: bool = False) -> Run | None:
+    """Return the call that a lookup is of; None if LangChain has told of none: then what stands around the lookup counts.
+
+    A call may be over without a word (it was cancelled, a handler has hidden its error), or be open beside others (a stream in whose loop
+    the caller is): so it is asked for its lookups, which are as many as its prompts, and comes before all others.
+    """
+    run = current_run()
+    return run if run is not None and run.plain is plain and run.take() else None
+
+
+def run_of(run_manager: object) -> Run | None:
+    """Return the call of a chat model that LangChain's *run_manager* is of; without one (streams have none), the one that has begun last."""
+    if (run_id := getattr(run_manager, "run_id", None)) is None:
+        run = current_run()
+        return None if run is None or run.plain else run
+    run = _current.get()
+    while run is not None and not run.has(run_id):
+        run = run.outer
+    return run
+
+
+# texts by which a lookup was in vain, and whose it was: what happens between it and the update may leave another call in its place
+_asked: ContextVar[tuple[tuple[str, str, Run], ...]] = ContextVar("layered_cache_asked", default=())
+
+
+def note_asked(prompt: str, llm_string: str, run: Run) -> None:
+    """Note that these very texts were looked up in *run*, and that an update may follow."""
+    _asked.set((*_asked.get()[-_DEEPEST:], (prompt, llm_string, run)))
+
+
+def asked_by(prompt: str, llm_string: str) -> Run | None:
+    """Return the call in which these very texts were looked up, once."""
+    asked = _asked.get()
+    for place in range(len(asked) - 1, -1, -1):
+        if asked[place][0] is prompt and asked[place][1] is llm_string:
+            _asked.set((*asked[:place], *asked[place + 1 :]))
+            return asked[place][2]
+    return None
 
 
 @contextmanager
 def in_run(said: object) -> Generator[None]:
-    """Have the caller be inside a call of which LangChain tells nobody in time, and in whose metadata the cache is *said* this."""
-    run, run_id = Run(None, said, current_run()), uuid4()
-    run.begin(run_id)
+    """Have the caller be inside a call of a plain model, of which LangChain tells nobody in time; *said*: in its metadata, to the cache."""
+    run = Run(None, said, current_run(), plain=True)
     token = _current.set(run)
     try:
         yield
     finally:
         _current.reset(token)
-        run.end(run_id)
+        run.end()
 
 
 class _Listener(BaseCallbackHandler):
@@ -158,13 +210,12 @@ class _Listener(BaseCallbackHandler):
 
     @staticmethod
     def _end(run_id: UUID) -> None:
-        inner = run = _current.get()
+        run = _current.get()
         while run is not None and not run.has(run_id):
             run = run.outer
         if run is not None:
-            run.end(run_id)
-            if not run.live and (run is inner or not cast("Run", inner).live):
-                _current.set(run.outer)
+            run.end()
+            _current.set(current_run())
 
 
 _listener = _Listener()

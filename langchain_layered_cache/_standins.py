@@ -29,6 +29,7 @@ from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._marks import mark
+from langchain_layered_cache._runs import run_of
 
 M = TypeVar("M", bound=BaseChatModel)
 
@@ -166,7 +167,7 @@ class ModelAsker:
         self, model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, run_manager: object, kwargs: dict[str, Any]
     ) -> _ModelAsk | None:
         """Return the question; None: it is none for the cache."""
-        call = self._begin(model)
+        call = self._begin(model, run_manager)
         if call.options.mode == "bypass":
             return None
         try:
@@ -182,8 +183,8 @@ class ModelAsker:
         model_call = _ModelCall(model, messages, {"stop": stop, **kwargs}, run_manager)
         return _ModelAsk(call, request, self, model_call, (cast("str", prompt), cast("str", llm_string)))
 
-    def _begin(self, model: BaseChatModel) -> Call:
-        call = self._calls.begin()
+    def _begin(self, model: BaseChatModel, run_manager: object) -> Call:
+        call = self._calls.begin(run_of(run_manager))
         options = call.options
         if options.keep_for is None and self._ttl is not None:
             options = dataclasses.replace(options, ttl=self._ttl)

@@ -43,14 +43,14 @@ class Asking(Streaming[C], Generic[C]):
         texts: Returns the `prompt` and the `llm_string`, as LangChain would hand them to a cache. If it raises, nothing is cached.
         form: What it consists of.
         prepare: Called in the context in which the model is going to run.
-        run: The call that it is inside of, if it is none of a chat model.
+        run: The call that it is of.
 
     Raises:
         ConfigurationError, TenantRequiredError, CacheMiss: See `LayeredCache.lookup`.
     """
 
     def __init__(
-        self, cache: LayeredCache, texts: Callable[[], tuple[str, str]], form: Form[C], prepare: Callable[[], object], run: Run | None = None
+        self, cache: LayeredCache, texts: Callable[[], tuple[str, str]], form: Form[C], prepare: Callable[[], object], run: Run | None
     ) -> None:
         self._cache = cache
         self._texts = ("", "")

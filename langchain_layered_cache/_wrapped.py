@@ -25,7 +25,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._chunks import ChatForm, Replay
-from langchain_layered_cache._runs import current_account
+from langchain_layered_cache._runs import current_account, run_of
 from langchain_layered_cache._streams import Asking
 from langchain_layered_cache.cache import LayeredCache
 
@@ -161,7 +161,7 @@ class WrappedChat(_ChatModel):
         if cache is None:
             yield from live()
             return
-        with closing(self._asking(cache, messages, stop, kwargs).stream(live)) as chunks:
+        with closing(self._asking(cache, messages, stop, run_manager, kwargs).stream(live)) as chunks:
             for chunk in chunks:
                 if run_manager is not None:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -191,14 +191,14 @@ class WrappedChat(_ChatModel):
             async for chunk in live():
                 yield chunk
             return
-        async with aclosing(self._asking(cache, messages, stop, kwargs).astream(live)) as chunks:
+        async with aclosing(self._asking(cache, messages, stop, run_manager, kwargs).astream(live)) as chunks:
             async for chunk in chunks:
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
     def _asking(
-        self, cache: LayeredCache, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+        self, cache: LayeredCache, messages: list[BaseMessage], stop: list[str] | None, run_manager: object, kwargs: dict[str, Any]
     ) -> Asking[ChatGenerationChunk]:
         """Return what is asked, in the texts that LangChain would hand to a cache."""
 
@@ -208,4 +208,4 @@ class WrappedChat(_ChatModel):
 
         with known_account(self, cache) as account:
             form = ChatForm(type(self).replay, self.output_version)
-            return Asking(cache, texts, form, partial(begin_work, self, account))
+            return Asking(cache, texts, form, partial(begin_work, self, account), run_of(run_manager))

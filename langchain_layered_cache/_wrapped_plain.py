@@ -111,7 +111,7 @@ class WrappedPlain(_PlainModel):
             return prompt, str(sorted({**written(), "stop": stop, **kwargs}.items()))
 
         with known_account(self, cache) as account:
-            return Asking(cache, texts, PlainForm(type(self).replay), partial(begin_work, self, account), Run(None, said, None))
+            return Asking(cache, texts, PlainForm(type(self).replay), partial(begin_work, self, account), Run(None, said, None, plain=True))
 
 
 _OF_CALLS = ("callbacks", "tags", "metadata", "run_name", "run_id")

@@ -44,7 +44,8 @@ from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._legacy import Legacy
 from langchain_layered_cache._marks import mark
-from langchain_layered_cache._runs import listen
+from langchain_layered_cache._messages import holds_messages
+from langchain_layered_cache._runs import Run, asked_by, listen, note_asked, take_run
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
@@ -125,7 +126,7 @@ class LayeredCache(BaseCache):
             ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
             CacheMiss: There are none, and the caller wants nothing else.
         """
-        call = self._calls.begin()
+        call = self._calls.begin(take_run(plain=not holds_messages(prompt)))
         found = None
         try:
             if (key := self._calls.key(call, prompt, llm_string)) is not None:
@@ -137,11 +138,11 @@ class LayeredCache(BaseCache):
                     call.cache.expect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             self.failed("lookup", error)
-        return _checked(call, found)
+        return _checked(call, prompt, llm_string, found)
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """See lookup."""
-        call = self._calls.begin()
+        call = self._calls.begin(take_run(plain=not holds_messages(prompt)))
         found = None
         try:
             if (key := self._calls.key(call, prompt, llm_string)) is not None:
@@ -153,7 +154,7 @@ class LayeredCache(BaseCache):
                     await call.cache.aexpect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             self.failed("lookup", error)
-        return _checked(call, found)
+        return _checked(call, prompt, llm_string, found)
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """Keep *return_val* for *prompt* under *llm_string*, as far as the policy and the caller admit it.
@@ -161,7 +162,7 @@ class LayeredCache(BaseCache):
         Raises:
             ConfigurationError, TenantRequiredError: As for lookup, which says so first.
         """
-        call = self._calls.begin()
+        call = self._calls.begin(_asker(prompt, llm_string))
         if not call.options.stores:
             return
         try:
@@ -177,7 +178,7 @@ class LayeredCache(BaseCache):
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """See update."""
-        call = self._calls.begin()
+        call = self._calls.begin(_asker(prompt, llm_string))
         if not call.options.stores:
             return
         try:
@@ -236,7 +237,7 @@ class LayeredCache(BaseCache):
 
     def key(self, prompt: str, llm_string: str) -> str | None:
         """Return the key of *prompt* under *llm_string*, for `invalidate(key=...)`; None if it has none."""
-        return self._calls.key(self._calls.begin(), prompt, llm_string)
+        return self._calls.key(self._calls.begin(None), prompt, llm_string)
 
     def __deepcopy__(self, memo: object) -> LayeredCache:
         return self  # it is a handle: who copies a model goes on with the same cache
@@ -339,7 +340,14 @@ def _led(call: Call) -> Led | None:
     return run.led
 
 
-def _checked(call: Call, found: list[Generation] | None) -> list[Generation] | None:
+def _asker(prompt: str, llm_string: str) -> Run | None:
+    """Return the call whose answer is handed over: of a chat model, the one that looked these very texts up."""
+    return asked_by(prompt, llm_string) if holds_messages(prompt) else take_run(plain=True)
+
+
+def _checked(call: Call, prompt: str, llm_string: str, found: list[Generation] | None) -> list[Generation] | None:
     if found is None:
         check_only_cached(call.options)
+        if call.run is not None:
+            note_asked(prompt, llm_string, call.run)
     return found

@@ -136,7 +136,7 @@ def _import(cache: LayeredCache, stored: Iterator[_Stored], *, dry_run: bool, on
         msg = f"an import goes into a LayeredCache, not into a {type(cache).__name__}"
         raise ConfigurationError(msg)
     calls = cache._calls  # noqa: SLF001 - what knows how a lookup makes keys
-    call = calls.begin()._replace(run=None)  # the calls whose answers these are have ended
+    call = calls.begin(None)  # the calls whose answers these are have ended
     engine, imported, skipped = call.cache, 0, Counter[str]()
     born = engine.ticket()
     if born.epoch <= 0:

@@ -130,7 +130,7 @@ class LayeredCacheMiddleware(_Middleware):
             reason = f"a {type(model).__qualname__} is no chat model whose parameters can be known"
         except Exception as error:  # noqa: BLE001 - a class may refuse to have others below it, in any way
             reason = f"nothing can stand in for a {type(model).__qualname__}: {type(error).__name__}"
-        self._calls.refuse(self._calls.begin(), reason)
+        self._calls.refuse(self._calls.begin(None), reason)
         return request
 
 

@@ -373,7 +373,10 @@ def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ConfigurationError: One is not a text, or *tags* is itself a text.
     """
-    labels = () if isinstance(tags, str) else tuple(tags)
+    try:
+        labels = () if isinstance(tags, str) else tuple(tags)
+    except TypeError:
+        labels = (None,)  # it is told below
     if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in labels):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"tags must be texts that are not empty, in a list or tuple, not {tags!r}"
         raise ConfigurationError(msg)

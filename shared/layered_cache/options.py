@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import hmac
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,7 +39,7 @@ class CallOptions:
             the model; `"read_only"` stores nothing.
         sample: Which of several answers to one request is meant: 0, 1, 2 ... Each has its own entry.
         single_flight: Whether it may wait for an equal call that is under way, and others for it.
-        account: On whose behalf it is made; a part of the key. Kept as a fingerprint.
+        account: On whose behalf it is made; a part of the key. Kept as a fingerprint. Not in metadata, which is shown to tracers.
 
     Raises:
         ConfigurationError: A value is not allowed; the message names the option.
@@ -130,6 +130,9 @@ def cache_options(
 ) -> Generator[CallOptions]:
     """Have every call inside the block go by these options: see `CallOptions`. What is None is as outside.
 
+    Not around a `yield`: a generator runs in the context of whoever asks it for the next item, so that the block may be left before it is
+    over (a web framework asks in other threads), or go on for its caller. Enter it where the whole is consumed.
+
     Raises:
         ConfigurationError: A value is not allowed.
     """
@@ -146,7 +149,8 @@ def cache_options(
     try:
         yield _current.get()
     finally:
-        _current.reset(token)
+        with suppress(ValueError):  # a generator that was begun in one context and is closed in another: that one never had them
+            _current.reset(token)
 
 
 def fingerprint(account: str) -> str:

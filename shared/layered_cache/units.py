@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from layered_cache.errors import ConfigurationError
 
+_LONGEST = 1e300  # longer is for ever; an integer may be too large for a float
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
@@ -24,7 +25,7 @@ def seconds(value: float | timedelta, option: str = "duration") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
         msg = f"{option} must be a number of seconds >= 0 or a timedelta, not {value!r}"
         raise ConfigurationError(msg)
-    return float(value)
+    return float(value) if value < _LONGEST else float("inf")
 
 
 def parse_duration(text: str, option: str = "duration") -> float:

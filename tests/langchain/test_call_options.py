@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.globals import set_llm_cache
-from langchain_core.language_models import FakeListLLM
+from langchain_core.language_models import FakeListChatModel, FakeListLLM
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
-from layered_cache import CacheMiss, CallOptions, ConfigurationError, Event, Policy, TenantRequiredError, cache_options, current_options
+from layered_cache import (
+    CacheMiss,
+    CallOptions,
+    ConfigurationError,
+    Event,
+    Policy,
+    Request,
+    TenantRequiredError,
+    cache_options,
+    current_options,
+)
 from layered_cache.testing import OpenAIServer
 
 from langchain_layered_cache import LayeredCache
@@ -215,13 +227,14 @@ async def test_each_sample_has_its_own_answer(way: Way, said: Said, cache: Layer
     assert await ask(way, model) == answers[0]  # none given: the first
 
 
-async def test_accounts_are_told_apart(way: Way, said: Said, cache: LayeredCache, model: ChatOpenAI) -> None:
+@pytest.mark.parametrize("way", [invoke, abatch, achain, agent, agraph])
+async def test_accounts_are_told_apart(way: Way, cache: LayeredCache, model: ChatOpenAI) -> None:
     """By a fingerprint: nothing that is stored or shown holds the account."""
     secret = "sk-very-secret"
-    mine = await ask(way, model, said(account=secret))
+    mine = await ask(way, model, ({}, cache_options(account=secret)))
 
-    assert await ask(way, model, said(account="another")) != mine
-    assert await ask(way, model, said(account=secret)) == mine
+    assert await ask(way, model, ({}, cache_options(account="another"))) != mine
+    assert await ask(way, model, ({}, cache_options(account=secret))) == mine
     held = [entry async for entry in cache.engine.aentries()]
     assert held
     assert secret not in repr(held)
@@ -251,7 +264,9 @@ async def test_what_may_not_be_said_is_told_before_anybody_is_asked(
         ({"sample": -1}, "sample must be a whole number"),
         ({"sample": True}, "sample must be a whole number"),
         ({"single_flight": 1}, "single_flight must be True or False"),
-        ({"account": 7}, "account must be a text"),
+        ({"account": "sk-secret"}, "an account may be a secret"),
+        ({"namespace": "tenant", "tags": 5}, "tags must be texts"),
+        ({"namespace": "tenant", "ttl": b"x"}, "ttl must be a number of seconds"),
         ("bypass", "must be a dict of options"),
     ],
 )
@@ -260,6 +275,7 @@ def test_a_wrong_option_is_named(options: Any, error: str, cache: LayeredCache, 
         model.invoke("hello", {"metadata": {"llm_cache": options}})
     assert server.calls == 0
     assert "hello" not in str(caught.value)
+    assert "sk-secret" not in str(caught.value)
 
 
 def test_blocks_nest() -> None:
@@ -403,3 +419,136 @@ def test_a_hit_says_where_it_comes_from(model: ChatOpenAI, tmp_path: Any) -> Non
         else:
             assert asked.response_metadata["layered_cache"]["tier"] == "sqlite"
             assert following.response_metadata["layered_cache"]["tier"] == "sqlite"
+
+
+# --- calls beside and inside of each other
+
+
+class Inner(FakeListChatModel):
+    """A model of one's own, that may be slow."""
+
+    delay: float = 0.0
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(self.delay)
+        return await super()._agenerate(*args, **kwargs)
+
+
+class Outer(FakeListChatModel):
+    """A model that asks another one: a gateway, or a guard."""
+
+    inner: Any = None
+    config: Any = None
+    patience: float = 10.0
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            async with asyncio.timeout(self.patience):
+                await self.inner.ainvoke("help", self.config)
+        except TimeoutError:
+            pass
+        return await super()._agenerate(*args, **kwargs)
+
+
+@pytest.mark.parametrize("patience", [10.0, 0.02], ids=["it answers", "it is given up"])
+async def test_a_model_inside_a_model_leaves_the_outer_ones_options_alone(patience: float, cache: LayeredCache) -> None:
+    """What the outer one answers is stored for its tenant, though another call came in between."""
+    inner = Inner(responses=["inner"], delay=0.0 if patience > 1 else 5.0)
+    outer = Outer(responses=[f"answer {n}" for n in range(9)], inner=inner, patience=patience)
+    outer.config = {"metadata": {"llm_cache": {"namespace": "another"}}}
+
+    async def ask_for(**options: Any) -> str:
+        return str((await outer.ainvoke("hello", {"metadata": {"llm_cache": options}})).content)
+
+    mine = await ask_for(namespace="tenant-1", tags=["mine"])
+    assert await ask_for(namespace="tenant-1") == mine
+    assert len({mine, await ask_for(), await ask_for(namespace="another"), await ask_for(sample=1)}) == 4
+    assert cache.invalidate(tag="mine", namespace="tenant-1").seq
+    assert await ask_for(namespace="tenant-1") != mine
+
+
+@pytest.mark.parametrize("left", ["cancelled", "failed", "streaming", "ended"])
+async def test_a_call_that_is_over_says_nothing_of_the_next(left: str, cache: LayeredCache) -> None:
+    """Whether LangChain has told of its end or not: a plain model, and a lookup by hand, go by what stands around them."""
+    plain = FakeListLLM(responses=["one", "two", "three"])
+    chat = Inner(responses=["chat"], delay=5.0 if left == "cancelled" else 0.0)
+    config: Any = {"metadata": {"llm_cache": {"namespace": "tenant-1"}}}
+
+    async def ask_plain() -> str:
+        with cache_options(namespace="tenant-2"):
+            return await plain.ainvoke("hello")
+
+    if left == "streaming":
+        async for _ in chat.astream("q", config):
+            answer = await ask_plain()
+    else:
+        if left == "failed":
+            chat = Inner(responses=[])
+        with suppress(TimeoutError, IndexError, ZeroDivisionError):
+            async with asyncio.timeout(0.02 if left == "cancelled" else 10):
+                await chat.ainvoke("q", config)
+        answer = await ask_plain()
+
+    assert await ask_plain() == answer
+    with cache_options(namespace="tenant-1"):
+        assert await plain.ainvoke("hello") != answer
+    assert cache.lookup("by hand", "m") is None
+
+
+def test_an_option_of_an_unknown_kind_stops_the_call(cache: LayeredCache, model: ChatOpenAI, server: OpenAIServer) -> None:
+    """Without it the others would be lost too, and with them the tenant."""
+
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise ZeroDivisionError
+
+        __hash__ = object.__hash__
+
+    for options in ({"namespace": "a", "mode": Odd()}, {"namespace": "a", "ttl": 10**400}, {"namespace": "a", "tags": {1: Odd()}}):
+        before = server.calls
+        with suppress(ConfigurationError):
+            model.invoke(f"hello {before}", {"metadata": {"llm_cache": options}})
+        assert cache.engine.get_many([]) == {}
+        assert all(entry.namespace == "default/a" for entry in cache.engine.entries())
+
+
+def test_a_generator_that_is_closed_elsewhere_gets_no_error() -> None:
+    def numbers() -> Iterator[int]:
+        with cache_options(namespace="mine"):
+            yield 1
+            yield 2
+
+    generator = numbers()
+    contextvars.copy_context().run(next, generator)
+    list(generator)
+    assert current_options() == CallOptions()
+
+
+async def test_in_a_task_that_leads_often_nothing_is_left_behind(cache: LayeredCache) -> None:
+    """No callback for each call."""
+    task = asyncio.current_task()
+    model = FakeListChatModel(responses=["one"])
+    for number in range(50):
+        key = cache.engine.key(Request(f"question {number}"))
+        leads: list[Any] = []
+        assert await cache.engine.afetch(key, led=leads.append) is None
+        await cache.engine.aset(Request(f"question {number}"), b"answer")
+    assert task is not None
+    assert len(task._callbacks or []) < 5  # type: ignore[attr-defined]
+    assert model.responses
+
+
+async def test_pools_of_the_loop_are_not_filled_by_those_who_wait(cache: LayeredCache) -> None:
+    """A leader that needs a thread later than they have come."""
+
+    class Late(FakeListChatModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+            await asyncio.sleep(0.2)
+            return await super()._agenerate(*args, **kwargs)  # in a thread of the loop's pool
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(4))
+    model = Late(responses=["one"])
+    leader = asyncio.create_task(model.ainvoke("hello"))
+    await asyncio.sleep(0.05)
+    answers = await asyncio.gather(leader, *(asyncio.to_thread(model.invoke, "hello") for _ in range(12)))
+    assert len(answers) == 13

@@ -58,7 +58,7 @@ def the_flight_lands_before_memory_has_it(patch: pytest.MonkeyPatch) -> None:
 
 def hosts_are_not_heard_of(patch: pytest.MonkeyPatch) -> None:
     """A host that leads and is cancelled is waited for."""
-    patch.setattr(Stepwise, "when_ended", lambda self, callback: None)
+    patch.setattr(Stepwise, "when_ended", lambda self, callback: lambda: None)
 
 
 def stores_take_no_ticket(patch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from layered_cache._engine.callers import this_task, works_for
+from layered_cache._engine.callers import running_loop, this_task, works_for
 from layered_cache._engine.effects import LOOK_EVERY, broken
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import TierError, TierTimeoutError
@@ -44,10 +45,25 @@ class Asyncio:
         """Return what tells whether a thread is one of those to which tasks of the running loop hand what blocks."""
         return partial(works_for, asyncio.get_running_loop())
 
-    def when_ended(self, callback: Callable[[], None]) -> None:
+    def when_ended(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See Effects."""
-        if (task := asyncio.current_task()) is not None:
-            task.add_done_callback(lambda _: callback())
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def ended(_: object) -> None:
+            callback()
+
+        def forget() -> None:
+            if task is None:
+                return
+            if running_loop() is loop:
+                task.remove_done_callback(ended)
+            else:
+                with suppress(RuntimeError):  # the loop is closed, and the task with it
+                    loop.call_soon_threadsafe(task.remove_done_callback, ended)
+
+        if task is not None:
+            task.add_done_callback(ended)
+        return forget
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """See Effects."""

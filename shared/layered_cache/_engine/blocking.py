@@ -25,6 +25,10 @@ def _never() -> bool:
     return False
 
 
+def _nothing() -> None:
+    pass
+
+
 def _called(tier: object, operation: str, function: Callable[..., T], *args: object) -> T:
     try:
         return function(*args)
@@ -62,8 +66,9 @@ class Blocking:
         """Return what says no: this thread goes on by itself."""
         return _never
 
-    def when_ended(self, callback: Callable[[], None]) -> None:
+    def when_ended(self, callback: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002 - nobody tells
         """See Effects."""
+        return _nothing
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
         """See Effects."""

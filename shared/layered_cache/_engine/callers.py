@@ -23,14 +23,16 @@ def this_task() -> object:
 
 def works_for(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether this thread is one of those to which the tasks of *loop* hand what blocks: a task may be waiting for one to be free."""
+    me = threading.current_thread()
+    if me.name.startswith("AnyIO"):  # of web frameworks; coroutines may need one of these too
+        return True
     nowhere = object()
     executor = getattr(loop, "_default_executor", nowhere)
     if executor is None:
         return False
-    threads = getattr(executor, "_threads", None)
-    me = threading.current_thread()
-    # a loop that does not show its executor: then every thread of a pool may be one of its
-    return me in threads if threads is not None else me.name.startswith(("asyncio_", "ThreadPoolExecutor-"))
+    # by its name: a thread runs before its pool has noted it; of a loop that does not show its pool every thread of one may be its
+    prefix: str | None = getattr(executor, "_thread_name_prefix", None)
+    return me.name.startswith(("asyncio_", "ThreadPoolExecutor-") if prefix is None else f"{prefix}_")
 
 
 def caller() -> object:

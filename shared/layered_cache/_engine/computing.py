@@ -43,11 +43,12 @@ class Computing:
         A stale entry is returned at once and refreshed once in the background. Errors of *compute* reach everyone who waits and
         pass unchanged. What the policy does not keep is returned all the same.
         """
+        patience = self._engine.clock.monotonic() + self._max_wait
         while self._engine.policy.single_flight:
             flight, leading = self._flights.board(ask.key, fx.owner(), fx.stranded(), fx.needs_me())
             if leading:
                 return await self._lead(fx, ask, compute, flight)
-            followed = await self._follow(fx, flight, self._max_wait)
+            followed = await self._follow(fx, flight, max(0.0, patience - self._engine.clock.monotonic()))
             if followed == "alone":
                 break
             if followed != "again":
@@ -73,7 +74,9 @@ class Computing:
             return "alone"
         # it may come of a flight that began before an invalidation which this caller knows of, or could not learn of
         view, trust = await self._engine.watch.current(fx)
-        if entry is None or trust is Trust.NOTHING or view.void(entry):
+        if trust is Trust.NOTHING:
+            return "alone"  # nor would he know it of the next one
+        if entry is None or view.void(entry):
             return "again"
         self._engine.note_hit(Hit(entry, "flight"), verified=trust is Trust.ALL)
         return entry
@@ -118,7 +121,8 @@ class Computing:
             self._flights.land(flight, hit.entry)
             return hit
         self._flights.hold(flight)
-        fx.when_ended(lambda: self._flights.land(flight))
+        forget = fx.when_ended(lambda: self._flights.land(flight))
+        flight.future.add_done_callback(lambda _: forget())
         led(lambda: self._flights.land(flight))
         return None
 

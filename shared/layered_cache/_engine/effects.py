@@ -41,8 +41,11 @@ class Effects(Protocol):
         """Return what will tell, in another thread, whether that thread is one which this caller may need in order to go on."""
         ...
 
-    def when_ended(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called when the calling task has ended, however it does. A thread tells nobody."""
+    def when_ended(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have *callback* called when the calling task has ended, however it does. A thread tells nobody.
+
+        Return what has it forgotten, from any thread: a task may live long, and lead often.
+        """
         ...
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:

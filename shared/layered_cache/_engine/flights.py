@@ -22,6 +22,8 @@ from layered_cache import _forks
 
 T = TypeVar("T")
 
+_SWEEP = 256  # flights; with fewer there is nothing to sweep
+
 
 class Flight(Generic[T]):
     """One computation under way. `future` holds its outcome; None: it has none, start again.
@@ -69,12 +71,15 @@ class Flights(Generic[T]):
         """Begin with none: who led them is not in this process."""
         self._lock = threading.Lock()
         self._aloft: dict[str, Flight[T]] = {}
+        self._sweep_at = _SWEEP
 
     def board(
         self, key: str, owner: object, stranded: Callable[[], bool], needs_me: Callable[[], bool] = lambda: False
     ) -> tuple[Flight[T], bool]:
         """Return the flight of *key*, and whether the caller leads it; a leader must land it."""
         mine: Flight[T] = Flight(key, owner, stranded, needs_me)
+        if len(self._aloft) >= self._sweep_at:
+            self._sweep()
         with self._lock:
             flight = self._aloft.setdefault(key, mine)
         if flight is mine:
@@ -83,6 +88,13 @@ class Flights(Generic[T]):
             self.land(flight)
             return self.board(key, owner, stranded, needs_me)
         return flight, False
+
+    def _sweep(self) -> None:
+        """Land what is lost: of a key that nobody asks for again, nobody else would."""
+        for flight in list(self._aloft.values()):
+            if flight.is_lost():
+                self.land(flight)
+        self._sweep_at = max(_SWEEP, 2 * len(self._aloft))
 
     def aloft(self, key: str) -> Flight[T] | None:
         """Return the flight of *key*, if there is one."""

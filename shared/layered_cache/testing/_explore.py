@@ -98,13 +98,15 @@ class Stepwise:
         """Return what says no."""
         return lambda: False
 
-    def when_ended(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called when who takes a step now has taken his last."""
-        self._told_at_the_end.setdefault(self.current, []).append(callback)
+    def when_ended(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have *callback* called when who takes a step now has taken his last, unless it is forgotten before."""
+        told = self._told_at_the_end.setdefault(self.current, [])
+        told.append(callback)
+        return lambda: told.remove(callback) if callback in told else None
 
     def ended(self, number: int) -> None:
         """Tell those who want to know that a caller has taken his last step."""
-        for callback in self._told_at_the_end.pop(number, []):
+        for callback in list(self._told_at_the_end.pop(number, [])):
             callback()
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
