@@ -5,6 +5,7 @@
 The laws of this edge:
 
 - A key says which model, query or document, and the text, exactly as they are (`_identity`); no two models share vectors.
+- What the caller says by `with cache_options(...)` holds for vectors as it does for answers: a tenant's are found by this tenant only.
 - The rest is `layered_cache.vector_cache`'s: exact, one read and one write of a batch, each missing text once; errors pass.
 """
 
@@ -15,8 +16,19 @@ from datetime import timedelta
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
-from layered_cache import ConfigurationError, Event, Request, TieredCache, UncacheableRequestError
+from layered_cache import (
+    CallOptions,
+    ConfigurationError,
+    Event,
+    Request,
+    TenantRequiredError,
+    TieredCache,
+    UncacheableRequestError,
+    current_options,
+)
 from layered_cache.adapting import engine_of, seconds_of
+from layered_cache.asking import check_only_cached
+from layered_cache.options import NO_OPTIONS, fingerprint
 from layered_cache.vector_cache import VectorCache
 
 from langchain_layered_cache._identity import Identity
@@ -24,6 +36,7 @@ from langchain_layered_cache._requests import FRAMEWORK
 from langchain_layered_cache.cache import LayeredCache
 
 _TRANSPORT_OF_CALLS = frozenset({"chunk_size", "batch_size"})
+_NO_TENANT = "this cache serves tenants, and the call of the embeddings names none: with cache_options(namespace=...)"
 
 
 def cached_embeddings(
@@ -43,6 +56,9 @@ class CachedEmbeddings(Embeddings):
 
     Concurrent callers of one query wait for one call of the model; batches do not wait for each other.
 
+    Options of a call are those around it, `with cache_options(...)`: `mode`, `namespace` (a tenant, below whom its vectors live),
+    `ttl`, `tags`, `account` and `single_flight`. A `sample` says nothing: there is one vector of a text.
+
     Args:
         embeddings: The model.
         cache: The tiers; a `LayeredCache` shares its own.
@@ -53,6 +69,9 @@ class CachedEmbeddings(Embeddings):
 
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong, or nothing says which model it is.
+        TenantRequiredError: By a call that names no tenant, where the policy requires one.
+        CacheMiss: By a call with `mode="only_cached"`, if a vector is missing.
+        TierError: By a call, if a tier fails and the policy of *cache* says `fail_open=False`.
     """
 
     def __init__(
@@ -69,8 +88,10 @@ class CachedEmbeddings(Embeddings):
             raise ConfigurationError(msg)
         self._embeddings = embeddings
         self._identity = Identity(embeddings, model)
-        self._cache = engine_of(cache).namespace(namespace)
-        self._vectors = VectorCache(self._cache, keep_for=seconds_of(ttl))
+        self._engine, self._place = engine_of(cache), namespace
+        self._cache = self._engine.namespace(namespace)
+        self._keep_for = seconds_of(ttl)
+        self._vectors = VectorCache(self._cache, keep_for=self._keep_for)
 
     @property
     def engine(self) -> TieredCache:
@@ -81,31 +102,33 @@ class CachedEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str], **options: Any) -> list[list[float]]:  # noqa: ANN401 - the model's
         """Return the vectors of *texts*; *options* go to the model, and into the key."""
-        requests = self._requests("document", texts := list(texts), options)
+        vectors, requests = self._asked("document", texts := list(texts), options)
         if requests is None:
             return self._embeddings.embed_documents(texts, **options)
-        return self._vectors.many(requests, texts, lambda missing: self._embeddings.embed_documents(missing, **options))
+        return vectors.many(requests, texts, lambda missing: self._embeddings.embed_documents(missing, **options))
 
     async def aembed_documents(self, texts: list[str], **options: Any) -> list[list[float]]:  # noqa: ANN401 - the model's
         """See embed_documents."""
-        requests = self._requests("document", texts := list(texts), options)
+        vectors, requests = self._asked("document", texts := list(texts), options)
         if requests is None:
             return await self._embeddings.aembed_documents(texts, **options)
-        return await self._vectors.amany(requests, texts, lambda missing: self._embeddings.aembed_documents(missing, **options))
+        return await vectors.amany(requests, texts, lambda missing: self._embeddings.aembed_documents(missing, **options))
 
     # --- one query
 
     def embed_query(self, text: str, **options: Any) -> list[float]:  # noqa: ANN401 - the model's
         """Return the vector of *text*; *options* go to the model, and into the key."""
-        if (requests := self._requests("query", [text], options)) is None:
+        vectors, requests = self._asked("query", [text], options)
+        if requests is None:
             return self._embeddings.embed_query(text, **options)
-        return self._vectors.one(requests[0], lambda: self._embeddings.embed_query(text, **options))
+        return vectors.one(requests[0], lambda: self._embeddings.embed_query(text, **options))
 
     async def aembed_query(self, text: str, **options: Any) -> list[float]:  # noqa: ANN401 - the model's
         """See embed_query."""
-        if (requests := self._requests("query", [text], options)) is None:
+        vectors, requests = self._asked("query", [text], options)
+        if requests is None:
             return await self._embeddings.aembed_query(text, **options)
-        return await self._vectors.aone(requests[0], lambda: self._embeddings.aembed_query(text, **options))
+        return await vectors.aone(requests[0], lambda: self._embeddings.aembed_query(text, **options))
 
     # --- what else the model has
 
@@ -119,12 +142,35 @@ class CachedEmbeddings(Embeddings):
 
     # --- keys and values
 
-    def _requests(self, kind: str, texts: Sequence[str], options: Mapping[str, object]) -> list[Request] | None:
-        """Return a request for each of *texts*; None if no exact key can be made of what decides their vectors."""
+    def _asked(self, kind: str, texts: Sequence[str], call: Mapping[str, object]) -> tuple[VectorCache, list[Request] | None]:
+        """Return where the vectors of *texts* live, and a request for each; None: the model is to be asked without the cache.
+
+        Raises:
+            TenantRequiredError, CacheMiss: See above.
+        """
+        options = current_options()
+        vectors = self._vectors_of(options)
+        if options.mode == "bypass":
+            return vectors, None
         try:
-            call = {name: value for name, value in options.items() if name not in _TRANSPORT_OF_CALLS}
-            params = {"kind": kind, **self._identity.params, **({"call": call} if call else {})}
-            return [Request(text, model=self._identity.name, params=params, framework=FRAMEWORK) for text in texts]
+            params = {"kind": kind, **self._identity.params}
+            if call := {name: value for name, value in call.items() if name not in _TRANSPORT_OF_CALLS}:
+                params["call"] = call
+            if options.account is not None:
+                params["account"] = fingerprint(options.account)
+            return vectors, [Request(text, model=self._identity.name, params=params, framework=FRAMEWORK) for text in texts]
         except UncacheableRequestError as error:
-            self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=str(error)))
-            return None
+            vectors.cache.report(Event(kind="uncacheable", namespace=vectors.cache.name, reason=str(error)))
+            check_only_cached(options)
+            return vectors, None
+
+    def _vectors_of(self, options: CallOptions) -> VectorCache:
+        if options is NO_OPTIONS and not self._cache.policy.tenant_required:
+            return self._vectors
+        if options.namespace is not None:
+            cache = self._engine.namespace(options.namespace).namespace(self._place)
+        elif self._cache.policy.tenant_required:
+            raise TenantRequiredError(_NO_TENANT)
+        else:
+            cache = self._cache
+        return VectorCache(cache, keep_for=self._keep_for, options=options)

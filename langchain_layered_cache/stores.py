@@ -5,6 +5,8 @@
 
 The laws of this edge:
 
+- Options of calls (`cache_options`) are for answers: a store takes no notice of them, nor does `Policy.tenant_required` of it. Who has
+  tenants gives each a store of its own namespace.
 - It is a cache: what it holds may be gone, at the end of its time or before, so it must not be the only copy.
 - A tier that fails counts as empty: `mget` finds nothing there, `mset` goes on in the others. Nothing is raised, but for removals.
 - What is set replaces what was there: a value that the policy does not keep (it is too large, say) leaves nothing behind.
@@ -31,6 +33,9 @@ _LENGTH = struct.Struct("<I")  # of the key, which stands before the value
 
 class LayeredByteStore(BaseStore[str, bytes]):
     """A LangChain store of bytes in tiers, fastest first. Every method may be called from any thread, the coroutines from any loop.
+
+    Options of calls (`with cache_options(...)`: a tenant, a mode) are for answers, and not for it. A tenant's store is one of its own
+    `namespace`, or `LayeredByteStore(cache.engine.namespace("tenant-7"))`.
 
     Args:
         cache: The tiers; a `LayeredCache` shares its own.

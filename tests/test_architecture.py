@@ -53,7 +53,7 @@ ALLOWED = {
     # for adapters
     "adapting": PURE | {"cache"},
     "values": PURE,
-    "vector_cache": PURE | {"adapting", "cache"},
+    "vector_cache": PURE | {"adapting", "asking", "cache"},
     "asking": PURE | {"cache"},
     "streaming": PURE | {"asking", "cache", "streams"},
     "streams": PURE,

@@ -43,7 +43,8 @@ class Policy:
         cacheable: Replaces the default rule of admission: `(request, answer) -> bool`.
         max_entry_bytes: Larger answers are not kept.
         store_requests: `"full"` keeps redacted requests and answers readable in tiers that can be queried; `"hash"` does not.
-        fail_open: Whether a failing tier counts as an empty one. If not, reads and writes raise its `TierError`.
+        fail_open: Whether a failing tier counts as an empty one. If not, reads and writes raise its `TierError`: those of
+            the engine, of embeddings and stores. LangChain's and LlamaIndex's models go on without the cache all the same.
         max_staleness: How long an invalidation of another process may go unnoticed.
         strict_invalidation: Whether nothing is served while the invalidation log cannot be read.
         max_unverified: How long, otherwise, the last known log is good enough.

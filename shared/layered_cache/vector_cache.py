@@ -7,6 +7,7 @@ The laws:
 - Concurrent callers of one text (`one`) wait for one call of the model; batches do not wait for each other.
 - What the model raises passes unchanged. An answer that is no list of as many vectors as there were texts is nobody's to share out:
   nothing of it is kept, and the caller gets what the model says to all that was asked.
+- What the caller's options say holds: what is not looked for is asked of the model, what is not to be stored is not.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any, cast
 
 from layered_cache import vectors
 from layered_cache.adapting import batches
+from layered_cache.asking import check_only_cached
 from layered_cache.cache import TieredCache
 from layered_cache.entry import Answer, Entry, Request
 from layered_cache.errors import EncodeError
 from layered_cache.events import Event
+from layered_cache.options import NO_OPTIONS, CallOptions
 
 
 class VectorCache:
@@ -30,42 +33,54 @@ class VectorCache:
         cache: Where they live.
         keep_for: How long, in seconds; as long as the policy says, unless given.
         tags: Their labels.
+        options: What the caller says: mode, ttl, tags and `single_flight`; the rest is for whoever makes requests, and chooses *cache*.
     """
 
-    def __init__(self, cache: TieredCache, *, keep_for: float | None = None, tags: Iterable[str] = ()) -> None:
+    def __init__(
+        self, cache: TieredCache, *, keep_for: float | None = None, tags: Iterable[str] = (), options: CallOptions = NO_OPTIONS
+    ) -> None:
         self.cache = cache
-        self._keep_for = keep_for
-        self._tags = tuple(tags)
+        self._keep_for = keep_for if options.keep_for is None else options.keep_for
+        self._tags = (*tags, *options.labels)
+        self._options = options
 
     # --- batches
 
     def many(self, requests: Sequence[Request], texts: list[str], ask: Callable[[list[str]], Any]) -> Any:  # noqa: ANN401 - the model's
-        """Return the vectors of *texts*, of which *requests* has one each; *ask* is the model."""
+        """Return the vectors of *texts*, of which *requests* has one each; *ask* is the model.
+
+        Raises:
+            CacheMiss: Some are missing, and the caller wants nothing that is.
+        """
         found: dict[Request, list[float]] = {}
-        for batch in batches(requests):
-            found |= self._decoded(self.cache.get_many(batch))
+        born = None if self._options.looks else self.cache.ticket()
+        for batch in batches(requests if self._options.looks else ()):
+            found |= self._decoded(self.cache.get_many(batch, leave=self._options.stores))
         if missing := _missing(texts, requests, found):
+            check_only_cached(self._options)
             started = time.monotonic()
             said = ask(list(missing.values()))
             if (answers := self._answers(missing, said, started)) is None:
                 return said if list(missing.values()) == texts else ask(texts)
-            for batch in batches(answers):
-                self.cache.set_many({request: answers[request] for request in batch})
+            for batch in batches(answers if self._options.stores else ()):
+                self.cache.set_many({request: answers[request] for request in batch}, born=born)
             found |= {request: vectors.decode(answer.value) for request, answer in answers.items()}
         return _each(requests, found)
 
     async def amany(self, requests: Sequence[Request], texts: list[str], ask: Callable[[list[str]], Awaitable[Any]]) -> Any:  # noqa: ANN401
         """See many."""
         found: dict[Request, list[float]] = {}
-        for batch in batches(requests):
-            found |= self._decoded(await self.cache.aget_many(batch))
+        born = None if self._options.looks else await self.cache.aticket()
+        for batch in batches(requests if self._options.looks else ()):
+            found |= self._decoded(await self.cache.aget_many(batch, leave=self._options.stores))
         if missing := _missing(texts, requests, found):
+            check_only_cached(self._options)
             started = time.monotonic()
             said = await ask(list(missing.values()))
             if (answers := self._answers(missing, said, started)) is None:
                 return said if list(missing.values()) == texts else await ask(texts)
-            for batch in batches(answers):
-                await self.cache.aset_many({request: answers[request] for request in batch})
+            for batch in batches(answers if self._options.stores else ()):
+                await self.cache.aset_many({request: answers[request] for request in batch}, born=born)
             found |= {request: vectors.decode(answer.value) for request, answer in answers.items()}
         return _each(requests, found)
 
@@ -73,6 +88,8 @@ class VectorCache:
 
     def one(self, request: Request, ask: Callable[[], Any]) -> Any:  # noqa: ANN401 - the model's
         """Return the vector that *request* asks for; *ask* is the model. A stale one is refreshed in the background."""
+        if not self._shares:
+            return self.many([request], [""], lambda _: [ask()])[0]
         said: list[Any] = []
 
         def compute() -> Answer:
@@ -90,6 +107,12 @@ class VectorCache:
 
     async def aone(self, request: Request, ask: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - the model's
         """See one."""
+        if not self._shares:
+
+            async def alone(_: list[str]) -> list[Any]:
+                return [await ask()]
+
+            return (await self.amany([request], [""], alone))[0]
         said: list[Any] = []
 
         async def compute() -> Answer:
@@ -104,6 +127,10 @@ class VectorCache:
             vector = await ask()
             await self.cache.aset_many(self._answers({request: ""}, [vector], None) or {})
         return vector
+
+    @property
+    def _shares(self) -> bool:
+        return self._options.mode == "default" and self._options.single_flight is not False
 
     # --- values
 

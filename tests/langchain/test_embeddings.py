@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
-from layered_cache import ConfigurationError, EncodeError, Event, Policy, TieredCache, vectors
+from layered_cache import (
+    CacheMiss,
+    ConfigurationError,
+    EncodeError,
+    Event,
+    Policy,
+    TenantRequiredError,
+    TieredCache,
+    cache_options,
+    vectors,
+)
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier, OpenAIServer
 from pydantic import BaseModel, Field, SecretStr
 from worlds import Threads, World, kinds, settled
@@ -343,13 +353,13 @@ def test_azure(cache: TieredCache) -> None:
     """Deployments count, token providers do not."""
     given: dict[str, Any] = {"azure_endpoint": "https://x.openai.azure.com", "api_version": "2024-10-21", "api_key": "none"}
     keys = {
-        name: cached_embeddings(AzureOpenAIEmbeddings(azure_deployment=name, **given), cache)._requests("query", ["a"], {})
+        name: cached_embeddings(AzureOpenAIEmbeddings(azure_deployment=name, **given), cache)._asked("query", ["a"], {})[1]
         for name in ("one", "two")
     }
     provider = AzureOpenAIEmbeddings(azure_deployment="one", azure_ad_token_provider=lambda: "token", **given)
 
     assert keys["one"] != keys["two"]
-    assert cached_embeddings(provider, cache)._requests("query", ["a"], {}) == keys["one"]
+    assert cached_embeddings(provider, cache)._asked("query", ["a"], {})[1] == keys["one"]
 
 
 def test_no_secret_is_stored(world: World, make: Make, db: str, server: OpenAIServer) -> None:
@@ -577,3 +587,80 @@ def test_arrays_come_as_lists_of_floats() -> None:
         assert set(map(type, back)) == {float}
     with pytest.raises(EncodeError):
         vectors.encode([0.5, 2**60 + 1])
+
+
+# --- what the caller says
+
+
+def test_modes(world: World, cache: TieredCache) -> None:
+    """They hold for vectors as for answers."""
+    embeddings = CachedEmbeddings(model := Model(), cache)
+
+    def asked(mode: Any, text: str) -> int:
+        before = len(model.asked)
+        with cache_options(mode=mode):
+            assert world.call(embeddings, "embed_query", text) == [len(text) + 0.5, 0.25]
+            assert world.call(embeddings, "embed_documents", [text]) == [[len(text) + 0.5, 0.25]]
+        return len(model.asked) - before
+
+    assert [asked("bypass", "a"), asked("bypass", "a")] == [2, 2]
+    assert [asked("read_only", "a"), asked("read_only", "a")] == [2, 2]
+    with cache_options(mode="only_cached"):
+        for method, what in (("embed_query", "a"), ("embed_documents", ["a"])):
+            with pytest.raises(CacheMiss):
+                world.call(embeddings, method, what)
+    assert [asked("refresh", "a"), asked("refresh", "a")] == [2, 2]
+    assert [asked(None, "a"), asked("read_only", "a"), asked("only_cached", "a")] == [0, 0, 0]
+    with cache_options(single_flight=False):
+        assert [asked(None, "b"), asked(None, "b")] == [2, 0]
+
+
+def test_what_is_refreshed_replaces_what_was_there(world: World, cache: TieredCache) -> None:
+    said = [1.0]
+    embeddings = CachedEmbeddings(Model(say=lambda texts: [[said[0]] for _ in texts]), cache)
+    world.call(embeddings, "embed_query", "a")
+    said[0] = 2.0
+    with cache_options(mode="refresh"):
+        assert world.call(embeddings, "embed_query", "a") == [2.0]
+    assert world.call(embeddings, "embed_query", "a") == [2.0]
+
+
+def test_tenants_and_accounts_have_their_own(world: World, cache: TieredCache) -> None:
+    """A tenant's are removed as all are, below the tenant."""
+    embeddings = CachedEmbeddings(model := Model(), cache)
+    for options in ({}, {"namespace": "a"}, {"namespace": "b"}, {"account": "x"}):
+        for _ in range(2):
+            with cache_options(**options):
+                world.call(embeddings, "embed_query", "text")
+                world.call(embeddings, "embed_documents", ["text"])
+    assert len(model.asked) == 8
+    cache.namespace("a").invalidate(namespace="embeddings")
+    for options in ({}, {"namespace": "a"}):
+        with cache_options(**options):
+            world.call(embeddings, "embed_query", "text")
+    assert len(model.asked) == 9
+
+
+def test_a_tenant_may_be_required(world: World) -> None:
+    embeddings = CachedEmbeddings(model := Model(), TieredCache("memory://", policy=Policy(tenant_required=True)))
+    with pytest.raises(TenantRequiredError, match="cache_options"):
+        world.call(embeddings, "embed_query", "text")
+    with pytest.raises(TenantRequiredError, match="cache_options"):
+        world.call(embeddings, "embed_documents", ["text"])
+    assert model.asked == []
+    with cache_options(namespace="a"):
+        world.call(embeddings, "embed_query", "text")
+    assert len(model.asked) == 1
+
+
+def test_ttl_and_tags_of_a_call(world: World, cache: TieredCache) -> None:
+    embeddings = CachedEmbeddings(model := Model(), cache, ttl="1h")
+    with cache_options(ttl=0):
+        world.call(embeddings, "embed_query", "gone")
+    world.call(embeddings, "embed_query", "gone")
+    assert len(model.asked) == 2
+    with cache_options(tags=["draft"]):
+        world.call(embeddings, "embed_documents", ["one", "two"])
+    embeddings.engine.invalidate(tag="draft")
+    world.call(embeddings, "embed_documents", ["one", "two"])
+    assert len(model.asked) == 4
