@@ -127,7 +127,7 @@ def take_run(*, plain: bool = False) -> Run | None:
 
 
 def run_of(run_manager: object) -> Run | None:
-    """Return the call of a chat model that LangChain's *run_manager* is of; without one (streams have none), the one that has begun last."""
+    """Return the call of a chat model that LangChain's *run_manager* is of; without one (streams have none), the last that has begun."""
     if (run_id := getattr(run_manager, "run_id", None)) is None:
         run = current_run()
         return None if run is None or run.plain else run

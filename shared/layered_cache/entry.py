@@ -373,11 +373,9 @@ def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ConfigurationError: One is not a text, or *tags* is itself a text.
     """
-    try:
-        labels = () if isinstance(tags, str) else tuple(tags)
-    except TypeError:
-        labels = (None,)  # it is told below
-    if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in labels):  # pyright: ignore[reportUnnecessaryIsInstance]
+    several = isinstance(tags, Iterable) and not isinstance(tags, str)  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+    labels = tuple(tags) if several else ()
+    if not several or not all(isinstance(tag, str) and tag for tag in labels):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"tags must be texts that are not empty, in a list or tuple, not {tags!r}"
         raise ConfigurationError(msg)
     return tuple(sorted(set(labels)))
