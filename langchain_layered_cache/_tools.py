@@ -1,8 +1,8 @@
 """The results of tools: which tools may be cached, under which key, and what is kept of a result.
 
-A key holds all that decides a result: the tool's name, the arguments that the model gave it, the schema of its arguments, and where its
-code stands. A tool that is given more than that by its host (the agent's state, its store, the run's configuration) is refused. Kept is
-what the tool said and its artifact, if both come back equal; never an error, nor a `Command`.
+A key holds all that decides a result: the tool's name, the arguments that the model gave it, the schema of its arguments, where its
+code stands, and what it holds (`_tool_states`). A tool that is given more than that by its host (the agent's state, its store, the run's
+configuration) is refused. Kept is what the tool said and its artifact, if both come back equal; never an error, nor a `Command`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from layered_cache.values import dumps, loads
 
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._runs import METADATA, Run
+from langchain_layered_cache._tool_states import place_of, state_of
 
 FRAMEWORK = "langchain-tool"
 CODEC = "lc-tool-1"
@@ -162,7 +163,8 @@ def _request(tool: BaseTool, args: Mapping[str, object], call: Call) -> Request:
     account = call.options.account
     params = {
         "schema": schema,
-        "code": _place_of(_code_of(tool)),
+        "code": place_of(_code_of(tool)),
+        "state": state_of(tool),
         "response_format": tool.response_format,
         "account": None if account is None else fingerprint(account),
     }
@@ -174,18 +176,13 @@ def _code_of(tool: BaseTool) -> Callable[..., Any]:
     return getattr(tool, "func", None) or getattr(tool, "coroutine", None) or type(tool)._run  # noqa: SLF001 - what a tool is made by
 
 
-def _place_of(function: Callable[..., Any]) -> str:
-    while isinstance(function, functools.partial):
-        function = cast("Callable[..., Any]", function.func)
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
 def _hidden(tool: BaseTool, seen: Mapping[str, object]) -> set[str]:
     """Return the arguments of *tool* that the model does not give."""
+    code = _code_of(tool)
+    signature = inspect.signature(code, follow_wrapped=not isinstance(code, functools.partial))  # what is bound already is no argument
     takes = [
         name
-        for name, parameter in inspect.signature(_code_of(tool)).parameters.items()
+        for name, parameter in signature.parameters.items()
         if parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD} and name not in _HARMLESS and name != "self"
     ]
     if list(seen) == _SINGLE:

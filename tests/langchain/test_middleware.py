@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import json
 import threading
 import time
@@ -44,8 +45,8 @@ from layered_cache import (
 )
 from layered_cache.testing import FakeClock, OpenAIServer
 from openai import APIError
-from pydantic import BaseModel, Field
-from worlds import World
+from pydantic import BaseModel, Field, PrivateAttr, create_model
+from worlds import Threads, World
 
 from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached, usage_callback
 from langchain_layered_cache._standins import ModelAsker, stand_in
@@ -348,6 +349,7 @@ def test_an_agent_that_is_a_tool_of_another_waits_for_nobody(cache: LayeredCache
     middleware = [LayeredCacheMiddleware(cache, tools=["ask"])]
     inner = create_agent(model_of(server), middleware=middleware)
 
+    @versioned
     @tool
     def ask(question: str) -> str:
         """Ask somebody else."""
@@ -565,6 +567,7 @@ class TestOptions:
 
     @pytest.fixture
     def ask(self, world: World, cache: LayeredCache, steps: OpenAIServer, runs: list[int], how: str) -> Callable[..., tuple[int, int]]:
+        @versioned
         @tool
         def step(number: int) -> str:
             """Go a step."""
@@ -761,6 +764,7 @@ async def test_an_old_result_of_a_tool_is_refreshed_too(ageing: TieredCache, clo
     """Alone: no run is told of it."""
     results = iter(range(10))
 
+    @versioned
     @tool
     def count(city: str) -> str:
         """Count something."""
@@ -778,6 +782,12 @@ async def test_an_old_result_of_a_tool_is_refreshed_too(ageing: TieredCache, clo
 
 
 # --- tools
+
+
+def versioned(made: BaseTool, version: str = "1") -> BaseTool:
+    """Say what *made* holds: the count of its runs, which decides nothing."""
+    made.metadata = {"cache_key": version}
+    return made
 
 
 class Kept:
@@ -799,6 +809,7 @@ def test_a_tool_that_is_named_runs_once(world: World, cache: LayeredCache, serve
     """Its result has the id of each call; one that is not named runs each time."""
     runs: list[str] = []
 
+    @versioned
     @tool(response_format="content_and_artifact")
     def look(city: str) -> tuple[str, Any]:
         """Look."""
@@ -839,6 +850,7 @@ def test_tools_of_any_kind_are_kept(world: World, cache: LayeredCache, server: O
     if world.name == "tasks":
         kinds.append(tool(look))
     for kind in kinds:
+        versioned(kind)
         runs.clear()
         assert [result.content for result in Kept(cache, server, kind).results(world)] == ["seen"] * 2
         assert len(runs) == 1
@@ -866,6 +878,177 @@ def test_tools_of_one_name_that_are_not_one_do_not_meet(world: World, cache: Lay
     assert [Kept(cache, server, kind()).results(world)[1].content for kind in (one, other, one)] == ["one", "other", "one"]
 
 
+RUNS: list[str] = []
+
+
+def seen(where: str, city: str) -> str:
+    """Look."""
+    RUNS.append(where)
+    return f"{city} in {where}"
+
+
+def of_closure(where: str) -> BaseTool:
+    def look(city: str) -> str:
+        """Look."""
+        return seen(where, city)
+
+    return tool(look)
+
+
+def of_function_in_closure(where: str) -> BaseTool:
+    search = functools.partial(lambda prefix, city, where=where: seen(prefix + where, city), "")
+
+    def look(city: str) -> str:
+        """Look."""
+        return search(city)
+
+    return tool(look)
+
+
+def of_partial(where: str) -> BaseTool:
+    schema = create_model("Look", city=(str, ...))
+    func = functools.update_wrapper(functools.partial(seen, where), seen)  # else LangChain cannot read its annotations
+    return StructuredTool(name="look", description="Look.", args_schema=schema, func=func)
+
+
+def of_lambda(where: str) -> BaseTool:
+    here, there = (
+        lambda city: seen("here", city),
+        lambda city: seen("there", city),
+    )
+    return Tool("look", here if where == "here" else there, "Look.")
+
+
+def of_both_worlds(where: str) -> BaseTool:
+    def look(city: str) -> str:
+        return seen(where, city)
+
+    async def alook(city: str) -> str:
+        return seen(where, city)
+
+    return StructuredTool.from_function(look, alook, name="look", description="Look.")
+
+
+class Look(BaseTool):
+    name: str = "look"
+    description: str = "Look."
+    where: Any = "here"
+
+    def _run(self, city: str) -> str:
+        return seen(str(self.where), city)
+
+
+class PrivateLook(Look):
+    _where: str = PrivateAttr("")
+
+    def _run(self, city: str) -> str:
+        return seen(self._where, city)
+
+
+def of_private(where: str) -> BaseTool:
+    made = PrivateLook()
+    made._where = where
+    return made
+
+
+def of_local_class(where: str) -> BaseTool:
+    class Local(Look):
+        def _run(self, city: str) -> str:
+            return super()._run(self.prefix() + city)
+
+        def prefix(self) -> str:
+            RUNS.append(where)
+            return f"{where} "
+
+    return Local()
+
+
+def of_field(where: str) -> BaseTool:
+    return Look(where=where)
+
+
+HOLDING = [of_closure, of_function_in_closure, of_partial, of_lambda, of_both_worlds, of_field, of_private, of_local_class]
+
+
+@pytest.mark.parametrize("make", HOLDING, ids=lambda make: make.__name__)
+def test_what_a_tool_holds_is_in_its_key(world: World, cache: LayeredCache, server: OpenAIServer, make: Any) -> None:
+    """Two of one name and one function do not meet, and one that holds the same hits; nothing of it can be read."""
+    results = [Kept(cache, server, make(where)).results(world, 1)[0].content for where in ("here", "there")]
+    assert len(set(results)) == 2
+
+    RUNS.clear()
+    assert [Kept(cache, server, make(where)).results(world, 1)[0].content for where in ("here", "there")] == results
+    assert RUNS == []
+    assert all("here" not in str(entry.request and entry.request.params) for entry in cache.engine.entries())
+
+
+class Index:
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def look(self, city: str) -> str:
+        """Look."""
+        return seen(self.where, city)
+
+
+def of_object(where: str) -> BaseTool:
+    index = Index(where)
+
+    def look(city: str) -> str:
+        """Look."""
+        return index.look(city)
+
+    return tool(look)
+
+
+def of_local(where: str) -> BaseTool:
+    class Here:
+        place = where
+
+    def look(city: str) -> str:
+        """Look."""
+        return seen(Here.place, city)
+
+    return tool(look)
+
+
+def of_itself(where: str) -> BaseTool:
+    def look(city: str) -> str:
+        """Look."""
+        return look(city[1:]) if city[0] == " " else seen(where, city)
+
+    return tool(look)
+
+
+UNKNOWN = [
+    of_object, of_local, of_itself, lambda where: tool(Index(where).look),
+    lambda where: Look(where=Index(where).look), lambda where: Look(where=[Index(where)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", UNKNOWN)
+def test_a_tool_that_holds_what_has_no_key_needs_a_name(
+    world: World, cache: LayeredCache, server: OpenAIServer, caplog: pytest.LogCaptureFixture, make: Any
+) -> None:
+    """Else it is refused, with one warning; by its name it hits, and by no other."""
+    RUNS.clear()
+    Kept(cache, server, make("here")).results(world, 3)
+    assert len(RUNS) == 3
+    assert ["cache_key" in record.getMessage() for record in caplog.records] == [True]
+
+    RUNS.clear()
+    for version in ("1", "2", "1", "2"):
+        Kept(cache, server, versioned(make("here"), version)).results(world, 1)
+    assert len(RUNS) == 2
+
+
+def test_a_name_of_what_a_tool_holds_is_a_text(cache: LayeredCache, server: OpenAIServer, caplog: pytest.LogCaptureFixture) -> None:
+    for wrong in ("", 7):
+        Kept(cache, server, versioned(of_closure("here"), wrong)).results(Threads(), 2)  # type: ignore[arg-type]
+    assert len(caplog.records) == 2  # by two middlewares
+    assert list(cache.engine.entries()) == []
+
+
 @pytest.mark.parametrize("kind", ["error", "command", "own", "artifact"])
 def test_what_may_not_be_kept_is_not(
     kind: str, world: World, cache: LayeredCache, server: OpenAIServer, caplog: pytest.LogCaptureFixture
@@ -876,6 +1059,7 @@ def test_what_may_not_be_kept_is_not(
     class Own(ToolMessage):
         """A message that is not known here."""
 
+    @versioned
     @tool(response_format="content_and_artifact")
     def look(city: str) -> Any:
         """Look."""
@@ -962,6 +1146,7 @@ def test_a_tool_that_is_given_more_than_its_arguments_is_refused(
 async def test_a_tool_runs_once_however_many_ask(cache: LayeredCache, server: OpenAIServer) -> None:
     runs: list[int] = []
 
+    @versioned
     @tool
     async def look(city: str) -> str:
         """Look."""
@@ -980,6 +1165,7 @@ async def test_an_interrupt_is_of_one_run_only(cache: LayeredCache, server: Open
     """Who waits for a tool that asks its own user runs the tool, and asks his."""
     runs: list[int] = []
 
+    @versioned
     @tool
     async def look(city: str) -> str:
         """Look."""
