@@ -129,6 +129,7 @@ def test_the_table(tmp_path: Path) -> None:
     assert ("old" in text, str(lines[0]) in text, "only to compare" in text) == (False, True, False)
 
 
+@pytest.mark.slow
 def test_each_theme_runs(tmp_path: Path) -> None:
     """In its quickest form; a peer that is not there is a line that says so, and nothing else is missing."""
     file = tmp_path / "lines.json"
