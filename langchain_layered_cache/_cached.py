@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseChatModel | BaseLLM)
 
+_BEFORE = "_layered_cache_before"  # under which a copy keeps, out of LangChain's sight, what `cache` the model had
+
 _classes: dict[tuple[type, Replay], type] = {}
 
 
@@ -89,8 +91,10 @@ def uncached(model: M) -> M:
     plain = copy.copy(model)
     if isinstance(plain, WrappedChat | WrappedPlain):
         object.__setattr__(plain, "__class__", _plain_class(type(plain)))
-        if isinstance(plain.cache, LayeredCache):
-            plain.cache = None
+        private = dict(plain.__pydantic_private__ or {})
+        if _BEFORE in private:
+            plain.cache = private.pop(_BEFORE)
+            object.__setattr__(plain, "__pydantic_private__", private or (private if type(plain).__private_attributes__ else None))
         if isinstance(plain, BaseChatModel) and isinstance(limiter := plain.rate_limiter, LateLimiter):
             plain.rate_limiter = limiter.limiter
     return plain
@@ -100,6 +104,8 @@ def _wrapped(model: BaseChatModel | BaseLLM, cache: LayeredCache | None, replay:
     wrapped = copy.copy(model)
     object.__setattr__(wrapped, "__class__", _class(_plain_class(type(model)), replay))
     if cache is not None:
+        private = wrapped.__pydantic_private__ or {}
+        object.__setattr__(wrapped, "__pydantic_private__", {_BEFORE: wrapped.cache, **private})  # the first one counts
         wrapped.cache = cache
     if isinstance(wrapped, BaseChatModel) and (limiter := wrapped.rate_limiter) is not None and not isinstance(limiter, LateLimiter):
         wrapped.rate_limiter = LateLimiter(limiter)
@@ -129,4 +135,7 @@ def _class(cls: type[Any], replay: Replay) -> type[Any]:
 
 def _reduce(self: Any) -> tuple[Any, ...]:  # noqa: ANN401 - one of the classes made above
     """Return how a pickle makes it again: a class that was made here can be found nowhere."""
-    return _wrapped, (uncached(self), None, cast("type[WrappedChat]", type(self)).replay)
+    plain = uncached(self)
+    if isinstance(plain.cache, LayeredCache):
+        plain.cache = None
+    return _wrapped, (plain, None, cast("type[WrappedChat]", type(self)).replay)

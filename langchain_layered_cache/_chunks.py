@@ -65,8 +65,7 @@ class ChatForm:
         message = first.message if isinstance(first, ChatGeneration) else AIMessage(first.text)
         if not isinstance(message, AIMessage):
             return _other(message)
-        if message.usage_metadata:
-            message.usage_metadata = _free(message.usage_metadata)
+        message.usage_metadata = _free(message.usage_metadata or _NOTHING)
         chunks = self._in_pieces(message) if self.replay == "chunks" else []
         return [ChatGenerationChunk(message=chunk) for chunk in chunks or [_whole(message)]]
 
@@ -121,6 +120,14 @@ class _Recorded(BaseChatModel):
 
     def _stream(self, *_: object, **__: object) -> Iterator[ChatGenerationChunk]:
         yield from self.chunks
+
+
+# of a model that reports no usage: that an answer was free is to be told all the same
+_NOTHING = {
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "total_tokens": 0,
+}
 
 
 def _free(usage: Any) -> Any:  # noqa: ANN401 - a dict of one or the other type

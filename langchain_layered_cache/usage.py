@@ -4,6 +4,7 @@
         agent.invoke(...)
     print(usage.spent, usage.saved, usage.saved_usd)
 
+Blocks nest: what happens in an inner one happens in the outer ones too.
 An answer from a cache is known by `total_cost: 0`, which LangChain puts into its usage; no model does.
 """
 
@@ -21,6 +22,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 from layered_cache import Usage
+from layered_cache.adapting import restart_in_child
 from layered_cache.providers import cost_of
 
 
@@ -51,12 +53,21 @@ class UsageCallback(BaseCallbackHandler):
     """Counts the answers of chat models: `spent` by the model, `saved` by the cache, each by the model's name.
 
     It may be used by many threads at once, and given to a call by hand: `config={"callbacks": [UsageCallback()]}`.
+
+    Of a stream that several read at once, whoever began it has spent, and the others have saved. If he leaves before its end, which goes on
+    for the others, nobody here has spent what the provider will charge; so it is for a stream that is left by all, with a cache or without.
+    Who joins a stream of a model that reports no usage counts as one who has spent nothing known: `answers` alone.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._spent: dict[str, Used] = {}
         self._saved: dict[str, Used] = {}
+        self.after_fork()
+        restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Renew the lock, which another thread of the parent may have held."""
+        self._lock = threading.Lock()
 
     @property
     def spent(self) -> dict[str, Used]:
@@ -109,20 +120,27 @@ def _tokens(message: AIMessage) -> int:
     return (message.usage_metadata or {}).get("output_tokens", 0)
 
 
-_callback: ContextVar[UsageCallback | None] = ContextVar("layered_cache_usage", default=None)
-_registered = False
+# of the blocks around a caller, the outermost first: each has a variable of its own, so that LangChain tells each handler once
+_blocks: list[ContextVar[UsageCallback | None]] = []
+
+
+def _next_block() -> ContextVar[UsageCallback | None]:
+    """Return the variable of a block inside of those around the caller. There are as many as blocks were ever inside of each other."""
+    for block in _blocks:
+        if block.get() is None:
+            return block
+    block: ContextVar[UsageCallback | None] = ContextVar("layered_cache_usage", default=None)
+    register_configure_hook(block, inheritable=True)
+    _blocks.append(block)
+    return block
 
 
 @contextmanager
 def usage_callback() -> Generator[UsageCallback]:
-    """Count every answer of a chat model inside the block, in this thread or task and what they start."""
-    global _registered  # noqa: PLW0603 - once per process
-    if not _registered:
-        _registered = True
-        register_configure_hook(_callback, inheritable=True)
-    callback = UsageCallback()
-    token = _callback.set(callback)
+    """Count every answer of a chat model inside the block, in this thread or task and what they start. Of nested blocks, each counts."""
+    callback, block = UsageCallback(), _next_block()
+    token = block.set(callback)
     try:
         yield callback
     finally:
-        _callback.reset(token)
+        block.reset(token)

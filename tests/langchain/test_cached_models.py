@@ -113,6 +113,19 @@ def test_a_cache_of_its_own(world: World, cache: LayeredCache, bare: ChatOpenAI,
         assert server.calls == 2
 
 
+def test_it_can_be_taken_back(cache: LayeredCache, bare: ChatOpenAI) -> None:
+    """Whatever cache the model had before, it has again; also of copies, and if it was wrapped twice."""
+    with LayeredCache("memory://").engine as engine:
+        own = LayeredCache(cache=engine)
+        for before in (None, False, True, own):
+            model = bare.model_copy(update={"cache": before})
+            for wrapped in (cached(model), cached(model, cache), cached(cached(model, own), cache), cached(model, cache).model_copy()):
+                assert uncached(wrapped).cache is before
+                assert uncached(wrapped) == model
+            fake = FakeListChatModel(responses=["one"], cache=before)
+            assert pickle.loads(pickle.dumps(cached(fake, cache))).cache is (None if before is own else before)
+
+
 def test_the_global_cache_is_that_of_the_moment(world: World, bare: ChatOpenAI, server: OpenAIServer) -> None:
     """None: the model is as it was; `cache=False` is no cache at all."""
     model = cached(bare)

@@ -123,8 +123,10 @@ def said(message: BaseMessage) -> dict[str, Any]:
     assert isinstance(message, AIMessage)
     names = ("content", "tool_calls", "invalid_tool_calls", "response_metadata", "additional_kwargs", "name")
     usage = {name: value for name, value in (message.usage_metadata or {}).items() if name != "total_cost"}
-    # the providers' clients leave out empty details in one of the two
-    return {name: getattr(message, name) for name in names} | {"usage": {name: value for name, value in usage.items() if value != {}}}
+    # the providers' clients leave out empty details in one of the two; a stream without usage says that it took nothing
+    return {name: getattr(message, name) for name in names} | {
+        "usage": {name: value for name, value in usage.items() if value not in ({}, 0)}
+    }
 
 
 def in_a_loop(coroutine: Any) -> Any:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,10 +16,11 @@ from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
 from layered_cache.testing import OpenAIServer
 
-from langchain_layered_cache import LayeredCache, UsageCallback, usage_callback
+from langchain_layered_cache import LayeredCache, UsageCallback, cached, usage_callback
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +99,54 @@ def test_an_answer_without_usage_is_an_answer() -> None:
 
     assert (usage.spent["unknown"].answers, usage.saved["unknown"].answers) == (1, 1)
     assert usage.spent_usd == usage.saved_usd == 0
+
+
+def test_blocks_nest(model: ChatOpenAI) -> None:
+    """Each counts what happens in it, once: also what an agent does that was begun in the outer one."""
+    with usage_callback() as outer:
+        model.invoke("outer")
+        with usage_callback() as inner:
+            model.invoke("inner")
+
+        def ask(text: str) -> str:
+            with usage_callback() as inside:
+                answer = model.invoke(text)
+            assert inside.spent["gpt-4o-mini"].answers == 1
+            return str(answer.content)
+
+        RunnableLambda(ask).invoke("inside")
+        with usage_callback() as last:
+            model.invoke("inside")
+
+    assert outer.spent["gpt-4o-mini"].answers == 3
+    assert outer.saved["gpt-4o-mini"].answers == 1
+    assert inner.spent["gpt-4o-mini"].answers == 1
+    assert (last.spent, last.saved["gpt-4o-mini"].answers) == ({}, 1)
+
+
+async def test_a_stream_from_the_cache_without_usage_is_saved() -> None:
+    model = cached(FakeListChatModel(responses=["one two"]))
+    with usage_callback() as usage:
+        for _ in range(2):
+            list(model.stream("hello"))
+            async for _ in model.astream("hello"):
+                pass
+
+    assert (usage.spent["unknown"].answers, usage.saved["unknown"].answers) == (1, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_child_does_not_wait_for_a_lock_of_its_parent() -> None:
+    usage = UsageCallback()
+    with usage._lock:
+        if (child := os.fork()) == 0:
+            os._exit(0 if usage.spent == {} else 1)
+        for _ in range(500):
+            if (ended := os.waitpid(child, os.WNOHANG))[0]:
+                break
+            time.sleep(0.01)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("it waits")
+    assert ended[1] == 0
