@@ -7,7 +7,6 @@ cache, and a pickle makes both again.
 
 from __future__ import annotations
 
-import logging
 import types
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -25,8 +24,6 @@ from llamaindex_layered_cache._codec import Raw, Replay
 from llamaindex_layered_cache._identities import PLAIN_CLASS, plain_class
 from llamaindex_layered_cache._keepers import EmitEvents, How, Keeper
 from llamaindex_layered_cache._wrapped import OWN, CachedLLM, keeper_of
-
-_log = logging.getLogger("layered_cache")
 
 T = TypeVar("T", bound=LLM | BaseEmbedding)
 
@@ -176,19 +173,15 @@ def _class(cls: type[LLM]) -> type[LLM]:
 def _reduce(self: LLM, protocol: object) -> tuple[Any, ...]:  # noqa: ARG001 - Python's signature
     """Return how a pickle makes it again: a class that was made here can be found nowhere."""
     keeper, plain = keeper_of(self), uncached(self)
-    if keeper is not None and _can_be_remade(keeper.cache):
-        return _wrapped, (plain, keeper.cache, keeper.how)
-    return _same, (plain,)
+    if keeper is None:
+        return _same, (plain,)
+    try:
+        keeper.cache.__reduce__()
+    except ConfigurationError as error:
+        keeper.once.warn(f"a cached LLM is pickled without its cache: {error}")
+        return _same, (plain,)
+    return _wrapped, (plain, keeper.cache, keeper.how)
 
 
 def _same(llm: LLM) -> LLM:
     return llm
-
-
-def _can_be_remade(cache: TieredCache) -> bool:
-    try:
-        cache.__reduce__()
-    except ConfigurationError as error:
-        _log.warning("a cached LLM is pickled without its cache: %s", error)
-        return False
-    return True

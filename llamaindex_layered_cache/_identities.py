@@ -93,10 +93,8 @@ class Identity:
         if self._remembered is None or self._remembered[0] != settings:
             self._remembered = settings, hashlib.sha256(settings).hexdigest()
         params: dict[str, object] = {"class": self._class, "settings": self._remembered[1]}
-        values = llm.__dict__
-        for name in _SHOWN:
-            if type(value := values.get(name)) in _SCALARS:
-                params[name] = value
+        for place in (_sent_along(llm), llm.__dict__):
+            params.update((name, value) for name in _SHOWN if type(value := place.get(name)) in _SCALARS)
         return params
 
     def account(self, llm: LLM) -> str | None:
@@ -142,11 +140,14 @@ def is_stateful(llm: LLM, arguments: Mapping[str, object]) -> bool:
     values = llm.__dict__
     if values.get("track_previous_responses") or (llm.__pydantic_private__ or {}).get("_previous_response_id") is not None:
         return True
-    more: object = values.get("additional_kwargs")
-    places: list[Mapping[str, object]] = [values, arguments]
-    if isinstance(more, Mapping):
-        places.append(cast("Mapping[str, object]", more))
+    places = (values, arguments, _sent_along(llm))
     return any(place.get(name) for place in places for name in ("store", "background"))
+
+
+def _sent_along(llm: LLM) -> Mapping[str, object]:
+    """Return what *llm* sends along with each call."""
+    more: object = llm.__dict__.get("additional_kwargs")
+    return cast("Mapping[str, object]", more) if isinstance(more, Mapping) else {}
 
 
 def class_of(cls: type) -> str:

@@ -102,7 +102,7 @@ class _Stream(Streaming[Any]):
 
     def __init__(self, call: Call) -> None:
         how = call.keeper.how
-        super().__init__(call.cache, call.options, call.key, (call.cache.tiers, how.raw, how.replay))
+        super().__init__(call.cache, call.options, call.key, (call.keeper.cache, how.raw, how.replay))
         self._call = call
         self._how = how
 

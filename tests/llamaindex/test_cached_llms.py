@@ -7,6 +7,8 @@ import copy
 import logging
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.llms.openai import OpenAI
 from pydantic import BaseModel, PrivateAttr
 
+import llamaindex_layered_cache
 from llamaindex_layered_cache import cached, configure, uncached
 from llamaindex_layered_cache._wrapped import OWN, CachedLLM
 
@@ -359,6 +362,18 @@ def test_wrong_arguments_leave_settings_alone(cache: TieredCache) -> None:
     with pytest.raises(ConfigurationError, match="key_extra"):
         configure(cache)
     assert (Settings.llm, Settings.embed_model) == (llm, embed_model)
+
+
+def test_the_package_is_loaded_by_and_by() -> None:
+    """Importing it loads nothing, each name what it needs."""
+    program = "import sys, llamaindex_layered_cache; print('llama_index' in sys.modules, 'layered_cache' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["False", "False"]
+    for name in llamaindex_layered_cache.__all__:
+        assert getattr(llamaindex_layered_cache, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing"):
+        llamaindex_layered_cache.nothing  # noqa: B018
 
 
 def test_responses_are_nobody_elses(bare: OpenAI, cache: TieredCache) -> None:

@@ -31,9 +31,8 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from llama_index.core.llms import LLM, ChatMessage, CustomLLM, LLMMetadata, MockLLM
+from llama_index.core.llms import LLM, ChatMessage, CustomLLM, LLMMetadata, MockLLM, mock
 from llama_index.core.llms.callbacks import llm_completion_callback
-from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.llms.anthropic import Anthropic
 from llama_index.llms.google_genai import GoogleGenAI
 from llama_index.llms.langchain import LangChainLLM
@@ -330,7 +329,7 @@ MODELS: list[Callable[[], LLM]] = [
     lambda: Own(system_prompt="a"),
     MockLLM,
     lambda: MockLLM(max_tokens=1),
-    MockFunctionCallingLLM,
+    *([mock.MockFunctionCallingLLM] if hasattr(mock, "MockFunctionCallingLLM") else []),  # newer than the lowest promised release
     google,
     lambda: google(max_tokens=200),
     lambda: google(temperature=0.9),

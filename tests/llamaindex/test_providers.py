@@ -12,9 +12,8 @@ from langchain_core.language_models import FakeListChatModel
 from layered_cache import TieredCache
 from layered_cache.testing import OpenAIServer
 from llama_index.core.base.llms.types import ThinkingBlock
-from llama_index.core.llms import LLM, ChatMessage, CompletionResponse, CustomLLM, LLMMetadata, MockLLM
+from llama_index.core.llms import LLM, ChatMessage, CompletionResponse, CustomLLM, LLMMetadata, MockLLM, mock
 from llama_index.core.llms.callbacks import llm_completion_callback
-from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.anthropic import Anthropic
 from llama_index.llms.langchain import LangChainLLM
@@ -201,7 +200,7 @@ def test_models_without_a_provider(way: str, voice: str, loop: asyncio.AbstractE
         "own": Own,
         "mock": MockLLM,
         "mock with tokens": lambda: MockLLM(max_tokens=5),
-        "mock with tools": MockFunctionCallingLLM,
+        "mock with tools": getattr(mock, "MockFunctionCallingLLM", MockLLM),  # newer than the lowest promised release
         "LangChain": lambda: LangChainLLM(FakeListChatModel(responses=["one", "two"])),
     }
     if voice == "LangChain":
