@@ -171,8 +171,8 @@ def test_agents_that_look_at_the_class(cache: TieredCache) -> None:
         agent = CodeActAgent(code_execute_fn=lambda code: "", llm=llm)
         return str(await agent.run("say something"))
 
-    alone = asyncio.run(ask(MockLLM(max_tokens=3, is_chat_model=True)))
-    llm = cached(MockLLM(max_tokens=3, is_chat_model=True), cache)
+    alone = asyncio.run(ask(MockLLM(max_tokens=3)))
+    llm = cached(MockLLM(max_tokens=3), cache)
     assert asyncio.run(ask(llm)) == alone
     stored = cache.stats().stored
     assert stored > 0
