@@ -10,17 +10,16 @@ who see it. Of a stream that somebody has left nothing is told until it is colle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
-from layered_cache import CallOptions, ConfigurationError, current_options
+from layered_cache import CallOptions, current_options
 
-from langchain_layered_cache._runs import METADATA
+from langchain_layered_cache._runs import METADATA, with_said
 
 
 @dataclass(slots=True)
@@ -40,13 +39,8 @@ def options_here() -> CallOptions:
     Raises:
         ConfigurationError: It may not be said.
     """
-    options, chain = current_options(), _live()
-    if chain is None or chain.said is None:
-        return options
-    if not isinstance(chain.said, Mapping):
-        msg = f'metadata["{METADATA}"] must be a dict of options, such as {{"ttl": "5m"}}, not a {type(chain.said).__qualname__}'
-        raise ConfigurationError(msg)
-    return options.with_(cast("Mapping[str, object]", chain.said))
+    chain = _live()
+    return with_said(current_options(), None if chain is None else chain.said)
 
 
 def _live() -> _Chain | None:

@@ -27,6 +27,29 @@ METADATA = "llm_cache"
 _DEEPEST = 16  # runs inside runs
 
 
+def with_said(options: CallOptions, said: object) -> CallOptions:
+    """Return *options* with what is *said* in the metadata of a call, if anything is.
+
+    Raises:
+        ConfigurationError: It may not be said.
+    """
+    if said is None:
+        return options
+    if not isinstance(said, Mapping):
+        msg = f'metadata["{METADATA}"] must be a dict of options, such as {{"ttl": "5m"}}, not a {type(said).__qualname__}'
+        raise ConfigurationError(msg)
+    if "account" in said:
+        msg = "an account may be a secret, and metadata is shown to tracers: say it by cache_options(account=...)"
+        raise ConfigurationError(msg)
+    try:
+        return options.with_(cast("Mapping[str, object]", said))
+    except ConfigurationError:
+        raise
+    except Exception as error:  # an object may be of any kind; without one option none holds
+        msg = f"an option of the call cannot be read: {type(error).__name__}"
+        raise ConfigurationError(msg) from error
+
+
 class Run:
     """One call of a model, which may be of several prompts.
 
@@ -48,22 +71,10 @@ class Run:
         self._releases: list[Callable[[], None]] = []
         self._error: ConfigurationError | None = None
         self._options = current_options()
-        if said is not None:
-            self._take_options(said)
-
-    def _take_options(self, said: object) -> None:
         try:
-            if not isinstance(said, Mapping):
-                msg = f'metadata["{METADATA}"] must be a dict of options, such as {{"ttl": "5m"}}, not a {type(said).__qualname__}'
-                raise ConfigurationError(msg)  # noqa: TRY301 - told where the caller can hear it
-            if "account" in said:
-                msg = "an account may be a secret, and metadata is shown to tracers: say it by cache_options(account=...)"
-                raise ConfigurationError(msg)  # noqa: TRY301 - the same
-            self._options = self._options.with_(cast("Mapping[str, object]", said))
+            self._options = with_said(self._options, said)
         except ConfigurationError as error:
             self._error = error
-        except Exception as error:  # noqa: BLE001 - an object may be of any kind; without the options nothing may go on
-            self._error = ConfigurationError(f"an option of the call cannot be read: {type(error).__name__}")
 
     @property
     def options(self) -> CallOptions:
