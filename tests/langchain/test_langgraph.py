@@ -438,7 +438,10 @@ def by_context(world: World, graph: Any, value: Any, options: dict[str, Any]) ->
 
 
 def by_metadata(world: World, graph: Any, value: Any, options: dict[str, Any]) -> Any:
-    return world.call(graph, "invoke", value, {"metadata": {"said": options, "llm_cache": options}})
+    """An account is no thing to say there."""
+    said = {name: one for name, one in options.items() if name != "account"}
+    with cache_options(account=options.get("account")):
+        return world.call(graph, "invoke", value, {"metadata": {"said": options, "llm_cache": said}})
 
 
 SAID: list[dict[str, Any]] = [
