@@ -45,7 +45,8 @@ TIERS = {
 KEY = (("graph", "node"), "key")
 
 
-@pytest.fixture(params=TIERS)
+# what holds for all of them together and for a file nearly always holds for a server alone
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in {"redis", "mongodb"} else name for name in TIERS])
 def cache(request: pytest.FixtureRequest) -> Iterator[LangGraphCache]:
     """One over each list of tiers."""
     urls = {"memory": lambda: "memory://", "sqlite": lambda: request.getfixturevalue("db")}

@@ -24,7 +24,8 @@ TIERS = {
 }
 
 
-@pytest.fixture(params=TIERS)
+# what holds for all of them together and for a file nearly always holds for a server alone
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in {"redis", "mongodb"} else name for name in TIERS])
 def store(request: pytest.FixtureRequest) -> Iterator[LayeredByteStore]:
     """A store over each list of tiers, slow only where the machine is."""
     fixtures = {"sqlite": "db", "redis": "redis_url", "mongodb": "mongodb_url"}

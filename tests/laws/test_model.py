@@ -35,6 +35,7 @@ def test_nothing_void_is_served_whatever_happens(runs: int) -> None:
     assert sum(world.served for world in worlds) > 50 * runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_model_notices_what_is_broken(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     """At least 5 % of 500 runs break the law; they end when there are as many."""

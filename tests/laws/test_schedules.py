@@ -34,6 +34,7 @@ from layered_cache.entry import Ticket
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.testing import FakeAuthority, FakeClock, Run, Stepwise, explore, pause
 
+MUTANTS_ARE_SLOW = True
 REQUEST, OTHER, THIRD = Request("question"), Request("another"), Request("a third")
 
 Job = Any
@@ -199,7 +200,7 @@ def test_a_leader_looks_before_he_computes() -> None:
 
 
 @catches(nothing_is_void, followers_take_whatever_lands)
-@pytest.mark.parametrize("how", ["delete", "invalidate", "invalidate by a condition", "clear"])
+@pytest.mark.parametrize("how", [pytest.param("delete", marks=pytest.mark.slow), "invalidate", "invalidate by a condition", "clear"])
 def test_what_was_removed_is_not_served_to_who_asks_afterwards(how: str) -> None:
     """Neither from a tier, nor from a flight that was under way; the answer of a later computation is."""
 
