@@ -74,6 +74,11 @@ class Tasks:
         return self.loop.run_until_complete(main())
 
     def close(self) -> None:
+        """End as `asyncio.run` does: what is still under way is cancelled."""
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
