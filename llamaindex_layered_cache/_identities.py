@@ -4,13 +4,13 @@ Fields count, but for nulls, secrets, and what is about transport or about what 
 counts as it was when the LLM was wrapped: some have settings there, others note what they do. Not asked is what would ask the provider,
 or tell a secret: `metadata`, `to_dict`.
 
-A model is refused if it holds an object that nobody can read, and has no name that would stand for it.
+A model is refused if nothing names it: its class may be another one in another program. LlamaIndex's own mocks are what they are. It is
+refused, too, if it keeps an object that nobody can read: that may be the model, and the name a default. Clients are known by their names.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -23,12 +23,14 @@ from llama_index.core.base.llms.generic_utils import messages_to_prompt as gener
 from llama_index.core.llms import LLM
 from pydantic import SecretBytes, SecretStr
 
+from llamaindex_layered_cache._names import is_account, is_client
 from llamaindex_layered_cache._questions import plain, plain_arguments
 
 PLAIN_CLASS = "__layered_cache_plain_class__"
 """Where the class of a cached LLM has the class that it stands in front of."""
 
 _NAMES = ("model", "model_name", "model_id", "engine", "deployment_name", "azure_deployment", "endpoint_name", "model_path", "model_url")
+_MOCKS = "llama_index.core.llms.mock."
 _PROMPTS = frozenset({"messages_to_prompt", "completion_to_prompt"})
 _NOT_ASKED = frozenset({
     # transport
@@ -39,7 +41,6 @@ _NOT_ASKED = frozenset({
     "class_name",
 })  # fmt: skip
 _CLIENTS = ("_client", "client", "_aclient", "aclient")
-_PRIVATE_NOT_ASKED = re.compile(r"client|token(?!s)|secret|credential|password|api_key|model_meta|session|lock$")
 _ACCOUNT = re.compile(r"api_?key|access_key|auth_token|^token$|password|secret")
 _SHOWN = (
     "temperature", "top_p", "top_k", "seed", "reasoning_effort",
@@ -66,17 +67,14 @@ class Identity:
         self._automatic_window = _window(llm) == -1
         self._remembered: tuple[bytes, str] | None = None
         try:
-            self._private, unreadable = _private_settings(llm, lenient=extra is not None)
+            self._private = _private_settings(llm, lenient=extra is not None)
             canonical([self._private, extra], "key_extra")
             self._settings(llm)
         except UncacheableRequestError as error:
             msg = f"nothing says exactly which model a {self._class} is ({error}): say by key_extra='name/and-settings' what stands for it"
             raise ConfigurationError(msg) from None
-        if unreadable is not None and extra is None and _named(llm) is None:
-            msg = (
-                f"a {self._class} has no field {', '.join(_NAMES[:3])}, and what it keeps as {unreadable!r} cannot be read: "
-                "say by key_extra='name/and-settings' which model it is"
-            )
+        if extra is None and not self._class.startswith(_MOCKS) and _named(llm) is None:
+            msg = f"a {self._class} has no field {', '.join(_NAMES[:3])}: say by key_extra='name/and-settings' which model it is"
             raise ConfigurationError(msg)
 
     def name(self, llm: LLM) -> str:
@@ -173,7 +171,10 @@ def _is_aside(name: str) -> bool:
 
 def _setting(name: str, value: object) -> object:
     if isinstance(value, LLM):
-        return [class_of(plain_class(type(value))), Identity(value, None).params(value)]
+        try:
+            return [class_of(plain_class(type(value))), Identity(value, None).params(value)]
+        except ConfigurationError as error:
+            raise UncacheableRequestError(str(error)) from None
     if name == "additional_kwargs" and isinstance(value, Mapping):
         return plain_arguments({str(key): item for key, item in cast("Mapping[object, object]", value).items() if not _is_secret(key)})
     return plain(value)
@@ -183,25 +184,28 @@ def _is_secret(name: object) -> bool:
     return isinstance(name, str) and is_secret_name(name)
 
 
-def _private_settings(llm: LLM, *, lenient: bool) -> tuple[dict[str, object], str | None]:
-    """Return what *llm* keeps privately, and the name of something that cannot be read."""
+def _private_settings(llm: LLM, *, lenient: bool) -> dict[str, object]:
+    """Return what *llm* keeps privately."""
     found: dict[str, object] = {}
-    unreadable: str | None = None
     for name, value in (llm.__pydantic_private__ or {}).items():
         if value is None or isinstance(value, SecretStr | SecretBytes):
             continue
+        if _is_private_aside(name, value):
+            continue
         try:
-            if isinstance(value, LLM):
-                found[name] = _setting(name, value)
-            elif _PRIVATE_NOT_ASKED.search(name) is None and not (name == "_llm" and hasattr(value, "lc_id")):
-                found[name] = plain(value)
-            elif "client" in name:  # it knows which model it asks, perhaps, and does not say
-                unreadable = unreadable or name
-        except UncacheableRequestError:
-            if inspect.isroutine(value) and not lenient:
-                raise  # a function decides, whatever the model's name
-            unreadable = name
-    return found, unreadable
+            found[name] = _setting(name, value)
+        except UncacheableRequestError as error:
+            if not lenient:  # it may be the model itself, whatever a field says of its name
+                msg = f"what it keeps as {name!r}: {error}"
+                raise UncacheableRequestError(msg) from None
+    return found
+
+
+def _is_private_aside(name: str, value: object) -> bool:
+    """Whether *value*, which is kept privately as *name*, does not count: it counts elsewhere, is an account's, or makes requests."""
+    if name == "_model_meta" or is_account(name):  # the first is what a provider says of the model
+        return True
+    return type(value) not in _SCALARS and not isinstance(value, LLM) and (is_client(name) or (name == "_llm" and hasattr(value, "lc_id")))
 
 
 def _inner(llm: LLM) -> object:

@@ -49,6 +49,7 @@ class Song(BaseModel):
 class Own(CustomLLM):
     """Says how often it was asked."""
 
+    model_name: str = "own"
     times: int = 0
 
     @property

@@ -42,6 +42,7 @@ MESSAGES = [ChatMessage(role="user", content="why?")]
 class Slow(CustomLLM):
     """Answers in words, each after a while, and notes what happens to it."""
 
+    model_name: str = "slow"
     asked: list[str] = Field(default=[], exclude=True)
     closed: list[str] = Field(default=[], exclude=True)
     seconds: float = Field(default=0.0, exclude=True)

@@ -283,6 +283,7 @@ def test_functions_count_by_their_code(cache: TieredCache) -> None:
 class Own(CustomLLM):
     """What people write themselves, with settings of all kinds."""
 
+    model_name: str = "own"
     voice: str = "low"
     api_key: str = "sk-1"
     secret: SecretStr = SecretStr("a")
@@ -336,8 +337,6 @@ MODELS: list[Callable[[], LLM]] = [
     lambda: google(generation_config=types.GenerateContentConfig(top_p=0.5)),
     lambda: google(generation_config=types.GenerateContentConfig(top_p=0.6)),
     lambda: google(http_options=types.HttpOptions(base_url="http://elsewhere")),
-    lambda: LangChainLLM(FakeListChatModel(responses=["a"])),
-    lambda: LangChainLLM(FakeListChatModel(responses=["b"])),
     lambda: LangChainLLM(ChatOpenAI(model="gpt-4o", api_key="sk-1")),
     lambda: LangChainLLM(ChatOpenAI(model="gpt-4o", api_key="sk-1", temperature=0.5)),
     lambda: LangChainLLM(ChatOpenAI(model="gpt-4o-mini", api_key="sk-1")),
@@ -429,6 +428,51 @@ def test_a_langchain_model_that_is_known_by_its_address(cache: TieredCache) -> N
     llm = LangChainLLM(Odd(responses=["a"], what=object()))
     with pytest.raises(ConfigurationError, match="address"):
         cached(llm, cache)
+
+
+def test_a_model_that_nothing_names_is_refused(cache: TieredCache) -> None:
+    """Two programs may call two models `__main__.OurLLM`; what the user says by key_extra stands for them, also within another."""
+
+    class Nameless(CustomLLM):
+        @property
+        def metadata(self) -> LLMMetadata:
+            return LLMMetadata(model_name="a")
+
+        @llm_completion_callback()
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+            raise NotImplementedError
+
+        @llm_completion_callback()
+        def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Iterator[CompletionResponse]:
+            raise NotImplementedError
+
+    fake = FakeListChatModel(responses=["a"])
+    for llm in (Nameless(), Own(model_name=""), Own(inner=Nameless()), Own(hidden=Nameless()), LangChainLLM(fake)):
+        with pytest.raises(ConfigurationError, match=r"no field model, .*key_extra="):
+            cached(llm, cache)
+        assert request(cached(llm, cache, key_extra="a")) != request(cached(llm, cache, key_extra="b"))
+    other = LangChainLLM(FakeListChatModel(responses=["b"]))
+    assert request(cached(LangChainLLM(fake), cache, key_extra="a")) != request(cached(other, cache, key_extra="a"))
+
+
+def test_a_name_excuses_clients_alone(cache: TieredCache) -> None:
+    """What else cannot be read may be the model itself, and its name a default that does not hold."""
+
+    class Local(Own):
+        _model: Any = PrivateAttr(default=None)
+        _tokenizer: Any = PrivateAttr(default=None)
+        _http_client: Any = PrivateAttr(default=None)
+        _clientele: Any = PrivateAttr(default=None)
+
+    for name in ("_model", "_tokenizer", "_clientele"):
+        llm = Local()
+        setattr(llm, name, object())
+        with pytest.raises(ConfigurationError, match=rf"'{name}'.*key_extra="):
+            cached(llm, cache)
+        assert request(cached(llm, cache, key_extra="a")) != request(cached(llm, cache, key_extra="b"))
+    llm = Local()
+    llm._http_client = object()
+    assert request(cached(llm, cache)) == request(cached(Local(), cache))
 
 
 def test_key_extra_counts(cache: TieredCache) -> None:
