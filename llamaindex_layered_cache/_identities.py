@@ -21,6 +21,7 @@ from layered_cache.keys import canonical
 from layered_cache.redaction import is_secret_name
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.llms import LLM
+from llama_index.core.prompts import BasePromptTemplate
 from pydantic import SecretBytes, SecretStr
 
 from llamaindex_layered_cache._names import is_account, is_client
@@ -31,13 +32,13 @@ PLAIN_CLASS = "__layered_cache_plain_class__"
 
 _NAMES = ("model", "model_name", "model_id", "engine", "deployment_name", "azure_deployment", "endpoint_name", "model_path", "model_url")
 _MOCKS = "llama_index.core.llms.mock."
-_PROMPTS = frozenset({"messages_to_prompt", "completion_to_prompt"})
+_PROMPTS = frozenset({"messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt"})
 _NOT_ASKED = frozenset({
     # transport
     "timeout", "request_timeout", "max_retries", "reuse_client", "default_headers", "headers", "num_workers", "keep_alive", "verbose",
     "azure_ad_token_provider", "use_azure_ad", "profile_name", "botocore_config", "botocore_session",
     # what LlamaIndex does around a call
-    "callback_manager", "rate_limiter", "output_parser", "query_wrapper_prompt", "pydantic_program_mode", "cache_idx", "tokenizer",
+    "callback_manager", "rate_limiter", "output_parser", "pydantic_program_mode", "cache_idx", "tokenizer",
     "class_name",
 })  # fmt: skip
 _CLIENTS = ("_client", "client", "_aclient", "aclient")
@@ -46,6 +47,7 @@ _SHOWN = (
     "temperature", "top_p", "top_k", "seed", "reasoning_effort",
     "max_tokens", "max_output_tokens", "max_completion_tokens", "max_new_tokens", "num_predict",
 )  # fmt: skip
+_REMEMBERED = ("store", "background", "previous_response_id", "conversation", "container")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SCALARS = (str, int, float, bool)
 
@@ -138,13 +140,18 @@ def is_stateful(llm: LLM, arguments: Mapping[str, object]) -> bool:
     values = llm.__dict__
     if values.get("track_previous_responses") or (llm.__pydantic_private__ or {}).get("_previous_response_id") is not None:
         return True
-    places = (values, arguments, _sent_along(llm))
-    return any(place.get(name) for place in places for name in ("store", "background"))
+    places = [values, arguments, _sent_along(llm), *(_inside(arguments, name) for name in ("additional_kwargs", "extra_body"))]
+    places += [_inside(place, "extra_body") for place in places]
+    return any(place.get(name) for place in places for name in _REMEMBERED)
 
 
 def _sent_along(llm: LLM) -> Mapping[str, object]:
     """Return what *llm* sends along with each call."""
-    more: object = llm.__dict__.get("additional_kwargs")
+    return _inside(llm.__dict__, "additional_kwargs")
+
+
+def _inside(place: Mapping[str, object], name: str) -> Mapping[str, object]:
+    more = place.get(name)
     return cast("Mapping[str, object]", more) if isinstance(more, Mapping) else {}
 
 
@@ -175,6 +182,8 @@ def _setting(name: str, value: object) -> object:
             return [class_of(plain_class(type(value))), Identity(value, None).params(value)]
         except ConfigurationError as error:
             raise UncacheableRequestError(str(error)) from None
+    if isinstance(value, BasePromptTemplate):  # which some apply by themselves; what reads an answer does not count
+        return [class_of(type(value)), plain({name: item for name, item in value.__dict__.items() if name != "output_parser"})]
     if name == "additional_kwargs" and isinstance(value, Mapping):
         return plain_arguments({str(key): item for key, item in cast("Mapping[object, object]", value).items() if not _is_secret(key)})
     return plain(value)

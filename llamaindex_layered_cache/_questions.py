@@ -1,7 +1,7 @@
 """Messages and arguments of LlamaIndex as plain data: all that a provider may see of them, and nothing that changes from call to call.
 
 - Objects count by what they hold, not by their class: an answer that comes from a cache holds dictionaries where a live one has objects of
-  the provider's. What is None in an object of a message does not count; in arguments (a tool's schema) it does.
+  the provider's. What is None in an object of a message does not count; as an argument, which may overrule a setting, and in one, it does.
 - Files and bytes count by a hash of their content, functions by their code, classes by their schema.
 - Ids of tool calls are numbered in the order in which they appear: providers draw them at random.
 
@@ -50,7 +50,7 @@ def plain_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
     """
     found: dict[str, object] = {}
     for name, value in arguments.items():
-        if name in _TRANSPORT or value is None:
+        if name in _TRANSPORT:
             continue
         try:
             found[name] = value if type(value) in _SCALARS else plain(value)

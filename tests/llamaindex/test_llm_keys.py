@@ -33,6 +33,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.llms import LLM, ChatMessage, CustomLLM, LLMMetadata, MockLLM, mock
 from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.anthropic import Anthropic
 from llama_index.llms.google_genai import GoogleGenAI
 from llama_index.llms.langchain import LangChainLLM
@@ -205,7 +206,7 @@ def tool(**schema: Any) -> dict[str, Any]:
 
 
 def test_arguments(cache: TieredCache) -> None:
-    """Each is another request; what is about transport does not count."""
+    """Each is another request, with a null too, which overrules what the model has; what is about transport does not count."""
     llm = cached(MockLLM(), cache)
     arguments: list[dict[str, Any]] = [
         {},
@@ -224,11 +225,13 @@ def test_arguments(cache: TieredCache) -> None:
         {"stop": {"a", "b"}},
         {"data": b"a"},
         {"data": b"b"},
+        {"stop": None},
+        {"temperature": None},
     ]
     requests = [request(llm, **one) for one in arguments]
     for (number, one), (other_number, other) in itertools.combinations(enumerate(requests), 2):
         assert one != other, (arguments[number], arguments[other_number])
-    assert request(llm, timeout=5, extra_headers={"x": "y"}, stop=None) == request(llm)
+    assert request(llm, timeout=5, extra_headers={"x": "y"}) == request(llm)
     assert request(llm, "q", kind="chat") != request(llm)
     assert request(llm, stop={"b", "a"}) == request(llm, stop={"a", "b"})
 
@@ -328,6 +331,9 @@ MODELS: list[Callable[[], LLM]] = [
     lambda: Own(hidden="a"),
     lambda: Own(hidden={"a": [1, 2]}),
     lambda: Own(system_prompt="a"),
+    lambda: Own(query_wrapper_prompt=PromptTemplate("a {query_str}")),
+    lambda: Own(query_wrapper_prompt=PromptTemplate("b {query_str}")),
+    lambda: OpenAI(model="gpt-4o", api_key="sk-1", additional_kwargs={"temperature": None}),
     MockLLM,
     lambda: MockLLM(max_tokens=1),
     *([mock.MockFunctionCallingLLM] if hasattr(mock, "MockFunctionCallingLLM") else []),  # newer than the lowest promised release
@@ -410,6 +416,13 @@ def test_what_the_provider_remembers_is_not_cached(cache: TieredCache) -> None:
         (OpenAIResponses(api_key="sk-1", store=True), {}),
         (OpenAIResponses(api_key="sk-1"), {"background": True}),
         (OpenAI(api_key="sk-1", additional_kwargs={"store": True}), {}),
+        (OpenAI(api_key="sk-1", additional_kwargs={"extra_body": {"store": True}}), {}),
+        (OpenAIResponses(api_key="sk-1", additional_kwargs={"conversation": "conv_1"}), {}),
+        (OpenAIResponses(api_key="sk-1"), {"conversation": "conv_1"}),
+        (OpenAIResponses(api_key="sk-1"), {"previous_response_id": "resp_1"}),
+        (OpenAIResponses(api_key="sk-1"), {"extra_body": {"conversation": {"id": "conv_1"}}}),
+        (OpenAIResponses(api_key="sk-1"), {"additional_kwargs": {"extra_body": {"store": True}}}),
+        (Anthropic(api_key="sk-1"), {"container": "container_1"}),
     ):
         with pytest.raises(UncacheableRequestError, match="remembers"):
             request(cached(llm, cache), **said)
