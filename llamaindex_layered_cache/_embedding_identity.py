@@ -68,6 +68,27 @@ def check(model: BaseEmbedding, extra: object) -> None:
         raise ConfigurationError(msg) from None
 
 
+def account(model: BaseEmbedding) -> str:
+    """Return the API key of *model*, to be fingerprinted, never to be shown.
+
+    Raises:
+        UncacheableRequestError: It shows none.
+    """
+    found: list[str] = []
+    for _, value in sorted(_secrets(model)):
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str) and text:
+            found.append(text)
+    if not found:
+        msg = "separate_accounts is on, and the embeddings show no API key: name the account, cache_options(account=...)"
+        raise UncacheableRequestError(msg)
+    return "\n".join(found)
+
+
+def _secrets(model: BaseEmbedding) -> list[tuple[str, object]]:
+    return [(name, value) for name, value in _members(model) if isinstance(value, SecretStr) or _is_secret(name, value)]
+
+
 def _name_of(model: BaseEmbedding) -> str | None:
     found = (getattr(model, name, None) for name in _NAMES)
     return next((name for name in found if isinstance(name, str) and name not in _NO_NAMES), None)

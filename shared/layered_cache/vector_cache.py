@@ -5,8 +5,9 @@ The laws:
 - A vector comes back as it was to the last bit (`vectors`), in a list that nobody else has.
 - Of a batch, each tier is asked once, and the model at most once: for the texts that are missing, each of them once, in their order.
 - Concurrent callers of one text (`one`) wait for one call of the model; batches do not wait for each other.
-- What the model raises passes unchanged. An answer that is no list of as many vectors as there were texts is nobody's to share out:
-  nothing of it is kept, and the caller gets what the model says to all that was asked.
+- What the model raises reaches its caller, unchanged, and nobody else: who has waited for it asks by himself, as in `asking`.
+- An answer that is no list of as many vectors as there were texts is nobody's to share out: nothing of it is kept, and the caller gets
+  what the model says to all that was asked.
 - What the caller's options say holds: what is not looked for is asked of the model, what is not to be stored is not.
 """
 
@@ -24,6 +25,14 @@ from layered_cache.entry import Answer, Entry, Request
 from layered_cache.errors import EncodeError
 from layered_cache.events import Event
 from layered_cache.options import NO_OPTIONS, CallOptions
+
+
+class _ModelError(Exception):
+    """The model has raised *error*, which is not the cache's."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
 
 
 class VectorCache:
@@ -91,18 +100,29 @@ class VectorCache:
         if not self._shares:
             return self.many([request], [""], lambda _: [ask()])[0]
         said: list[Any] = []
+        failed: list[Exception] = []
 
         def compute() -> Answer:
-            said.append(ask())
+            try:
+                said.append(ask())
+            except Exception as error:
+                failed.append(error)
+                raise _ModelError(error) from error
             return self._answer(said[0])
 
+        entry = None
         try:
             entry = self.cache.get_or_compute(request, compute)
         except EncodeError:
             return said[0] if said else ask()
-        if (vector := self._vector(entry)) is None:
+        except _ModelError:  # looked at below, so that what is raised has no other error as its context
+            pass
+        if failed and entry is None:
+            raise failed[0]
+        if entry is None or (vector := self._vector(entry)) is None:
+            born = self.cache.ticket()
             vector = ask()
-            self.cache.set_many(self._answers({request: ""}, [vector], None) or {})
+            self.cache.set_many(self._answers({request: ""}, [vector], None) or {}, born=born)
         return vector
 
     async def aone(self, request: Request, ask: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - the model's
@@ -114,18 +134,29 @@ class VectorCache:
 
             return (await self.amany([request], [""], alone))[0]
         said: list[Any] = []
+        failed: list[Exception] = []
 
         async def compute() -> Answer:
-            said.append(await ask())
+            try:
+                said.append(await ask())
+            except Exception as error:
+                failed.append(error)
+                raise _ModelError(error) from error
             return self._answer(said[0])
 
+        entry = None
         try:
             entry = await self.cache.aget_or_compute(request, compute)
         except EncodeError:
             return said[0] if said else await ask()
-        if (vector := self._vector(entry)) is None:
+        except _ModelError:  # see one
+            pass
+        if failed and entry is None:
+            raise failed[0]
+        if entry is None or (vector := self._vector(entry)) is None:
+            born = await self.cache.aticket()
             vector = await ask()
-            await self.cache.aset_many(self._answers({request: ""}, [vector], None) or {})
+            await self.cache.aset_many(self._answers({request: ""}, [vector], None) or {}, born=born)
         return vector
 
     @property

@@ -6,12 +6,13 @@ import asyncio
 import copy
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
-from layered_cache import ConfigurationError, Event, Policy, TieredCache
+from layered_cache import CacheMiss, ConfigurationError, Event, Policy, TenantRequiredError, TieredCache, cache_options
 from layered_cache.testing import FakeAuthority, FakeTier, OpenAIServer
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -166,7 +167,7 @@ def test_pickles(make: Make, server: OpenAIServer, db: str) -> None:
     assert isinstance(there, CachedEmbedding)
     there.get_text_embedding("a")
     assert server.calls == 1
-    assert there._keeper.recipe[1:] == (100, ("t",), {"v": 1})
+    assert there._keeper.recipe[1:] == ("vectors", 100, ("t",), {"v": 1})
     assert there._keeper.vectors.cache.name == "default/vectors"
 
     alone = pickle.loads(pickle.dumps(cached_embedding(make(), TieredCache(FakeAuthority()))))
@@ -444,9 +445,9 @@ def test_no_secret_is_told(world: World, make: Make, db: str, events: list[Event
         world.call(cached, "get_query_embedding", "a")
         world.call(cached, "get_text_embedding_batch", ["a"])
         told = [*map(str, events), caplog.text, repr(cache), str(cached._keeper), *map(repr, cache.entries())]
-        requests = cached._keeper.requests(cached, "query", ["a"])
-        assert requests is not None
-        told += [str(requests[0].params), str(requests[0])]
+        asked = cached._keeper.asked(cached, "query", ["a"])
+        assert asked is not None
+        told += [str(asked[1][0].params), str(asked[1][0])]
     assert not any(CANARY in text for text in told)
     with open(db.removeprefix("sqlite:///"), "rb") as file:  # noqa: PTH123 - bytes
         assert CANARY.encode() not in file.read()
@@ -486,6 +487,103 @@ def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
     """Are told of by name, before anything is asked."""
     with pytest.raises(ConfigurationError, match=words):
         cached_embedding(**{"embed_model": Own(), "cache": TieredCache("memory://"), **arguments})
+
+
+def test_options_around_a_call_hold(world: World, cache: TieredCache) -> None:
+    """For one text and for many: modes, tenants, accounts, times and tags."""
+    cached = cached_embedding(Own(), cache, namespace="vectors", tags=["a"])
+    asked = _asked_of["own"]
+    for method, argument in (("get_text_embedding", "a"), ("get_text_embedding_batch", ["b"])):
+        asked.clear()
+        for options, times in (
+            ({}, 1),
+            ({"mode": "bypass"}, 1),
+            ({"mode": "refresh"}, 1),
+            ({"mode": "read_only"}, 0),
+            ({"mode": "only_cached"}, 0),
+            ({"namespace": "t1"}, 1),
+            ({"namespace": "t2"}, 1),
+            ({"namespace": "t1"}, 0),
+            ({"account": "x"}, 1),
+            ({"account": "y"}, 1),
+            ({"account": "x"}, 0),
+            ({}, 0),
+        ):
+            before = len(asked)
+            with cache_options(**options):
+                world.call(cached, method, argument)
+            assert len(asked) - before == times, options
+        with cache_options(mode="only_cached"), pytest.raises(CacheMiss):
+            world.call(cached, method, ["never"] if isinstance(argument, list) else "never")
+    with cache_options(ttl=100, tags=["b"], namespace="t3"):
+        world.call(cached, "get_text_embedding", "a")
+    (entry,) = cache.namespace("t3").namespace("vectors").entries()
+    assert (entry.tags, round(entry.keep_until - entry.created_at)) == (("a", "b"), 100)
+    world.call(cache.namespace("t1").namespace("vectors"), "clear")
+    before = len(asked)
+    for tenant, times in (("t2", 0), ("t1", 1)):
+        with cache_options(namespace=tenant):
+            world.call(cached, "get_text_embedding", "a")
+        assert len(asked) - before == times
+
+
+def test_tenants_and_accounts_where_the_policy_asks_for_them(world: World, make: Make, server: OpenAIServer, events: list[Event]) -> None:
+    """A call that names no tenant is refused; a model that shows no account is not cached, and those that show two share nothing."""
+    cached = cached_embedding(Own(), TieredCache("memory://", policy=Policy(tenant_required=True)))
+    with pytest.raises(TenantRequiredError, match="cache_options"):
+        world.call(cached, "get_text_embedding", "a")
+    with cache_options(namespace="t1"):
+        world.call(cached, "get_text_embedding", "a")
+
+    cache = TieredCache("memory://", policy=Policy(separate_accounts=True), observers=[events.append])
+    for key in ("sk-1", "sk-2", "sk-1", "sk-2"):
+        world.call(cached_embedding(make(api_key=key), cache), "get_text_embedding", "a")
+    assert server.calls == 2
+    for _ in range(2):
+        world.call(cached_embedding(Own(), cache), "get_text_embedding", "b")
+    assert len(_asked_of["own"]) == 3
+    assert "uncacheable" in kinds(events)
+
+
+def test_an_error_is_one_callers(world: World, cache: TieredCache) -> None:
+    """It may be about his key: who has waited for him asks by himself, and has his vector kept."""
+    begun = threading.Event()
+
+    class Keyed(Own):
+        api_key: str = "good"
+
+        def _get_query_embedding(self, query: str) -> list[float]:
+            begun.set()
+            time.sleep(0.1)
+            return self._said(query)
+
+        async def _aget_query_embedding(self, query: str) -> list[float]:
+            begun.set()
+            await asyncio.sleep(0.1)
+            return self._said(query)
+
+        def _said(self, query: str) -> list[float]:
+            if self.api_key == "bad":
+                raise PermissionError
+            return self._vector(query)
+
+    class Callers:
+        def ask(self, key: str) -> Any:
+            if key == "good":
+                begun.wait(5)
+            return cached_embedding(Keyed(api_key=key), cache).get_query_embedding("a")
+
+        async def aask(self, key: str) -> Any:
+            if key == "good":
+                await asyncio.sleep(0.02)  # tasks begin in their order
+            return await cached_embedding(Keyed(api_key=key), cache).aget_query_embedding("a")
+
+    bad, good = world.at_once(Callers(), "ask", [("bad",), ("good",)])
+    assert type(bad) is PermissionError
+    assert bad.__context__ is None
+    assert good == [1.5, 97.0]
+    assert cached_embedding(Keyed(), cache).get_query_embedding("a") == good
+    assert _asked_of["own"] == ["a"]
 
 
 def test_errors_of_the_model_pass(world: World, make: Make, server: OpenAIServer, cache: TieredCache) -> None:
