@@ -1,8 +1,8 @@
 """Which embedding model it is: its class and name, and every setting that may change its vectors, as they are at the moment of a call.
 
 Of a pydantic object the fields count, and what it keeps privately, which is where some models have the settings that matter; of objects
-in it the same. Nulls do not count, nor secrets, nor what is about transport. Whatever else has no lasting text (a loaded model, a
-function) may decide the vectors too, so it is refused, unless the caller says by `key_extra` what stands for it.
+in it the same. Nulls do not count, nor secrets, nor what is about transport (see `_names`). Whatever else has no lasting text (a loaded
+model, a function) may decide the vectors too, so it is refused, unless the caller says by `key_extra` what stands for it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.keys import canonical
-from layered_cache.redaction import is_secret_name
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, SecretBytes, SecretStr
+
+from llamaindex_layered_cache._names import is_account, is_client
 
 OWN = "_layered_cache"
 """Where a cached model has what belongs to its cache."""
@@ -29,7 +30,7 @@ _TRANSPORT = frozenset({
     "http_socket_options", "use_azure_ad", "azure_ad_token_provider", "azure_ad_async_token_provider", "profile_name", "boto3_kwargs",
     "botocore_config",
 })  # fmt: skip
-_TRANSPORT_WORDS = frozenset({"client", "aclient", "session", "asession", "executor", "lock", "loop", "pool", "semaphore"})
+_SCALARS = (str, int, float, bool)
 _DEEPEST = 8  # objects within objects
 
 
@@ -105,7 +106,7 @@ def _read(thing: BaseModel, *, opaque: bool, depth: int) -> dict[str, object]:
         raise UncacheableRequestError(msg)
     settings: dict[str, object] = {}
     for name, value in _members(thing):
-        if value is None or _is_transport(name) or _is_secret(name, value):
+        if value is None or _is_transport(name, value) or _is_secret(name, value):
             continue
         try:
             settings[name] = _plain(value, f"the setting {name!r} of {_class_of(thing)}", opaque=opaque, depth=depth)
@@ -123,12 +124,12 @@ def _members(thing: BaseModel) -> Iterator[tuple[str, object]]:
     yield from (thing.__pydantic_private__ or {}).items()
 
 
-def _is_transport(name: str) -> bool:
-    return name in _TRANSPORT or not _TRANSPORT_WORDS.isdisjoint(name.split("_"))
+def _is_transport(name: str, value: object) -> bool:
+    return name in _TRANSPORT or (is_client(name) and type(value) not in _SCALARS)
 
 
 def _is_secret(name: str, value: object) -> bool:
-    return isinstance(value, SecretStr | SecretBytes) or (is_secret_name(name.strip("_")) and (isinstance(value, str) or callable(value)))
+    return isinstance(value, SecretStr | SecretBytes) or (is_account(name) and (isinstance(value, str) or callable(value)))
 
 
 def _plain(value: object, what: str, *, opaque: bool, depth: int) -> object:

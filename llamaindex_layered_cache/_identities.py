@@ -18,7 +18,6 @@ from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.keys import canonical
-from layered_cache.redaction import is_secret_name
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
@@ -115,15 +114,17 @@ class Identity:
     def _fields(self, llm: LLM) -> dict[str, object]:
         found: dict[str, object] = {}
         values = llm.__dict__
-        for name in _asked_fields(type(llm)):
+        if more := llm.__pydantic_extra__:
+            values = {**values, **more}
+        for name in (*_asked_fields(type(llm)), *(more or ())):
             value = values.get(name)
-            if value is None:
+            if value is None or (more and name in more and _is_aside(name)):
                 continue
             if type(value) in _SCALARS:
                 if name != "context_window" or not self._automatic_window:
                     found[name] = value
                 continue
-            if value is generic_messages_to_prompt or isinstance(value, SecretStr | SecretBytes):
+            if name in _plain_fields(type(llm)) or value is generic_messages_to_prompt or isinstance(value, SecretStr | SecretBytes):
                 continue
             try:
                 if (said := _setting(name, value)) not in ({}, []):
@@ -169,11 +170,17 @@ def plain_class(cls: type[Any]) -> type[Any]:
 def _asked_fields(cls: type[LLM]) -> tuple[str, ...]:
     """Return the names of the fields that count."""
     fields = cls.model_fields
-    return tuple(name for name, field in fields.items() if name in _PROMPTS or not (field.exclude or _is_aside(name)))
+    return tuple(name for name in fields if name in _PROMPTS or not _is_aside(name))
+
+
+@lru_cache(maxsize=1024)
+def _plain_fields(cls: type[LLM]) -> frozenset[str]:
+    """Return the names of the fields that count only if they are plain: what is not written of an LLM."""
+    return frozenset(name for name, field in cls.model_fields.items() if field.exclude and name not in _PROMPTS)
 
 
 def _is_aside(name: str) -> bool:
-    return name in _NOT_ASKED or is_secret_name(name) or "ad_token" in name
+    return name in _NOT_ASKED or is_account(name)
 
 
 def _setting(name: str, value: object) -> object:
@@ -190,7 +197,7 @@ def _setting(name: str, value: object) -> object:
 
 
 def _is_secret(name: object) -> bool:
-    return isinstance(name, str) and is_secret_name(name)
+    return isinstance(name, str) and is_account(name)
 
 
 def _private_settings(llm: LLM, *, lenient: bool) -> dict[str, object]:

@@ -17,7 +17,7 @@ _ACCOUNT = re.compile(
     r"|^(?:x_)?(?:key|token|secret|auth|bearer|pwd|sig|signature)$"
 )
 _CLIENTS = frozenset({
-    "client", "aclient", "clients", "http", "session", "asession", "executor", "lock", "loop", "pool", "semaphore",
+    "client", "aclient", "clients", "session", "asession", "executor", "lock", "loop", "pool", "semaphore",
 })  # fmt: skip
 
 
@@ -30,7 +30,8 @@ def is_account(name: str) -> bool:
 @lru_cache(maxsize=4096)
 def is_client(name: str) -> bool:
     """Whether *name* is that of what makes requests, or keeps them in order."""
-    return not _CLIENTS.isdisjoint(_flat(name).split("_"))
+    flat = _flat(name)
+    return flat == "http" or not _CLIENTS.isdisjoint(flat.split("_"))
 
 
 def _flat(name: str) -> str:

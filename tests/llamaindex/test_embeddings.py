@@ -351,6 +351,18 @@ def test_what_stands_inside_counts(cache: TieredCache, one: dict[str, Any], othe
     assert len(_asked_of["own"]) == 2
 
 
+@pytest.mark.parametrize("name", ["pool", "pool_type", "_loop_mode", "session_prompt", "_pad_key", "instruction_token", "query_key"])
+def test_a_name_does_not_excuse_a_setting(cache: TieredCache, name: str) -> None:
+    """It counts, whatever its name has in common with those of clients and secrets."""
+    namespace = {"__module__": __name__, "__annotations__": {name: str}, name: PrivateAttr("") if name[0] == "_" else ""}
+    made: Any = type("Made", (Own,), namespace)
+    for value in ("cls", "mean", "cls"):
+        model = made()
+        setattr(model, name, value)
+        cached_embedding(model, cache).get_text_embedding("a")
+    assert len(_asked_of["own"]) == 2
+
+
 def own(**settings: Any) -> Own:
     model = Own(**{name: value for name, value in settings.items() if not name.startswith("_")})
     for name, value in settings.items():

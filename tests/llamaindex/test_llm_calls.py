@@ -26,7 +26,7 @@ from llama_index.core.llms import LLM, ChatMessage, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.llms.mock import MockLLM, MockLLMWithNonyieldingChatStream
 from llama_index.llms.openai import OpenAI
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from worlds import World, kinds
 
 from langchain_layered_cache import LayeredCache
@@ -46,7 +46,7 @@ class Slow(CustomLLM):
     asked: list[str] = Field(default=[], exclude=True)
     closed: list[str] = Field(default=[], exclude=True)
     seconds: float = Field(default=0.0, exclude=True)
-    fails_after: int = Field(default=99, exclude=True)
+    _fails_after: int = PrivateAttr(default=99)  # what is kept privately counts as it was when the LLM was wrapped
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -63,7 +63,7 @@ class Slow(CustomLLM):
             text = ""
             try:
                 for number, word in enumerate(["one ", "two ", "three"]):
-                    if number == self.fails_after:
+                    if number == self._fails_after:
                         raise OSError
                     time.sleep(self.seconds)
                     text += word
@@ -81,7 +81,7 @@ class Slow(CustomLLM):
             text = ""
             try:
                 for number, word in enumerate(["one ", "two ", "three"]):
-                    if number == self.fails_after:
+                    if number == self._fails_after:
                         raise OSError
                     await asyncio.sleep(self.seconds)
                     text += word
@@ -327,7 +327,8 @@ def test_what_is_closed_early_is_not_stored(world: World, cache: TieredCache) ->
 
 def test_what_fails_is_not_stored(world: World, cache: TieredCache, bare: OpenAI, server: OpenAIServer) -> None:
     """Errors of the provider pass as they are."""
-    llm = cached(slow(fails_after=1), cache)
+    llm = cached(slow(), cache)
+    llm._fails_after = 1
     for _ in range(2):
         with pytest.raises(OSError):
             world.call(llm, "complete", "q")
@@ -495,7 +496,7 @@ def test_old_answers_are_given_while_new_ones_are_made(world: World, clock: Fake
         assert cache.stats().stored == 2
 
         clock.advance(20)
-        llm.fails_after = 0
+        llm._fails_after = 0
         assert world.call(llm, "complete", "q").text == "one two three"
         clock.advance(100)
         with pytest.raises(OSError):

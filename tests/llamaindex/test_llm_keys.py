@@ -40,7 +40,7 @@ from llama_index.llms.langchain import LangChainLLM
 from llama_index.llms.ollama import Ollama
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
-from pydantic import BaseModel, PrivateAttr, SecretStr
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 from llamaindex_layered_cache import cached
 from llamaindex_layered_cache._keepers import Question
@@ -386,6 +386,28 @@ def test_models_that_differ(cache: TieredCache) -> None:
 def test_secrets_and_transport_do_not_count(one: LLM, other: LLM, cache: TieredCache) -> None:
     """An answer is as good over another key."""
     assert request(cached(one, cache)) == request(cached(other, cache))
+
+
+NAMES = ["lookahead_tokens", "pad_token", "stop_token", "session_prompt", "secret_word", "password_policy", "client_mode"]
+HIDDEN = ["_block", "_clock", "_token_mode", "_client_mode", "_session_prompt", "_secret_word", "_stop_token"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *HIDDEN, "excluded", "extra"])
+def test_a_name_does_not_excuse_a_setting(cache: TieredCache, name: str) -> None:
+    """It counts, whatever its name has in common with those of clients and secrets, and also if it is not written or not declared."""
+    members: dict[str, Any] = {"__module__": __name__}
+    if name == "extra":
+        members["model_config"] = {"extra": "allow"}
+    else:
+        fields = {"excluded": Field("", exclude=True)}
+        members |= {"__annotations__": {name: str}, name: PrivateAttr("") if name[0] == "_" else fields.get(name, "")}
+    made: Any = type("Made", (Own,), members)
+    requests: list[Request] = []
+    for value in ("a", "b", "a"):
+        llm = made()
+        setattr(llm, name, value)
+        requests.append(request(cached(llm, cache)))
+    assert requests[0] == requests[2] != requests[1]
 
 
 def test_where_the_environment_sends_requests(cache: TieredCache, monkeypatch: pytest.MonkeyPatch) -> None:
