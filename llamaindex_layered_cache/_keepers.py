@@ -125,9 +125,9 @@ class Keeper:
             ConfigurationError: Its caller has said what may not be said.
             TenantRequiredError: It names no tenant, and must.
         """
-        said = _said(question.arguments)
         if _at_work.get() is question.llm:
-            return None
+            return None  # and its arguments are the model's own: its provider may know a `cache` too
+        said = _said(question.arguments)
         options = self._said_around(current_options()).with_(said) if said else self._said_around(current_options())
         if options.namespace is not None:
             return Call(self, self.cache.namespace(options.namespace), options, question)

@@ -282,6 +282,23 @@ def test_a_call_within_a_call_is_a_part_of_it(world: World, cache: TieredCache) 
     assert len(llm.asked) == 3
 
 
+def test_a_call_within_a_call_keeps_its_arguments(cache: TieredCache) -> None:
+    """They are what the model says to its provider, which may know a `cache` too."""
+    seen: list[dict[str, Any]] = []
+
+    class Asking(Slow):
+        @llm_completion_callback()
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+            seen.append(kwargs)
+            return CompletionResponse(text=prompt)
+
+        def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            return ChatResponse(message=ChatMessage(content=self.complete("x", cache="ephemeral", tags=["a"]).text))
+
+    assert cached(Asking(), cache).chat(MESSAGES).message.content == "x"
+    assert seen == [{"cache": "ephemeral", "tags": ["a"]}]
+
+
 def test_streams_are_shared(world: World, cache: TieredCache) -> None:
     """Equal ones, while they come; each reader has chunks of its own."""
     llm = cached(slow(seconds=0.02), cache)
