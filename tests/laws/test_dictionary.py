@@ -71,8 +71,7 @@ class Cache(RuleBasedStateMachine):
     def write_behind(self) -> None:
         """Nothing is late here: that is the model's affair."""
         for cache in (self.root, self.caches["two"]):
-            while len(cache._engine.backlog):
-                cache._engine.backlog.step()
+            assert cache._engine.backlog.drain(30)
 
     def right(self, where: str, name: str, *, stale: bool = False) -> Held | None:
         held = self.held.get((where, name))
