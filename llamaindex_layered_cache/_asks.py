@@ -9,7 +9,7 @@ from layered_cache.asking import Ask, check_only_cached, note_failure
 
 from llamaindex_layered_cache._codec import Response, decode
 from llamaindex_layered_cache._events import listener
-from llamaindex_layered_cache._keepers import Call, at_work
+from llamaindex_layered_cache._keepers import Call
 
 
 def answered(call: Call, method: str, live: Callable[[], Response]) -> Response:
@@ -20,8 +20,7 @@ def answered(call: Call, method: str, live: Callable[[], Response]) -> Response:
     """
     if call.request is None:
         check_only_cached(call.options)
-        with at_work(call.question.llm):
-            return live()
+        return live()
     if (response := _at_hand(call)) is None:
         ask = _Ask(call, live=live)
         response = ask.answered()
@@ -36,8 +35,7 @@ async def aanswered(call: Call, method: str, live: Callable[[], Awaitable[Respon
     """See answered."""
     if call.request is None:
         check_only_cached(call.options)
-        with at_work(call.question.llm):
-            return await live()
+        return await live()
     if (response := _at_hand(call)) is None:
         ask = _Ask(call, alive=live)
         response = await ask.aanswered()
@@ -79,26 +77,22 @@ class _Ask(Ask[Response]):
     def compute(self) -> Response:
         self.is_live = True
         assert self._live is not None  # noqa: S101 - for the type checker: threads have it
-        with at_work(self._call.question.llm):
-            return self._live()
+        return self._live()
 
     async def acompute(self) -> Response:
         self.is_live = True
         assert self._alive is not None  # noqa: S101 - for the type checker: tasks have it
-        with at_work(self._call.question.llm):
-            return await self._alive()
+        return await self._alive()
 
     def compute_alone(self) -> Response:
         assert self._live is not None  # noqa: S101 - see compute
         self._call.starts()
-        with at_work(self._call.question.llm):
-            return self._live()
+        return self._live()
 
     async def acompute_alone(self) -> Response:
         assert self._alive is not None  # noqa: S101 - see acompute
         self._call.starts()
-        with at_work(self._call.question.llm):
-            return await self._alive()
+        return await self._alive()
 
     def written(self, result: Response) -> Answer | None:
         return self._call.answer([result])

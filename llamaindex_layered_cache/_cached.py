@@ -7,6 +7,7 @@ cache, and a pickle makes both again.
 
 from __future__ import annotations
 
+import pickle
 import types
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -23,11 +24,10 @@ from llama_index.core.llms.utils import resolve_llm  # pyright: ignore[reportUnk
 from llamaindex_layered_cache._codec import Raw, Replay
 from llamaindex_layered_cache._identities import PLAIN_CLASS, plain_class
 from llamaindex_layered_cache._keepers import EmitEvents, How, Keeper
-from llamaindex_layered_cache._wrapped import OWN, CachedLLM, keeper_of
+from llamaindex_layered_cache._wrapped import OWN, STATE, CachedLLM, keeper_of
 
 T = TypeVar("T", bound=LLM | BaseEmbedding)
 
-_STATE = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # of a pydantic object, beside its __dict__
 OF_EMBEDDINGS = ("ttl", "namespace", "tags", "key_extra")
 """The options that embeddings know too."""
 
@@ -146,11 +146,13 @@ def _wrapped(llm: LLM, cache: TieredCache, how: How) -> LLM:
 def _copied(llm: LLM, cls: type[LLM], keeper: Keeper | None) -> LLM:
     """Return a shallow copy of *llm* of the class *cls*: they share clients and handlers."""
     copy = cls.__new__(cls)
-    state = {name: value for name, value in llm.__dict__.items() if name != OWN}
-    object.__setattr__(copy, "__dict__", state if keeper is None else {**state, OWN: keeper})
-    for name in _STATE:
+    for name in STATE:
         value: Any = getattr(llm, name)
         object.__setattr__(copy, name, value.copy() if isinstance(value, dict | set) else value)
+    state = cast("dict[str, Any]", copy.__dict__)
+    state.pop(OWN, None)
+    if keeper is not None:
+        state[OWN] = keeper
     return copy
 
 
@@ -177,8 +179,10 @@ def _reduce(self: LLM, protocol: object) -> tuple[Any, ...]:  # noqa: ARG001 - P
         return _same, (plain,)
     try:
         keeper.cache.__reduce__()
-    except ConfigurationError as error:
-        keeper.once.warn(f"a cached LLM is pickled without its cache: {error}")
+        pickle.dumps(keeper.how)
+    except Exception as error:  # noqa: BLE001 - a cache of objects, a rule that is a lambda, an extra that holds anything
+        reason = error if isinstance(error, ConfigurationError) else "one of when, store_if and key_extra cannot be pickled"
+        keeper.once.warn(f"a cached LLM is pickled without its cache: {reason}")
         return _same, (plain,)
     return _wrapped, (plain, keeper.cache, keeper.how)
 

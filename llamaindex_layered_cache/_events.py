@@ -16,6 +16,7 @@ from typing import Any, cast
 from layered_cache.asking import note_failure
 from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.instrumentation.events.llm import (
     LLMChatEndEvent,
     LLMChatInProgressEvent,
@@ -101,6 +102,13 @@ class Hit:
             with self._telling():
                 self._end()
 
+    def broken(self, error: BaseException) -> None:
+        """Tell that a stream that was told of ended before its end: it was closed, or *error* came of it."""
+        if self._begun:
+            with self._telling():
+                _events.event(ExceptionEvent(exception=error, span_id=self._id))
+                self._finish({EventPayload.EXCEPTION: error}, self._last)
+
     @contextmanager
     def _telling(self) -> Generator[None]:
         token = active_span_id.set(self._id)
@@ -151,13 +159,16 @@ class Hit:
             self._event_id = self._handlers.on_event_start(CBEventType.LLM, payload=payload)
 
     def _end(self) -> None:
-        question, response = self._call.question, self._last
+        response = self._last
         if isinstance(response, ChatResponse):
             _events.event(LLMChatEndEvent(messages=self._messages, response=response, span_id=self._id))
             payload: dict[Any, Any] = {EventPayload.MESSAGES: self._messages, EventPayload.RESPONSE: response}
         else:
             _events.event(LLMCompletionEndEvent(prompt=self._prompt, response=cast("Any", response), span_id=self._id))
             payload = {EventPayload.PROMPT: self._prompt, EventPayload.COMPLETION: response}
+        self._finish(payload, response)
+
+    def _finish(self, payload: dict[Any, Any], response: Response | None) -> None:
         if self._handlers is not None:
             self._handlers.on_event_end(CBEventType.LLM, payload=payload, event_id=self._event_id)
-        self._spans.span_exit(id_=self._id, bound_args=self._bound(), instance=question.llm, result=response)
+        self._spans.span_exit(id_=self._id, bound_args=self._bound(), instance=self._call.question.llm, result=response)

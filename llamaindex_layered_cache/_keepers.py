@@ -4,7 +4,6 @@ The laws of a call:
 
 - What its caller says of the cache never reaches the provider: `cache`, `refresh`, `only_cached`, `ttl`, `tags`, `namespace`. What is said
   at the call counts more than `cache_options` around it, and that more than what `cached` was told; tags add up.
-- A call inside of a call of the same LLM is a part of it and is not cached by itself.
 - What is asked is read before the provider is: some change the messages that they are given. If it is another one when the provider is
   asked, as a stream may begin late, the answer is not kept.
 - A request of which no exact key can be made, and one that depends on what the provider remembers, is not cached.
@@ -13,9 +12,7 @@ The laws of a call:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -48,18 +45,6 @@ EmitEvents: TypeAlias = Literal["auto"] | bool
 Kind = Literal["chat", "completion"]
 
 _NO_ACCOUNT = "separate_accounts is on, and the LLM shows no API key: name the account, cache_options(account=...)"
-
-_at_work: ContextVar[object] = ContextVar("layered_cache_llm_at_work", default=None)
-
-
-@contextmanager
-def at_work(llm: LLM) -> Generator[None]:
-    """Note that *llm* is being asked inside the block: what it asks itself there is a part of that."""
-    token = _at_work.set(llm)
-    try:
-        yield
-    finally:
-        _at_work.reset(token)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,15 +103,13 @@ class Keeper:
     def __deepcopy__(self, memo: object) -> Keeper:
         return self
 
-    def begin(self, question: Question) -> Call | None:
-        """Return the call that asks *question*; None if it is a part of another one.
+    def begin(self, question: Question) -> Call:
+        """Return the call that asks *question*.
 
         Raises:
             ConfigurationError: Its caller has said what may not be said.
             TenantRequiredError: It names no tenant, and must.
         """
-        if _at_work.get() is question.llm:
-            return None  # and its arguments are the model's own: its provider may know a `cache` too
         said = _said(question.arguments)
         options = self._said_around(current_options()).with_(said) if said else self._said_around(current_options())
         if options.namespace is not None:
@@ -170,8 +153,8 @@ class Keeper:
             params["call"] = arguments
         if question.streams and not self.how.share_stream:
             params["stream"] = True
-        if self.how.raw == "drop":
-            params["raw"] = "drop"
+        if self.how.raw != "model":
+            params["raw"] = self.how.raw
         account = options.account
         if account is None and self.cache.policy.separate_accounts and (account := self.identity.account(llm)) is None:
             raise UncacheableRequestError(_NO_ACCOUNT)

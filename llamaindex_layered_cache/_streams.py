@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from layered_cache import Answer, Request
@@ -13,7 +13,7 @@ from layered_cache.streaming import Streaming
 
 from llamaindex_layered_cache._codec import Response, decode_stream
 from llamaindex_layered_cache._events import listener
-from llamaindex_layered_cache._keepers import Call, at_work
+from llamaindex_layered_cache._keepers import Call
 
 Stream = Generator[Any]
 AsyncStream = AsyncGenerator[Any]
@@ -46,7 +46,12 @@ def _told(call: Call, method: str, stream: _Stream, live: Callable[[], Iterator[
         if hit is not None:
             hit.piece(chunk)
 
-    yield from stream.stream(lambda: _working(call, live), tell)
+    try:
+        yield from stream.stream(lambda: _working(call, live), tell)
+    except BaseException as error:
+        if hit is not None:
+            hit.broken(error)
+        raise
     if hit is not None:
         hit.end()
 
@@ -58,39 +63,30 @@ async def _atold(call: Call, method: str, stream: _Stream, live: Callable[[], Aw
         if hit is not None:
             hit.piece(chunk)
 
-    async with aclosing(stream.astream(lambda: _aworking(call, live), tell)) as chunks:
-        async for chunk in chunks:
-            yield chunk
+    try:
+        async with aclosing(stream.astream(lambda: _aworking(call, live), tell)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    except BaseException as error:
+        if hit is not None:
+            hit.broken(error)
+        raise
     if hit is not None:
         hit.end()
 
 
 def _working(call: Call, live: Callable[[], Iterator[Response]]) -> Stream:
-    """Yield the chunks of the model, which is at work only while it makes one: the caller may ask it something else in between."""
-    llm, nothing = call.question.llm, object()
+    """Yield the chunks of the model, which is asked when the first of them is wanted."""
     call.starts()
-    with at_work(llm):
-        source = live()
-    while True:
-        with at_work(llm):
-            chunk = next(source, nothing)
-        if chunk is nothing:
-            return
-        yield chunk
+    yield from live()
 
 
 async def _aworking(call: Call, live: Callable[[], Awaitable[AsyncIterator[Response]]]) -> AsyncStream:
     """See _working."""
-    llm, nothing = call.question.llm, object()
     call.starts()
-    with at_work(llm):
-        source = await live()
+    source = await live()
     try:
-        while True:
-            with at_work(llm):
-                chunk = await anext(source, nothing)
-            if chunk is nothing:
-                return
+        async for chunk in source:
             yield chunk
     finally:
         if isinstance(source, AsyncGenerator):
@@ -125,11 +121,11 @@ class _Stream(Streaming[Any]):
 
     def copied(self, chunk: Any, *, free: bool) -> Any:  # noqa: ANN401, ARG002 - of either kind of stream; there is nothing to say
         """See Streaming."""
-        try:
+        with suppress(Exception):
             return chunk.model_copy(deep=True)
-        except Exception:  # noqa: BLE001 - its raw may hold anything, a connection, say; then that is one for all
-            raw, bare = chunk.raw, chunk.model_copy(update={"raw": None})
-            return bare.model_copy(deep=True).model_copy(update={"raw": raw})
+        with suppress(Exception):  # its raw may hold anything, a connection, say; then that is one for all
+            return chunk.model_copy(update={"raw": None}).model_copy(deep=True, update={"raw": chunk.raw})
+        return chunk.model_copy()  # so may what else it holds: it is not kept then
 
     def prepare(self) -> None:
         """See Streaming."""

@@ -22,11 +22,15 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms import LLM
 
 from llamaindex_layered_cache._asks import aanswered, answered
+from llamaindex_layered_cache._identities import plain_class
 from llamaindex_layered_cache._keepers import Call, Keeper, Kind, Question
 from llamaindex_layered_cache._streams import astreamed, streamed
 
 OWN = "_layered_cache"
 """Where a cached LLM has its keeper: in its `__dict__`, beside its fields, so that copies have it, and what LlamaIndex writes has not."""
+
+STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+"""What a pydantic object consists of."""
 
 if TYPE_CHECKING:
     _LLM = LLM
@@ -39,60 +43,68 @@ def keeper_of(llm: LLM) -> Keeper | None:
     return cast("Keeper | None", llm.__dict__.get(OWN))
 
 
+def bare(llm: LLM) -> LLM:
+    """Return *llm* as its own class made it: the same state, not a copy of it, without the cache.
+
+    It asks the provider. What an LLM asks itself there, in whichever thread or task, is a part of the call and is not cached by itself,
+    nor does it wait for the call that it is a part of. Of a class that validates what is assigned, which makes the state anew each time,
+    it is the LLM itself, whose calls of itself are calls like any.
+    """
+    cls: type[LLM] = plain_class(type(llm))
+    if cls.model_config.get("validate_assignment"):
+        return super(CachedLLM, cast("CachedLLM", llm))
+    found = object.__new__(cls)
+    for name in STATE:
+        object.__setattr__(found, name, getattr(llm, name))
+    return found
+
+
 class CachedLLM(_LLM):
     """Stands in front of the class of an LLM."""
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:  # noqa: ANN401 - LlamaIndex's signature, as all below
         asked = list(messages)
-        live = super().chat
         if (call := _begun(self, "chat", asked, kwargs)) is None:
-            return live(messages, **kwargs)
-        return cast("ChatResponse", answered(call, "chat", lambda: live(list(asked), **kwargs)))
+            return super().chat(messages, **kwargs)
+        return cast("ChatResponse", answered(call, "chat", lambda: bare(self).chat(list(asked), **kwargs)))
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:  # noqa: ANN401
         asked = list(messages)
-        live = super().achat
         if (call := _begun(self, "chat", asked, kwargs)) is None:
-            return await live(messages, **kwargs)
-        return cast("ChatResponse", await aanswered(call, "achat", lambda: live(list(asked), **kwargs)))
+            return await super().achat(messages, **kwargs)
+        return cast("ChatResponse", await aanswered(call, "achat", lambda: bare(self).achat(list(asked), **kwargs)))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:  # noqa: ANN401
         asked = list(messages)
-        live = super().stream_chat
         if (call := _begun(self, "chat", asked, kwargs, streams=True)) is None:
-            return live(messages, **kwargs)
-        return streamed(call, "stream_chat", lambda: live(list(asked), **kwargs))
+            return super().stream_chat(messages, **kwargs)
+        return streamed(call, "stream_chat", lambda: bare(self).stream_chat(list(asked), **kwargs))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:  # noqa: ANN401
         asked = list(messages)
-        live = super().astream_chat
         if (call := _begun(self, "chat", asked, kwargs, streams=True)) is None:
-            return await live(messages, **kwargs)
-        return await astreamed(call, "astream_chat", lambda: live(list(asked), **kwargs))
+            return await super().astream_chat(messages, **kwargs)
+        return await astreamed(call, "astream_chat", lambda: bare(self).astream_chat(list(asked), **kwargs))
 
     def complete(self, *args: Any, **kwargs: Any) -> CompletionResponse:  # noqa: ANN401
-        live = super().complete
         if (call := _begun_prompt(self, args, kwargs)) is None:
-            return live(*args, **kwargs)
-        return cast("CompletionResponse", answered(call, "complete", lambda: live(*args, **kwargs)))
+            return super().complete(*args, **kwargs)
+        return cast("CompletionResponse", answered(call, "complete", lambda: bare(self).complete(*args, **kwargs)))
 
     async def acomplete(self, *args: Any, **kwargs: Any) -> CompletionResponse:  # noqa: ANN401
-        live = super().acomplete
         if (call := _begun_prompt(self, args, kwargs)) is None:
-            return await live(*args, **kwargs)
-        return cast("CompletionResponse", await aanswered(call, "acomplete", lambda: live(*args, **kwargs)))
+            return await super().acomplete(*args, **kwargs)
+        return cast("CompletionResponse", await aanswered(call, "acomplete", lambda: bare(self).acomplete(*args, **kwargs)))
 
     def stream_complete(self, *args: Any, **kwargs: Any) -> CompletionResponseGen:  # noqa: ANN401
-        live = super().stream_complete
         if (call := _begun_prompt(self, args, kwargs, streams=True)) is None:
-            return live(*args, **kwargs)
-        return streamed(call, "stream_complete", lambda: live(*args, **kwargs))
+            return super().stream_complete(*args, **kwargs)
+        return streamed(call, "stream_complete", lambda: bare(self).stream_complete(*args, **kwargs))
 
     async def astream_complete(self, *args: Any, **kwargs: Any) -> CompletionResponseAsyncGen:  # noqa: ANN401
-        live = super().astream_complete
         if (call := _begun_prompt(self, args, kwargs, streams=True)) is None:
-            return await live(*args, **kwargs)
-        return await astreamed(call, "astream_complete", lambda: live(*args, **kwargs))
+            return await super().astream_complete(*args, **kwargs)
+        return await astreamed(call, "astream_complete", lambda: bare(self).astream_complete(*args, **kwargs))
 
 
 def _begun(

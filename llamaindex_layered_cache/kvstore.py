@@ -8,8 +8,8 @@ The laws of this edge:
 - A collection is a child namespace of the store's, under its own name where that is a good one. A value says which key it belongs to: so
   keys can be listed, and no key ever gets another one's value.
 - What is put replaces what was there. What comes back is equal, in new objects (`_kv_values`).
-- A tier that fails counts as empty: `get` finds nothing there, `put` goes on in the others. Nothing is raised, but for removals, and for
-  what cannot be kept.
+- A tier that fails counts as empty: `get` finds nothing there, `put` goes on in the others. What cannot be kept is left out, unless the
+  store is strict. Nothing is raised, but for removals.
 - It has no length, and the default repr: LlamaIndex takes an empty store for none, and a repr for a part of what it caches.
 - A pickle of it is made again from the URLs of its tiers, as worker processes of pipelines do it.
 
@@ -24,8 +24,9 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from layered_cache import Answer, ConfigurationError, DeletionError, EncodeError, Entry, Receipt, Request, TieredCache
+from layered_cache import Answer, ConfigurationError, DeletionError, EncodeError, Entry, Event, Receipt, Request, TieredCache
 from layered_cache.adapting import engine_of, seconds_of
+from layered_cache.once import Once
 from llama_index.core.storage.kvstore.types import DEFAULT_BATCH_SIZE, DEFAULT_COLLECTION, BaseKVStore
 
 from llamaindex_layered_cache import _kv_values as codec
@@ -46,7 +47,7 @@ class LayeredKVStore(BaseKVStore):
     For caches, any tiers will do. A document or index store holds what is nowhere else, and changes it: let it have one tier, which all
     processes share and which throws nothing away, and no end of time:
 
-        LayeredKVStore(TieredCache("mongodb://host/llm"), namespace="documents", ttl=math.inf)
+        LayeredKVStore(TieredCache("mongodb://host/llm"), namespace="documents", ttl=math.inf, strict=True)
 
     (`redis://host/0#ttl=36500d` likewise, on a server that evicts nothing and saves to disk; `sqlite:///documents.db` on one machine.) In a
     memory tier, other processes would go on with what was replaced; of several tiers, the log of removals forgets the oldest ten thousand,
@@ -58,15 +59,23 @@ class LayeredKVStore(BaseKVStore):
         namespace: The name of the child namespace of *cache* in which it lives. Stores of different names do not meet.
         ttl: How long a pair is kept: seconds, a timedelta or a text (`"30d"`), `math.inf` for ever; as long as the policy of *cache* says
             (30 days by default), unless given. A tier may keep it for less (Redis: 7 days, unless its URL says `#ttl=...`).
+        strict: Whether `put` and its like refuse a value that would not come back equal, by an `EncodeError` and before any I/O. Otherwise
+            it is left out: its key holds nothing then, a warning says so once, and a pipeline goes on.
 
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong; so do all methods.
-        EncodeError: `put` and its like: a value would not come back equal.
     """
 
-    def __init__(self, cache: TieredCache, *, namespace: str = "kv", ttl: float | timedelta | str | None = None) -> None:
+    def __init__(
+        self, cache: TieredCache, *, namespace: str = "kv", ttl: float | timedelta | str | None = None, strict: bool = False
+    ) -> None:
+        if type(strict) is not bool:
+            msg = f"strict must be True or False, not {strict!r}"
+            raise ConfigurationError(msg)
         self._cache = engine_of(cache).namespace(namespace)
         self._ttl = seconds_of(ttl)
+        self._strict = strict
+        self._once = Once()
         self._cache.namespace(_hashed(DEFAULT_COLLECTION))  # there is room for any collection's name
 
     @property
@@ -118,20 +127,24 @@ class LayeredKVStore(BaseKVStore):
     def put_all(self, kv_pairs: Pairs, collection: str = DEFAULT_COLLECTION, batch_size: int = DEFAULT_BATCH_SIZE) -> None:  # noqa: ARG002 - the tiers know better how much they take at once
         """Hold *kv_pairs*; of two of one key, the last. Each tier is asked once for up to 250 of them."""
         cache = self._of(collection)
-        for batch in _batches(self._answers(kv_pairs, collection)):
+        answers, left_out = self._answers(kv_pairs, cache, collection)
+        for batch in _batches(answers):
             held = cache.set_many(batch, born=cache.ticket())
-            if refused := [request for request in batch if request not in held]:
-                with suppress(DeletionError):  # nobody asked for a removal
-                    cache.delete(*refused)
+            left_out += [request for request in batch if request not in held]
+        if left_out:
+            with suppress(DeletionError):  # nobody asked for a removal
+                cache.delete(*left_out)
 
     async def aput_all(self, kv_pairs: Pairs, collection: str = DEFAULT_COLLECTION, batch_size: int = DEFAULT_BATCH_SIZE) -> None:  # noqa: ARG002
         """See put_all."""
         cache = self._of(collection)
-        for batch in _batches(self._answers(kv_pairs, collection)):
+        answers, left_out = self._answers(kv_pairs, cache, collection)
+        for batch in _batches(answers):
             held = await cache.aset_many(batch, born=await cache.aticket())
-            if refused := [request for request in batch if request not in held]:
-                with suppress(DeletionError):
-                    await cache.adelete(*refused)
+            left_out += [request for request in batch if request not in held]
+        if left_out:
+            with suppress(DeletionError):
+                await cache.adelete(*left_out)
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
         """Remove *key*; return whether a tier had it. Other processes obey within `Policy.max_staleness`.
@@ -157,10 +170,13 @@ class LayeredKVStore(BaseKVStore):
                 return self._cache.namespace(collection)
         return self._cache.namespace(_hashed(collection))
 
-    def _answers(self, pairs: Pairs, collection: str) -> dict[Request, Answer]:
-        return {_request(key): self._answer(key, value, collection) for key, value in pairs}
+    def _answers(self, pairs: Pairs, cache: TieredCache, collection: str) -> tuple[dict[Request, Answer], list[Request]]:
+        """Return what is to be held, and the requests whose values cannot be."""
+        found = {_request(key): self._answer(key, value, cache, collection) for key, value in pairs}
+        answers = {request: answer for request, answer in found.items() if answer is not None}
+        return answers, [request for request in found if request not in answers]
 
-    def _answer(self, key: str, value: dict[str, Any], collection: str) -> Answer:
+    def _answer(self, key: str, value: dict[str, Any], cache: TieredCache, collection: str) -> Answer | None:
         if not isinstance(value, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
             msg = f"a value must be a dictionary, not a {type(value).__qualname__}"
             raise ConfigurationError(msg)
@@ -168,7 +184,11 @@ class LayeredKVStore(BaseKVStore):
             return Answer(value=codec.encode(key, value), codec=codec.CODEC, keep_for=self._ttl)
         except EncodeError as error:
             msg = f"a value of the collection {collection!r} cannot be kept, convert it first: {error}"
-            raise EncodeError(msg) from error
+            if self._strict:
+                raise EncodeError(msg) from error
+            cache.report(Event(kind="not_stored", namespace=cache.name, reason="not encodable"))
+            self._once.warn(msg)
+            return None
 
 
 def _hashed(collection: str) -> str:

@@ -1,13 +1,14 @@
 """msgpack for plain data that comes back equal, of the same types, or is not written.
 
 What JSON and most binary formats change silently (tuples, sets, dates, whole numbers beyond 64 bits, lone surrogates, keys that are
-no texts) travels under msgpack's extension types. `EncodeError` for the rest: objects of classes that are not known here.
+no texts) travels under msgpack's extension types, paths too. `EncodeError` for the rest: objects of classes that are not known here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import decimal
+import pathlib
 import uuid
 from collections.abc import Callable
 from typing import Any, cast
@@ -123,7 +124,7 @@ def _tagged(value: object, depth: int) -> object:  # noqa: PLR0911 - one return 
         raise EncodeError(msg)
     if code in _COLLECTIONS:
         return _packed(code, list(cast("tuple[object, ...]", value)), depth)
-    return _ext(code, _texts(value).encode())
+    return _ext(code, _texts(value).encode("utf-8", "surrogatepass"))
 
 
 def _packed(code: int, items: list[Any], depth: int) -> msgspec.msgpack.Ext:
@@ -154,6 +155,10 @@ _CODES: dict[type, int] = {
     uuid.UUID: 12,
     bytearray: 13,
     complex: 14,
+    pathlib.PosixPath: 15,
+    pathlib.WindowsPath: 16,
+    pathlib.PurePosixPath: 17,
+    pathlib.PureWindowsPath: 18,
 }
 _COLLECTIONS = frozenset({4, 5, 6, 13})
 _READERS: dict[int, Callable[[bytes], object]] = {
@@ -171,7 +176,19 @@ _READERS: dict[int, Callable[[bytes], object]] = {
     12: lambda data: uuid.UUID(data.decode()),
     13: lambda data: bytearray(loads(data)),
     14: lambda data: complex(data.decode()),
+    15: lambda data: _path(pathlib.PosixPath, data),
+    16: lambda data: _path(pathlib.WindowsPath, data),
+    17: lambda data: _path(pathlib.PurePosixPath, data),
+    18: lambda data: _path(pathlib.PureWindowsPath, data),
 }
+
+
+def _path(kind: type[pathlib.PurePath], data: bytes) -> pathlib.PurePath:
+    try:
+        return kind(data.decode("utf-8", "surrogatepass"))
+    except NotImplementedError:
+        msg = "a path of another operating system"
+        raise ValueError(msg) from None
 
 
 def _read_ext(code: int, data: memoryview) -> object:

@@ -258,6 +258,16 @@ def test_a_cache_that_cannot_be_made_again_stays_behind(caplog: pytest.LogCaptur
     assert "pickled without its cache" in caplog.text
 
 
+def test_a_rule_that_cannot_be_pickled_leaves_the_cache_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As a pipeline's workers must run all the same."""
+    with TieredCache(f"sqlite:///{tmp_path}/a.db") as cache:
+        again = pickle.loads(pickle.dumps(cached(MockLLM(max_tokens=3), cache, when=lambda *_: True)))
+
+    assert type(again) is MockLLM
+    assert answer(again) == ("text text text", -1)
+    assert "without its cache: one of when, store_if and key_extra cannot be pickled" in caplog.text
+
+
 # --- what is refused
 
 

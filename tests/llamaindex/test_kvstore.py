@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -283,6 +284,7 @@ VALUES: list[dict[Any, Any]] = [
     {"inf": math.inf, "-inf": -math.inf, "zero": -0.0, "tiny": 5e-324, "whole": 1.0},
     {"vector": [0.1] * 100, "exact": [0.5] * 100, "mixed": [0.5] * 20 + [1], "zeros": [-0.0] * 20, "short": [0.1]},
     {"a.b": 1, "$set": 2, "_id": "mine"},
+    {"path": Path("/data/ä"), "pure": PureWindowsPath("c:/x"), "odd": PurePosixPath("\udcff")},
 ]
 
 
@@ -335,11 +337,29 @@ for _ in range(400):
     deep = {"a": deep}
 
 
-@pytest.mark.parametrize(
-    "value", [{"o": object()}, {"a": [{1: object()}]}, {"t": (1, object())}, {"n": np.int64(1)}, deep, {"p": TextNode()}]
-)
-def test_what_would_not_come_back_is_refused(world: World, kept: LayeredKVStore, value: Any) -> None:
+UNKEPT: list[dict[Any, Any]] = [{"o": object()}, {"a": [{1: object()}]}, {"t": (1, object())}, {"n": np.int64(1)}, deep, {"p": TextNode()}]
+
+
+@pytest.mark.parametrize("value", UNKEPT)
+def test_what_would_not_come_back_is_left_out(world: World, caplog: pytest.LogCaptureFixture, value: Any) -> None:
+    """A pipeline goes on without. What was there is replaced by nothing; of two values of a key, the last counts."""
+    events: list[Event] = []
+    kept = LayeredKVStore(TieredCache("memory://", observers=[events.append]))
+    world.call(kept, "put", "k", {"old": 1})
+    world.call(kept, "put_all", [("k", value), ("other", {"new": 1}), ("again", value), ("again", {"new": 2})])
+
+    assert world.call(kept, "get", "k") is None
+    assert world.call(kept, "get_all") == {"other": {"new": 1}, "again": {"new": 2}}
+    assert [event.reason for event in events if event.kind == "not_stored"] == ["not encodable"] * 2
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "a value of the collection 'data' cannot be kept, convert it first"
+    ]
+
+
+@pytest.mark.parametrize("value", UNKEPT)
+def test_a_strict_store_refuses_what_would_not_come_back(world: World, kept: LayeredKVStore, value: Any) -> None:
     """By an error that says what it is and holds nothing of it; what was there stays."""
+    kept = LayeredKVStore(kept.engine, strict=True)
     world.call(kept, "put", "k", {"old": 1})
     with pytest.raises(EncodeError, match="a value of the collection 'data' cannot be kept, convert it first"):
         world.call(kept, "put", "k", value)

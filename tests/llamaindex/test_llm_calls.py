@@ -21,6 +21,7 @@ from llama_index.core.callbacks.schema import CBEventType
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms import LLM, ChatMessage, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
@@ -299,6 +300,77 @@ def test_a_call_within_a_call_keeps_its_arguments(cache: TieredCache) -> None:
     assert seen == [{"cache": "ephemeral", "tags": ["a"]}]
 
 
+@pytest.mark.parametrize("method", ["chat", "achat"])
+def test_a_call_by_way_of_its_twin_waits_for_nobody(method: str) -> None:
+    """Some ask their sync method in a thread of an executor, some the other one in a loop there: no context comes along."""
+
+    class Twin(Slow):
+        def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            if method == "chat":
+                with ThreadPoolExecutor(1) as pool:
+                    return pool.submit(lambda: asyncio.run(self.achat(messages, **kwargs))).result()
+            self.asked.append("once")
+            return ChatResponse(message=ChatMessage(content="hi"))
+
+        async def achat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            if method == "achat":
+                return await asyncio.get_running_loop().run_in_executor(None, lambda: self.chat(messages, **kwargs))
+            self.asked.append("once")
+            return ChatResponse(message=ChatMessage(content="hi"))
+
+    cache = TieredCache("memory://", policy=Policy(max_wait=3600))
+    llm = cached(Twin(asked=[]), cache)
+    for _ in range(2):
+        answer = llm.chat(MESSAGES) if method == "chat" else asyncio.run(llm.achat(MESSAGES))
+        assert answer.message.content == "hi"
+    assert llm.asked == ["once"]
+    assert (cache.stats().stored, cache.stats().lookups) == (1, 2)
+
+
+def test_what_a_call_leaves_behind_is_cached_as_others_are(cache: TieredCache) -> None:
+    """A task that the model has begun goes on when the call is over: what is asked there by the cached one is no part of the call."""
+    later: list[asyncio.Task[ChatResponse]] = []
+
+    class Busy(Slow):
+        async def achat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            self.asked.append("chat")
+            if not later:
+                later.append(asyncio.create_task(llm.achat([ChatMessage(content="later")])))
+            return ChatResponse(message=ChatMessage(content="hi"))
+
+    llm = cached(Busy(asked=[]), cache)
+
+    async def main() -> None:
+        await llm.achat(MESSAGES)
+        await later[0]
+        await llm.achat([ChatMessage(content="later")])
+
+    asyncio.run(main())
+    assert llm.asked == ["chat", "chat"]
+    assert cache.stats().stored == 2
+
+
+def test_what_an_llm_remembers_while_it_is_asked_stays(cache: TieredCache) -> None:
+    """Fields, private ones, and what it makes anew by validating: the provider changes the LLM that the caller has."""
+
+    class Counting(Slow):
+        calls: int = Field(default=0, exclude=True)
+        _bare: list[str] | None = PrivateAttr(default=None)
+
+        def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            self.calls += 1
+            self._bare = ["seen"]
+            return ChatResponse(message=ChatMessage(content="hi"))
+
+    class Checked(Counting):
+        model_config = {"validate_assignment": True}
+
+    for kind in (Counting, Checked):
+        llm = cached(kind(), cache, key_extra=kind.__name__)
+        llm.chat(MESSAGES)
+        assert (llm.calls, llm._bare) == (1, ["seen"])
+
+
 def test_streams_are_shared(world: World, cache: TieredCache) -> None:
     """Equal ones, while they come; each reader has chunks of its own."""
     llm = cached(slow(seconds=0.02), cache)
@@ -443,6 +515,15 @@ def test_what_the_client_had_returned(raw: Any, bare: OpenAI, cache: TieredCache
     assert again.message == first.message
 
 
+def test_who_wants_what_the_client_had_returned_as_another_thing_asks_again(bare: OpenAI, cache: TieredCache, server: OpenAIServer) -> None:
+    """Nobody gets the dictionary that another one has stored where he expects an object."""
+    first = cached(bare, cache, raw="dict").chat(MESSAGES)
+
+    for _ in range(2):
+        assert type(cached(bare, cache).chat(MESSAGES).raw) is type(first.raw)
+    assert server.calls == 2
+
+
 # --- when things go wrong
 
 
@@ -494,6 +575,27 @@ def test_an_answer_that_cannot_be_kept_is_given(
     for _ in range(2):
         assert world.call(cached(Odd(), cache, raw="drop"), "complete", "q").text == "secret answer"
     assert cache.stats().hits == 1
+
+
+def test_a_stream_that_cannot_be_copied_is_given(world: World, cache: TieredCache, events: list[Event]) -> None:
+    """As it is; it is not kept."""
+
+    class Odd(Slow):
+        @llm_completion_callback()
+        def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Iterator[CompletionResponse]:
+            yield CompletionResponse(text="a", delta="a", raw=threading.Lock(), additional_kwargs={"lock": threading.Lock()})
+
+        @llm_completion_callback()
+        async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> AsyncIterator[CompletionResponse]:
+            async def pieces() -> AsyncIterator[CompletionResponse]:
+                yield CompletionResponse(text="a", delta="a", raw=threading.Lock(), additional_kwargs={"lock": threading.Lock()})
+
+            return pieces()
+
+    llm = cached(Odd(), cache)
+    for _ in range(2):
+        assert [chunk.text for chunk in stream(world, llm, "stream_complete", "q")] == ["a"]
+    assert kinds(events).count("not_stored") == 2
 
 
 def test_old_answers_are_given_while_new_ones_are_made(world: World, clock: FakeClock) -> None:
@@ -640,6 +742,38 @@ def test_token_counters_count_what_was_paid(world: World, bare: OpenAI, cache: T
     assert counter.total_llm_token_count == 2 * paid
     stream(world, loud, "stream_chat", MESSAGES)
     assert len(debug.get_event_pairs(CBEventType.LLM)) == 3
+
+
+@pytest.mark.parametrize("way", ["stream_chat", "stream_complete"])
+def test_a_hit_that_is_closed_early_ends_for_handlers_too(
+    way: str, world: World, bare: OpenAI, cache: TieredCache, heard: tuple[Heard, SimpleSpanHandler]
+) -> None:
+    """As a stream of the model does: by the exception that ended it."""
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    llm = cached(bare, cache, emit_events=True)
+    content = MESSAGES if way == "stream_chat" else "why?"
+    stream(world, llm, way, content)
+    llm.callback_manager = CallbackManager([debug])
+    handler, spans = heard
+    handler.events.clear()
+
+    if world.name == "threads":
+        chunks = getattr(llm, way)(content)
+        next(chunks)
+        chunks.close()
+    else:
+
+        async def main() -> None:
+            chunks = await getattr(llm, "a" + way)(content)
+            await anext(chunks)
+            await chunks.aclose()
+
+        world.loop.run_until_complete(main())
+
+    assert spans.open_spans == {}
+    assert isinstance(handler.events[-1], ExceptionEvent)
+    assert handler.events[-1].tags == {"layered_cache": "hit"}
+    assert len(debug.get_event_pairs(CBEventType.LLM)) == 1
 
 
 def test_a_handler_that_fails_costs_no_answer(bare: OpenAI, cache: TieredCache, events: list[Event]) -> None:
