@@ -113,6 +113,10 @@ def _read(thing: BaseModel, *, opaque: bool, depth: int) -> dict[str, object]:
         except UncacheableRequestError:
             if not opaque:
                 raise
+        except RecursionError:
+            if not opaque:
+                msg = f"the setting {name!r} of {_class_of(thing)} holds itself, or is nested too deeply"
+                raise UncacheableRequestError(msg) from None
     return {"class": _class_of(thing), "address": _address_of(thing), "settings": settings}
 
 

@@ -371,12 +371,20 @@ def own(**settings: Any) -> Own:
     return model
 
 
+def holding_itself() -> dict[str, Any]:
+    """Return what has no end."""
+    found: dict[str, Any] = {}
+    found["a"] = found
+    return found
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"_hidden": object()}, r"the setting '_hidden' of .*WithClient holds a object"),
         ({"setting": [threading.Lock()]}, "the setting 'setting' of .*WithClient holds a lock"),
         ({"setting": len}, "the setting 'setting'"),
+        ({"_hidden": holding_itself()}, "the setting '_hidden' of .*WithClient holds itself"),
         ({"_hidden": Inner(name="x", client=1)}, None),
         ({"_client": object()}, None),
         ({"model_name": "unknown"}, "has no model_name"),
