@@ -19,8 +19,9 @@ os.environ.setdefault("OPENAI_API_KEY", "none")
 os.environ.setdefault("LANGSMITH_TRACING", "false")
 
 
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from going through all that the hosts have loaded: it takes half a second of somebody's time budget."""
+@pytest.fixture(autouse=True, scope="module")
+def _short_collections() -> None:
+    """Keep the garbage collector from going through all that was there before: that takes half a second, of somebody's time budget."""
     gc.collect()
     gc.freeze()
 
