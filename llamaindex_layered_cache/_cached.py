@@ -24,7 +24,7 @@ from llama_index.core.llms.utils import resolve_llm  # pyright: ignore[reportUnk
 from llamaindex_layered_cache._codec import Raw, Replay
 from llamaindex_layered_cache._identities import PLAIN_CLASS, plain_class
 from llamaindex_layered_cache._keepers import EmitEvents, How, Keeper
-from llamaindex_layered_cache._wrapped import OWN, STATE, CachedLLM, keeper_of
+from llamaindex_layered_cache._wrapped import BARE, OWN, STATE, CachedLLM, Held, keeper_of
 
 T = TypeVar("T", bound=LLM | BaseEmbedding)
 
@@ -151,8 +151,9 @@ def _copied(llm: LLM, cls: type[LLM], keeper: Keeper | None) -> LLM:
         object.__setattr__(copy, name, value.copy() if isinstance(value, dict | set) else value)
     state = cast("dict[str, Any]", copy.__dict__)
     state.pop(OWN, None)
+    state.pop(BARE, None)
     if keeper is not None:
-        state[OWN] = keeper
+        state.update({OWN: keeper, BARE: Held()})
     return copy
 
 

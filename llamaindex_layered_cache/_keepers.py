@@ -95,6 +95,7 @@ class Keeper:
         self.how = how
         self.identity = Identity(llm, how.key_extra)
         self.once = Once()
+        self._made_of = llm  # whose class may close a client, which its copies have too, when it goes
         self._options = CallOptions(ttl=how.ttl, namespace=how.namespace, tags=how.tags)
 
     def __copy__(self) -> Keeper:

@@ -105,6 +105,7 @@ class _Keeper:
         self._keep_for, self._tags = keep_for, tags
         self._key_extra = key_extra
         self.vectors = VectorCache(self._below(engine), keep_for=keep_for, tags=tags)
+        self.made_of: BaseEmbedding | None = None
 
     def __copy__(self) -> _Keeper:
         return self
@@ -213,6 +214,7 @@ def _remade(plain: BaseEmbedding, *recipe: Any) -> BaseEmbedding:  # noqa: ANN40
 
 
 def _with(embed_model: M, keeper: _Keeper) -> M:
+    keeper.made_of = embed_model  # whose class may close a client, which its copies have too, when it goes
     wrapped = _copy(embed_model, _class(_plain_class(type(embed_model))))
     private = {**(wrapped.__pydantic_private__ or {}), identity.OWN: keeper}
     object.__setattr__(wrapped, "__pydantic_private__", private)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import pickle
 import threading
 import time
@@ -369,6 +370,20 @@ def own(**settings: Any) -> Own:
         if name.startswith("_"):
             setattr(model, name, value)
     return model
+
+
+def test_a_model_that_closes_its_client_when_it_goes_keeps_it(cache: TieredCache) -> None:
+    """What it was made of lives as long."""
+    closed: list[str] = []
+
+    class Closing(Own):
+        def __del__(self) -> None:
+            closed.append("")
+
+    model = cached(Closing(), cache)
+    gc.collect()
+    model.get_text_embedding("a")
+    assert closed == []
 
 
 def holding_itself() -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -369,6 +371,30 @@ def test_what_an_llm_remembers_while_it_is_asked_stays(cache: TieredCache) -> No
         llm = cached(kind(), cache, key_extra=kind.__name__)
         llm.chat(MESSAGES)
         assert (llm.calls, llm._bare) == (1, ["seen"])
+
+
+def test_an_llm_that_closes_its_client_when_it_goes_keeps_it(cache: TieredCache) -> None:
+    """What it was made of, and what is asked in its place, live as long; its copies have their own state."""
+    closed: list[str] = []
+
+    class Closing(Slow):
+        def __del__(self) -> None:
+            closed.append("")
+
+        def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            self.asked.append(str(messages[0].content))
+            return ChatResponse(message=ChatMessage(content=f"{self.model_name}, closed {len(closed)} times"))
+
+    llm = cached(Closing(asked=[]), cache)
+    copies = [llm.model_copy(update={"model_name": "other"}), copy.deepcopy(llm)]
+    for each in (llm, *copies, llm):
+        for number in range(2):
+            each.chat([ChatMessage(content=f"{each.model_name} {number}")])
+        gc.collect()
+        assert closed == []
+    assert llm.chat([ChatMessage(content="again")]).message.content == "slow, closed 0 times"
+    assert copies[0].chat([ChatMessage(content="again")]).message.content == "other, closed 0 times"
+    assert copies[1] == copies[1].model_copy()
 
 
 def test_streams_are_shared(world: World, cache: TieredCache) -> None:
