@@ -380,7 +380,7 @@ def test_a_model_that_closes_its_client_when_it_goes_keeps_it(cache: TieredCache
         def __del__(self) -> None:
             closed.append("")
 
-    model = cached(Closing(), cache)
+    model = cached_embedding(Closing(), cache)
     gc.collect()
     model.get_text_embedding("a")
     assert closed == []
