@@ -23,6 +23,7 @@ from layered_cache import (
 )
 from layered_cache.once import Once
 from layered_cache.options import fingerprint
+from layered_cache.providers import load_prices
 
 from langchain_layered_cache._answers import to_answer
 from langchain_layered_cache._memo import Memo
@@ -66,6 +67,7 @@ class Calls:
         self._keys: Memo[tuple[object, ...], str] = Memo(_REMEMBERED, weigh=_length)
         self._tenants: Memo[str, TieredCache] = Memo(1024)
         self.once = Once()
+        load_prices()
 
     def begin(self, run: Run | None) -> Call:
         """Return the call of *run*; None: what its caller has said stands around it.

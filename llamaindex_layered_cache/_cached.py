@@ -24,7 +24,8 @@ from llama_index.core.llms.utils import resolve_llm  # pyright: ignore[reportUnk
 from llamaindex_layered_cache._codec import Raw, Replay
 from llamaindex_layered_cache._identities import PLAIN_CLASS, plain_class
 from llamaindex_layered_cache._keepers import EmitEvents, How, Keeper
-from llamaindex_layered_cache._wrapped import BARE, OWN, STATE, CachedLLM, Held, keeper_of
+from llamaindex_layered_cache._views import Held, copied
+from llamaindex_layered_cache._wrapped import BARE, OWN, CachedLLM, keeper_of
 
 T = TypeVar("T", bound=LLM | BaseEmbedding)
 
@@ -145,10 +146,7 @@ def _wrapped(llm: LLM, cache: TieredCache, how: How) -> LLM:
 
 def _copied(llm: LLM, cls: type[LLM], keeper: Keeper | None) -> LLM:
     """Return a shallow copy of *llm* of the class *cls*: they share clients and handlers."""
-    copy = cls.__new__(cls)
-    for name in STATE:
-        value: Any = getattr(llm, name)
-        object.__setattr__(copy, name, value.copy() if isinstance(value, dict | set) else value)
+    copy = copied(llm, cls)
     state = cast("dict[str, Any]", copy.__dict__)
     state.pop(OWN, None)
     state.pop(BARE, None)

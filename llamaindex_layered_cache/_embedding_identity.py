@@ -21,10 +21,14 @@ from llamaindex_layered_cache._names import is_account, is_client
 OWN = "_layered_cache"
 """Where a cached model has what belongs to its cache."""
 
+BARE = "_layered_cache_bare"
+"""Where it has a view of itself without the cache."""
+
 _NAMES = ("model_name", "model", "model_id", "deployment_name")
 _NO_NAMES = frozenset({"", "unknown"})  # the second is LlamaIndex's default
 _TRANSPORT = frozenset({
-    OWN, "callback_manager", "callbacks", "embeddings_cache", "rate_limiter", "embed_batch_size", "num_workers", "chunk_size", "batch_size",
+    OWN, BARE,
+    "callback_manager", "callbacks", "embeddings_cache", "rate_limiter", "embed_batch_size", "num_workers", "chunk_size", "batch_size",
     "timeout", "request_timeout", "max_retries", "retry_min_seconds", "retry_max_seconds", "reuse_client", "default_headers", "headers",
     "show_progress", "show_progress_bar", "verbose", "threads", "parallel", "keep_alive", "cache_folder", "cache_dir", "openai_proxy",
     "http_socket_options", "use_azure_ad", "azure_ad_token_provider", "azure_ad_async_token_provider", "profile_name", "boto3_kwargs",

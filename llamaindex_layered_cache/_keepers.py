@@ -31,6 +31,7 @@ from layered_cache import (
 from layered_cache.asking import note_failure
 from layered_cache.once import Once
 from layered_cache.options import NO_OPTIONS, fingerprint
+from layered_cache.providers import load_prices
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms import LLM
 
@@ -94,6 +95,7 @@ class Keeper:
         self.cache = cache
         self.how = how
         self.identity = Identity(llm, how.key_extra)
+        load_prices()
         self.once = Once()
         self._made_of = llm  # whose class may close a client, which its copies have too, when it goes
         self._options = CallOptions(ttl=how.ttl, namespace=how.namespace, tags=how.tags)

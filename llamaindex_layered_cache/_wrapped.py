@@ -25,30 +25,18 @@ from llamaindex_layered_cache._asks import aanswered, answered
 from llamaindex_layered_cache._identities import plain_class
 from llamaindex_layered_cache._keepers import Call, Keeper, Kind, Question
 from llamaindex_layered_cache._streams import astreamed, streamed
+from llamaindex_layered_cache._views import view_of
 
 OWN = "_layered_cache"
 """Where a cached LLM has its keeper: in its `__dict__`, beside its fields, so that copies have it, and what LlamaIndex writes has not."""
 
 BARE = "_layered_cache_bare"
-"""Where it has itself without the cache, `Held`."""
-
-STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
-"""What a pydantic object consists of."""
+"""Where it has a view of itself without the cache, `Held`."""
 
 if TYPE_CHECKING:
     _LLM = LLM
 else:
     _LLM = object  # its class comes beside it, and brings this one's methods
-
-
-class Held:
-    """Holds an LLM, but for comparisons, copies and pickles of what it is held in: these must not go round in circles."""
-
-    def __init__(self, llm: LLM | None = None) -> None:
-        self.llm = llm
-
-    def __reduce__(self) -> tuple[type[Held], tuple[()]]:
-        return Held, ()
 
 
 def keeper_of(llm: LLM) -> Keeper | None:
@@ -57,26 +45,16 @@ def keeper_of(llm: LLM) -> Keeper | None:
 
 
 def bare(llm: LLM) -> LLM:
-    """Return *llm* as its own class made it: the same state, not a copy of it, without the cache.
+    """Return *llm* as its own class made it: a view of the same state, without the cache.
 
     It asks the provider. What an LLM asks itself there, in whichever thread or task, is a part of the call and is not cached by itself,
     nor does it wait for the call that it is a part of. Of a class that validates what is assigned, which makes the state anew each time,
     it is the LLM itself, whose calls of itself are calls like any.
-
-    It lives as long as *llm*: its class may close a client when one of its objects goes.
     """
     cls: type[LLM] = plain_class(type(llm))
     if cls.model_config.get("validate_assignment"):
         return super(CachedLLM, cast("CachedLLM", llm))
-    state = cast("dict[str, Any]", llm.__dict__)
-    held = cast("Held", state[BARE]).llm
-    if held is not None and cast("object", held.__dict__) is state:
-        return held
-    found = object.__new__(cls)
-    for name in STATE:
-        object.__setattr__(found, name, getattr(llm, name))
-    state[BARE] = Held(found)  # in its place: others may be reading the state, which must not grow then
-    return found
+    return view_of(llm, cls, cast("dict[str, Any]", llm.__dict__), BARE)
 
 
 class CachedLLM(_LLM):

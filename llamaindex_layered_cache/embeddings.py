@@ -38,14 +38,13 @@ from layered_cache.vector_cache import VectorCache
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from llamaindex_layered_cache import _embedding_identity as identity
+from llamaindex_layered_cache._views import Held, copied, view_of
 
 M = TypeVar("M", bound=BaseEmbedding)
 
 FRAMEWORK = "llamaindex"
 
 _NO_TENANT = "this cache serves tenants, and the call of the embeddings names none: with cache_options(namespace=...)"
-
-_STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # of a pydantic object: all of it
 
 
 def cached_embedding(
@@ -88,10 +87,10 @@ def cached_embedding(
 
 def uncached_embedding(embed_model: M) -> M:
     """Return a copy of *embed_model* as it was before `cached_embedding`; of any other, a copy."""
-    plain = _copy(embed_model, _plain_class(type(embed_model)))
+    plain = copied(embed_model, _plain_class(type(embed_model)))
     if isinstance(embed_model, CachedEmbedding):
         private = dict(plain.__pydantic_private__ or {})
-        del private[identity.OWN]
+        del private[identity.OWN], private[identity.BARE]
         object.__setattr__(plain, "__pydantic_private__", private or None)
     return plain
 
@@ -195,7 +194,7 @@ class CachedEmbedding(_Model):
 
     def _asked(self, method: str, kind: str, texts: list[str]) -> tuple[Callable[[Any], Any], tuple[VectorCache, list[Request]] | None]:
         """Return what asks the model, seen without its cache but with the same state, and what is asked of the cache."""
-        plain = _seen_as(self, _plain_class(type(self)))
+        plain = view_of(self, _plain_class(type(self)), cast("dict[str, Any]", self.__pydantic_private__), identity.BARE)
         return getattr(plain, method), self._keeper.asked(self, kind, texts)
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - object's
@@ -215,27 +214,10 @@ def _remade(plain: BaseEmbedding, *recipe: Any) -> BaseEmbedding:  # noqa: ANN40
 
 def _with(embed_model: M, keeper: _Keeper) -> M:
     keeper.made_of = embed_model  # whose class may close a client, which its copies have too, when it goes
-    wrapped = _copy(embed_model, _class(_plain_class(type(embed_model))))
-    private = {**(wrapped.__pydantic_private__ or {}), identity.OWN: keeper}
+    wrapped = copied(embed_model, _class(_plain_class(type(embed_model))))
+    private = {**(wrapped.__pydantic_private__ or {}), identity.OWN: keeper, identity.BARE: Held()}
     object.__setattr__(wrapped, "__pydantic_private__", private)
     return wrapped
-
-
-def _copy(embed_model: M, cls: type[M]) -> M:
-    """Return a shallow copy of *embed_model* as an object of *cls*."""
-    copied = cls.__new__(cls)
-    for part in _STATE:
-        value = getattr(embed_model, part)
-        object.__setattr__(copied, part, value if value is None else value.copy())
-    return copied
-
-
-def _seen_as(embed_model: BaseEmbedding, cls: type[M]) -> M:
-    """Return *embed_model* as an object of *cls*: what it notes of itself in a call (a client, say) both have."""
-    view = cls.__new__(cls)
-    for part in _STATE:
-        object.__setattr__(view, part, getattr(embed_model, part))
-    return view
 
 
 def _plain_class(cls: type[M]) -> type[M]:

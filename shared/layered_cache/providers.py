@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
 
 from layered_cache.entry import Finish, Usage
 
@@ -32,10 +34,20 @@ def worst(finishes: Iterable[Finish]) -> Finish | None:
     return next((finish for finish in _WORST_FIRST if finish in found), None)
 
 
+def load_prices() -> None:
+    """Import the price list now, when the cache is made and nobody is at work yet.
+
+    It imports httpx2, whose presence openai's client looks for at every request: at work in another thread meanwhile, it would find that
+    half imported, and fail.
+    """
+    with suppress(ImportError):
+        import_module("genai_prices")  # 40 ms, for those who ask models and not before
+
+
 def cost_of(usage: Usage, model: str) -> float | None:
     """Return what *usage* of *model* costs in US dollars by the price list of genai-prices; None if it is not known there."""
     try:
-        import genai_prices  # noqa: PLC0415 - 90 ms, after the first answer of a model and not before
+        import genai_prices  # noqa: PLC0415 - see load_prices
     except ImportError:
         return None
     try:

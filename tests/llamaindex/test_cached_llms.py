@@ -268,6 +268,16 @@ def test_a_rule_that_cannot_be_pickled_leaves_the_cache_behind(tmp_path: Path, c
     assert "without its cache: one of when, store_if and key_extra cannot be pickled" in caplog.text
 
 
+def test_the_price_list_is_there_before_anybody_is_at_work() -> None:
+    """It imports what a client of openai's, at work in another thread, must not see half imported."""
+    for adapter, made in (
+        ("llamaindex_layered_cache", "from llama_index.core.llms import MockLLM; adapter.cached(MockLLM(), TieredCache('memory://'))"),
+        ("langchain_layered_cache", "adapter.LayeredCache('memory://')"),
+    ):
+        program = f"import sys, {adapter} as adapter; from layered_cache import TieredCache; {made}; assert 'genai_prices' in sys.modules"
+        subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=60)
+
+
 # --- what is refused
 
 
