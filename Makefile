@@ -13,7 +13,7 @@ THEMES ?=
 DEMO = $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(if $(COLUMN),--column "$(COLUMN)") $(if $(DRAWS),--draws $(DRAWS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-servers test slow servers lint format bench bench-quick lowest mutants clean
+.PHONY: help demo demo-servers test slow nightly servers lint format bench bench-quick lowest mutants clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,11 +24,14 @@ demo: $(VENV)/.demo  ## a FAQ bot without cache, with it, and again in a new pro
 demo-servers: $(VENV)/.test servers  ## the same bot on Redis and MongoDB: two processes, then Redis is stopped, then MongoDB too
 	PYTHONPATH=tests $(BIN)/python examples/faq_bot_on_servers.py
 
-test: $(VENV)/.test servers  ## the ordinary suite (ARGS="-k name" for a part of it)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(VENV)/.test servers  ## the ordinary tests, 4 minutes (ARGS="-k name" for a part of them)
+	$(BIN)/python tests/run.py test $(ARGS)
 
-slow: $(VENV)/.test servers  ## the tests that take longer
-	$(BIN)/python -m pytest -m slow $(ARGS)
+slow: $(VENV)/.test servers  ## the slow tests, 12 minutes
+	$(BIN)/python tests/run.py slow $(ARGS)
+
+nightly: $(VENV)/.test servers  ## stress tests, their mutants and full matrices, more than an hour; run by hand before a release
+	$(BIN)/python tests/run.py nightly $(ARGS)
 
 # redis-server has Sentinel in it; openssl makes certificates; the mongod of the test wheel is linked with libcurl
 servers:  ## the programs of Debian that tests and benchmarks start: installed as root, else it says how
@@ -60,8 +63,9 @@ bench: $(VENV)/.bench servers  ## how fast it is, beside its goals and other cac
 bench-quick: $(VENV)/.bench servers  ## the same, coarsely, within a minute
 	$(BIN)/python -m benchmarks --quick $(THEMES) $(ARGS)
 
-lowest:  ## the suite on the lowest versions that are promised, in an environment of its own
-	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
+lowest: servers  ## the adapters' tests and the tier contracts on the lowest supported versions, in an environment of its own
+	$(MAKE) .venv-lowest/.test VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
+	.venv-lowest/bin/python tests/run.py lowest $(ARGS)
 
 mutants: $(VENV)/.mutants  ## break some modules in 900 small ways, one after the other: does a test notice? An hour, not part of CI (ARGS=keys)
 	$(BIN)/python tests/mutants/run.py $(ARGS)

@@ -13,7 +13,7 @@ from layered_cache import Event
 from layered_cache.testing import FakeClock, OpenAIServer
 from worlds import Tasks, Threads, World
 
-pytest_plugins = ["server_fixtures"]
+pytest_plugins = ["server_fixtures", "time_report"]
 
 os.environ.setdefault("OPENAI_API_KEY", "none")
 os.environ.setdefault("LANGSMITH_TRACING", "false")

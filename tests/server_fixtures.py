@@ -61,6 +61,18 @@ def _ready(server: S) -> S:
     return server
 
 
+# Each of these sets of servers is started once: its tests run in one worker. A single server is started in each worker.
+_ONE_WORKER = ("redis_sentinel", "redis_cluster", "mongo_replica_set")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests of each set of servers for `--dist loadgroup`."""
+    for item in items:
+        for name in _ONE_WORKER:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))
+
+
 # one for all tests
 
 

@@ -394,6 +394,7 @@ def test_many_loops_at_once(cache: TieredCache) -> None:
     assert log == [b"x"]
 
 
+@pytest.mark.alone
 def test_a_stale_entry_is_returned_at_once_and_refreshed_once(world: World, clock: FakeClock) -> None:
     """In the background of either world."""
     cache = TieredCache("memory://", FakeAuthority(clock=clock), clock=clock, policy=Policy(keep_for=HOUR, fresh_for=60))

@@ -90,6 +90,7 @@ def test_the_readmes_urls_are_understood(url: str) -> None:
     tier.close()
 
 
+@pytest.mark.slow
 def test_the_readmes_program_for_production(redis_url: str, mongodb_url: str, server: OpenAIServer, tmp_path: Path) -> None:
     """On real servers: a second process has the answer from Redis, a third one, whose Redis is empty, from MongoDB."""
     (block,) = [block for block in blocks("python") if "mongodb://localhost" in block]
@@ -124,6 +125,7 @@ def test_the_readme_names_what_is_there() -> None:
         assert f"\n{target}:" in makefile, target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_notebooks_run_and_keep_their_outputs(path: Path, tmp_path: Path) -> None:
@@ -147,6 +149,7 @@ def demo(*arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout.strip().split("\n")[-1])
 
 
+@pytest.mark.slow
 def test_the_demo(tmp_path: Path) -> None:
     """One call for each distinct question, none in the second process; any file of questions will do."""
     file = tmp_path / "questions.csv"

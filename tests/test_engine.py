@@ -181,6 +181,7 @@ def test_writes_go_slowest_first(world: World, cache: TieredCache, tiers: list[F
     assert order == ["set mongodb", "set redis"]
 
 
+@pytest.mark.alone
 def test_written_behind_nobody_waits_for_a_slow_tier(world: World, clock: FakeClock) -> None:
     """Memory has it at once, the tier soon."""
     slow = FakeAuthority(clock=clock, latency=0.3)

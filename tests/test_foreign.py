@@ -14,7 +14,7 @@ from layered_cache.keys import key_prefix
 from pymongo import MongoClient
 from worlds import Threads, World, ask, settled
 
-FOREIGN = 10_000
+FOREIGN = 2_500  # more than twice a page of any tier
 # in one of them everything is removed; the others look like it, or would be matched by it if it were a pattern or a prefix
 NAMESPACES = ("a", "a*", "a/b", "a%2Fb", "ab", "a?", "[ab]", "a\\", "a^", "a-b", "A", "*", "a%", "a*/b")
 KEEPING = "others"

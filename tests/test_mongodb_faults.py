@@ -36,9 +36,10 @@ from layered_cache import (
 from layered_cache.invalidation import UNKNOWN, Scope
 from layered_cache.testing._halves import an_entry
 from layered_cache.tiers._mongo_errors import is_passing, translated
+from pairwise import pairwise
 from pymongo import MongoClient, errors
 from servers import HOST, MongoServer, free_port
-from worlds import World, ask, kinds, settled
+from worlds import Tasks, Threads, World, ask, kinds, settled
 
 Proxies = Callable[[str], ChaosProxy]
 
@@ -122,8 +123,8 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-@pytest.mark.parametrize("connected", [True, False], ids=["connected", "at first"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.alone
+@pytest.mark.parametrize(("world", "fault", "connected"), pairwise([Threads, Tasks], FAULTS, [True, False]), indirect=["world"])
 def test_every_call_ends_within_its_budget(
     mongo_server: MongoServer, proxy_to: Proxies, world: World, fault: str, *, connected: bool
 ) -> None:
@@ -166,6 +167,7 @@ def wait_for(call: Callable[[], Any], seconds: float = 10.0) -> Any:
     return None
 
 
+@pytest.mark.alone
 def test_an_append_may_take_longer(mongo_server: MongoServer, proxy_to: Proxies, world: World) -> None:
     """Two seconds: who asks for a removal must know how it ended, and would rather wait."""
     proxy = proxy_to(f"{mongo_server.url}db")
@@ -187,6 +189,7 @@ def test_an_append_may_take_longer(mongo_server: MongoServer, proxy_to: Proxies,
     world.call(tier, "close")
 
 
+@pytest.mark.alone
 def test_a_server_that_is_far_away(mongodb_url: str, proxy_to: Proxies, world: World) -> None:
     """With 20 ms of round trip, it hits from the second call on: connecting has a budget of its own."""
     with TieredCache(f"{mongodb_url}#timeout=2s") as cache:
@@ -234,6 +237,7 @@ def test_round_trips(mongodb_url: str, proxy_to: Proxies, world: World) -> None:
     world.call(tier, "close")
 
 
+@pytest.mark.alone
 def test_what_passes_is_tried_again_within_the_budget(mongo_server: MongoServer, world: World) -> None:
     """A server that was no primary, or closed a connection, when asked first."""
     tier, entry = MongoTier(f"{mongo_server.url}db", timeout=2.0), an_entry()
@@ -393,15 +397,16 @@ async def test_many_wait_for_a_connection_of_a_server_that_is_silent(mongodb_url
     await tier.aclose()
 
 
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(5.0, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("faults", [{"flip": 0.0005}, {"duplicate": True}, {"slice": 7}, {"flip": 0.0002, "slice": 100}], ids=repr)
-def test_replies_that_are_hurt(mongodb_url: str, proxy_to: Proxies, world: World, faults: dict[str, Any]) -> None:
+def test_replies_that_are_hurt(mongodb_url: str, proxy_to: Proxies, world: World, faults: dict[str, Any], seconds: float) -> None:
     """Bits turn over, bytes come twice or in pieces: a miss or a `TierError`, never another answer."""
     entries = {str(number): an_entry(str(number), os.urandom(300)) for number in range(50)}
     proxy = proxy_to(mongodb_url)
     tier = MongoTier(proxy.url, timeout=0.3)
     assert wait_for(lambda: world.call(tier, "set_many", list(entries.values())) is None)
     proxy.set(**faults)
-    rnd, good, end = random.Random(7), 0, time.monotonic() + 2.0
+    rnd, good, end = random.Random(7), 0, time.monotonic() + seconds
     while time.monotonic() < end:
         keys = [str(rnd.randrange(50)) for _ in range(rnd.choice([1, 1, 5]))]
         with suppress(TierError):
@@ -559,6 +564,7 @@ def test_what_was_closed_says_so(mongodb_url: str, world: World) -> None:
     assert not raised.value.retryable
 
 
+@pytest.mark.alone
 def test_closing_takes_no_longer_when_the_server_hangs(mongo_server: MongoServer, world: World) -> None:
     """It does not wait for anybody to say goodbye."""
     tier = MongoTier(f"{mongo_server.url}db", timeout=2.0)
@@ -666,6 +672,7 @@ def test_a_fork_while_it_connects(mongodb_url: str) -> None:
         tier.close()
 
 
+@pytest.mark.alone
 def test_a_client_that_tries_again_by_itself_is_one_of_the_users_own(mongodb_url: str) -> None:
     """Its calls have the budget all the same."""
     with MongoClient[Any](mongodb_url) as client:

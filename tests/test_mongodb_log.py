@@ -88,6 +88,7 @@ def test_whose_clock_stands_still_counts_on(mongodb_url: str, clock: FakeClock) 
     tier.close()
 
 
+@pytest.mark.alone
 def test_a_long_log_stays_bounded_and_quick(tier: MongoTier, mongodb_url: str, world: World) -> None:
     """Its oldest rules leave for a floor."""
     first = tier.append_log("app", Scope(tags=("first",)), UNKNOWN, 0)

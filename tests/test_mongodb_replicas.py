@@ -40,6 +40,7 @@ def test_a_majority_confirms(tier: MongoTier) -> None:
     assert tier._log._proves  # here, somebody can
 
 
+@pytest.mark.alone
 def test_without_a_primary_answers_are_found(mongo_replica_set: MongoReplicaSet, tier: MongoTier, world: World) -> None:
     """On a secondary; what needs the primary fails within its budget, and works again when there is one."""
     assert wait_for(lambda: world.call(tier, "get_many", ["first"]))
@@ -67,6 +68,7 @@ def test_without_a_primary_answers_are_found(mongo_replica_set: MongoReplicaSet,
     assert world.call(tier, "get_many", ["k"])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["step down", "kill", "freeze"])
 def test_the_cache_goes_on(mongo_replica_set: MongoReplicaSet, world: World, how: str) -> None:
     """Every answer arrives in time, none is lost, and hits are back within a second of a new primary."""
@@ -200,6 +202,7 @@ def test_one_server_of_a_set_is_enough_to_find_the_others(mongo_replica_set: Mon
     world.call(tier, "close")
 
 
+@pytest.mark.alone
 def test_a_secondary_alone_gives_answers_and_takes_none(mongo_replica_set: MongoReplicaSet, world: World, tier: MongoTier) -> None:
     """With `directConnection`."""
     primary = mongo_replica_set.primary()

@@ -77,6 +77,7 @@ def names(mongo_server: MongoServer, monkeypatch: pytest.MonkeyPatch) -> Iterato
     server.close()
 
 
+@pytest.mark.alone
 def test_servers_are_found_by_a_name_server(names: NameServer, mongo_server: MongoServer, world: World) -> None:
     """Who comes while it thinks waits for no longer than the budget, and it is asked once for all of them."""
     tier = MongoTier(f"mongodb+srv://{DOMAIN}/db?tls=false")
@@ -93,6 +94,7 @@ def test_servers_are_found_by_a_name_server(names: NameServer, mongo_server: Mon
     world.call(tier, "close")
 
 
+@pytest.mark.alone
 def test_a_name_server_that_says_nothing(names: NameServer, world: World) -> None:
     """Is asked again, until it does."""
     tier = MongoTier(f"mongodb+srv://{DOMAIN}/db?tls=false")

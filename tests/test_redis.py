@@ -21,6 +21,7 @@ from layered_cache.invalidation import UNKNOWN, Scope
 from layered_cache.keys import make_key
 from layered_cache.testing._halves import Half, an_entry
 from layered_cache.wire import decode, decode_request, encode
+from pairwise import pairwise
 from servers import RedisServer, free_port
 from worlds import Tasks, World, ask, kinds, settled
 
@@ -241,9 +242,12 @@ def stalls() -> dict[str, Callable[[ChaosProxy], object]]:
     }
 
 
-@pytest.mark.parametrize("latency", [0.0, 0.01], ids=["near", "20 ms away"])
-@pytest.mark.parametrize("stall", stalls())
-@pytest.mark.parametrize("connected", [True, False], ids=["connected", "not yet"])
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("half", "latency", "stall", "connected"),
+    pairwise(["blocking", "asynchronous"], [0.0, 0.01], stalls(), [True, False]),
+    indirect=["half"],
+)
 def test_a_call_ends_within_its_budget(
     redis_url: str, proxy_to: Proxies, half: Callable[[RedisTier], Half], stall: str, latency: float, connected: bool
 ) -> None:
@@ -284,6 +288,7 @@ def well_again(check: Callable[[], bool]) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.alone
 def test_a_frozen_server(redis_server: RedisServer, half: Callable[[RedisTier], Half]) -> None:
     """Costs the budget, also for writes; and is used again as soon as it goes on."""
     tier = half(RedisTier(redis_server.url))
@@ -352,6 +357,7 @@ def test_a_restarted_server_is_noticed_without_a_miss(own_redis: Own, half: Call
     assert tier.get_many(["k"]) == {"k": entry}
 
 
+@pytest.mark.alone
 def test_a_cache_that_was_built_while_redis_was_down(own_redis: Own, world: World) -> None:
     """Uses it when it comes, without a new object."""
     server = own_redis()
@@ -420,6 +426,7 @@ def test_a_server_that_is_loading(own_redis: Own, half: Callable[[RedisTier], Ha
     assert well_again(lambda: len(tier.get_many(["1"])) == 1) < 5.0
 
 
+@pytest.mark.alone
 def test_a_password_that_was_changed(own_redis: Own, half: Callable[[RedisTier], Half]) -> None:
     """Is an error in time, and none any more when it is changed back."""
     server = own_redis(password="first")
@@ -870,6 +877,7 @@ def test_two_logs_over_one_redis_are_told_of(redis_url: str, tmp_path: Any, even
 # --- clients of the user's
 
 
+@pytest.mark.alone
 def test_a_client_of_the_users_is_bounded_too(redis_server: RedisServer, half: Callable[[RedisTier], Half]) -> None:
     """Though it would wait for minutes by itself; and it is not closed."""
     with redis.Redis.from_url(redis_server.url) as client:
@@ -888,6 +896,7 @@ def test_a_client_of_the_users_is_bounded_too(redis_server: RedisServer, half: C
         assert client.ping()
 
 
+@pytest.mark.alone
 def test_nobody_listens(world: World) -> None:
     """Then there is nothing, at once."""
     cache = TieredCache(f"redis://127.0.0.1:{free_port()}/0")

@@ -108,6 +108,7 @@ def test_round_trips(redis_url: str, mongodb_url: str, proxy_to: Proxies, world:
     cache.close()
 
 
+@pytest.mark.alone
 def test_both_are_down_when_the_cache_is_built(
     own_redis: Callable[..., RedisServer], own_mongo: Callable[..., MongoServer], world: World
 ) -> None:
@@ -138,6 +139,7 @@ def test_both_are_down_when_the_cache_is_built(
     cache.close()
 
 
+@pytest.mark.slow
 def test_redis_stops_then_mongodb_too(own_redis: OwnRedis, own_mongo: OwnMongo, world: World) -> None:
     """First the next tier answers, then the model; and then they come back, and have what they missed."""
     redis_server, mongo_server = own_redis(), own_mongo()
@@ -172,6 +174,7 @@ def test_redis_stops_then_mongodb_too(own_redis: OwnRedis, own_mongo: OwnMongo, 
     cache.close()
 
 
+@pytest.mark.alone
 def test_a_frozen_pair_costs_the_budgets_and_no_more(
     redis_server: RedisServer, mongo_server: MongoServer, world: World, events: list[Event]
 ) -> None:

@@ -56,6 +56,7 @@ def hits_within(cache: TieredCache, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.alone
 def test_sentinels_name_another_primary(redis_sentinel: RedisSentinel) -> None:
     """And it is used within a second from then."""
     cache = TieredCache(f"{redis_sentinel.url}#timeout=100ms", policy=Policy(max_staleness=0.5))
@@ -82,6 +83,7 @@ def test_sentinels_name_another_primary(redis_sentinel: RedisSentinel) -> None:
     cache.close()
 
 
+@pytest.mark.alone
 def test_a_cluster_promotes_a_replica(redis_cluster: RedisCluster) -> None:
     """Keys of the other primaries are there all the time; those of the lost one after its replica has taken over."""
     cache = TieredCache(f"{redis_cluster.url}#timeout=300ms", policy=Policy(max_staleness=0.5))

@@ -163,6 +163,7 @@ def test_a_request_without_a_reply_is_no_round_trip(proxy: ChaosProxy, client: C
     assert proxy.bytes_down == 5
 
 
+@pytest.mark.alone
 def test_latency_is_added_to_each_way_and_does_not_throttle(proxy: ChaosProxy, client: Client) -> None:
     """A round trip takes twice as long; a hundred that are under way together take as long as one."""
     proxy.set(latency=0.05)
@@ -178,6 +179,7 @@ def test_latency_is_added_to_each_way_and_does_not_throttle(proxy: ChaosProxy, c
     assert time.monotonic() - begin < 2.5, "one after the other they would take ten seconds"
 
 
+@pytest.mark.alone
 def test_latency_can_be_had_one_way(proxy: ChaosProxy, client: Client) -> None:
     """`ways` says to which way it applies."""
     proxy.set(latency=0.2, ways="down")
@@ -299,6 +301,7 @@ def test_replies_come_twice(proxy: ChaosProxy, client: Client) -> None:
     assert client.hear(10) == b"hellohello"
 
 
+@pytest.mark.alone
 def test_one_reply_is_late(proxy: ChaosProxy, client: Client) -> None:
     """Only one."""
     proxy.delay_next_reply(0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from datetime import timedelta
 from decimal import Decimal
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from layered_cache import Answer, ConfigurationError, Policy, Request, Ticket, Usage, wire
 from layered_cache._engine import tickets as tickets_module
+from layered_cache._engine.callers import caller
 from layered_cache._engine.refreshes import Refreshes
 from layered_cache._engine.tickets import GOOD_FOR, Tickets
 from layered_cache.policy import FOR_EVER
@@ -310,6 +312,21 @@ def test_a_ticket_that_was_dropped_for_room_is_remembered(clock: FakeClock) -> N
     clock.advance(GOOD_FOR + 1)
     assert tickets.take("0", "me") is None
     assert tickets_module.MOST > 1000
+
+
+def test_caller_of_a_later_task_is_another() -> None:
+    """The `id` of a task that has ended is given to a later one."""
+
+    async def twice() -> object:
+        first = caller()
+        await asyncio.sleep(0)
+        assert caller() == first
+        return first
+
+    with asyncio.Runner() as loop:
+        callers = [loop.run(twice()) for _ in range(20)]
+
+    assert all(one != other for number, one in enumerate(callers) for other in callers[:number])
 
 
 def test_a_refresh_at_a_time(clock: FakeClock) -> None:

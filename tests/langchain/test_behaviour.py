@@ -400,7 +400,9 @@ class Bad:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(None, "m"), ("p", None), (Bad(), "m"), ("p", Bad()), (b"p", "m"), ({"$gt": ""}, {"$ne": None})], ids=str
+    "arguments",
+    [(None, "m"), ("p", None), (Bad(), "m"), ("p", Bad()), (b"p", "m"), ({"$gt": ""}, {"$ne": None})],
+    ids=lambda value: f"{type(value[0]).__name__}-{type(value[1]).__name__}",
 )
 def test_nonsense_is_a_miss(
     world: World, cache: LayeredCache, arguments: tuple[Any, Any], events: list[Event], caplog: pytest.LogCaptureFixture
@@ -433,7 +435,6 @@ def test_no_generations_are_not_kept(world: World, cache: LayeredCache) -> None:
         (Generation(text="cut", generation_info={"finish_reason": "length"}), "length"),
         (ChatGeneration(message=AIMessage("x", additional_kwargs={"object": object()})), "not encodable"),
     ],
-    ids=repr,
 )
 def test_what_is_not_kept(world: World, cache: LayeredCache, events: list[Event], generation: Generation, reason: str) -> None:
     """And why."""

@@ -637,7 +637,7 @@ def test_the_real_one_gives_its_texts_away(tmp_path: Path) -> None:
     other.engine.dispose()
 
 
-@pytest.mark.parametrize("found", [[], (), "text", ["text"], [None], 7, {"a": 1}, iter([Generation(text="x")])], ids=repr)
+@pytest.mark.parametrize("found", [[], (), "text", ["text"], [None], 7, {"a": 1}, iter([Generation(text="x")])])
 def test_what_is_no_answer(world: World, found: Any) -> None:
     """LangChain itself would stumble over it."""
     told: list[str] = []

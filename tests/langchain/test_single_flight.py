@@ -208,6 +208,7 @@ async def test_after_a_leader_that_raises_one_task_leads_again(cache: LayeredCac
     assert sum(isinstance(answer, RuntimeError) for answer in answers) == 1
 
 
+@pytest.mark.alone
 def test_a_model_that_is_down_is_not_asked_by_one_after_the_other(cache: LayeredCache) -> None:
     """After two that failed, all the others ask at once: each of them would have to wait for all before him."""
     model = Slow(fail_first=100)

@@ -21,7 +21,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("mutants")
     if marker is not None:
         metafunc.fixturenames.append("mutant")
-        marks = [pytest.mark.slow] if getattr(metafunc.module, "MUTANTS_ARE_SLOW", False) else []
+        ring = getattr(metafunc.module, "RING_OF_MUTANTS", None)  # a marker; None: the ring of the law itself
+        marks = [] if ring is None else [getattr(pytest.mark, ring)]
         mutants = [pytest.param(mutant, marks=marks, id=f"catches {mutant.__name__}") for mutant in marker.args]
         metafunc.parametrize("mutant", [pytest.param(None, id="holds"), *mutants])
 

@@ -18,7 +18,7 @@ from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from layered_cache.tiers.sqlite import SQLiteTier
 from worlds import Tasks, Threads
 
-MUTANTS_ARE_SLOW = True
+RING_OF_MUTANTS = "slow"
 NAMES = "abcd"
 TAGS, MODELS = ["red", "blue"], ["m1", "m2"]
 FRESH, KEEP = 100.0, 250.0

@@ -34,7 +34,7 @@ from layered_cache.entry import Ticket
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.testing import FakeAuthority, FakeClock, Run, Stepwise, explore, pause
 
-MUTANTS_ARE_SLOW = True
+RING_OF_MUTANTS = "slow"
 REQUEST, OTHER, THIRD = Request("question"), Request("another"), Request("a third")
 
 Job = Any
@@ -213,7 +213,8 @@ def test_what_was_removed_is_not_served_to_who_asks_afterwards(how: str) -> None
 
 
 @catches(nothing_is_void, stores_take_no_ticket, one_ticket_for_all)
-@pytest.mark.parametrize("how", [pytest.param("delete", marks=pytest.mark.slow), "invalidate"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["delete", "invalidate"])
 def test_what_was_looked_up_before_a_removal_is_void_when_it_is_stored_after_it(how: str) -> None:
     """Also the answer of the second of two callers that had both looked before it."""
 
@@ -305,7 +306,13 @@ def test_nobody_waits_for_himself() -> None:
 
 
 @catches(holders_wait, everyone_may_wait)
-@pytest.mark.parametrize("requests", [(REQUEST, OTHER), (REQUEST, OTHER, THIRD)], ids=["ABBA", "a circle of three"])
+@pytest.mark.parametrize(
+    "requests",
+    [
+        pytest.param((REQUEST, OTHER), id="ABBA"),
+        pytest.param((REQUEST, OTHER, THIRD), id="a circle of three", marks=pytest.mark.slow),
+    ],
+)
 def test_no_circle_of_computations_waits_for_itself(requests: tuple[Request, ...]) -> None:
     """Computations that ask for each other's keys come to an end in every order."""
 

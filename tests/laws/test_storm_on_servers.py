@@ -28,7 +28,7 @@ from laws.weather import MEEK, PROCESSES, STRICT, USUAL, Callers, Look
 from server_fixtures import database
 from servers import MongoServer, RedisServer
 
-MUTANTS_ARE_SLOW = True
+RING_OF_MUTANTS = "nightly"
 FEW, MORE = 25_000, 60_000  # reads: enough for a mutant that shows often, and seldom
 travelling = partial(weather.travelling, size=FEW)
 
@@ -187,16 +187,17 @@ def _late(way: ChaosProxy) -> None:
     way.set(hold="up")
 
 
-def nothing_wrong(folder: Path, redis: RedisServer, mongod: MongoServer, reads: int, seed: int) -> None:
-    """Have a storm; nothing may have gone wrong that could have."""
+def nothing_wrong(folder: Path, redis: RedisServer, mongod: MongoServer, seconds: float, seed: int) -> None:
+    """Run a storm for *seconds*; check that no law was broken and that the storm could have shown it."""
     with Servers(redis, mongod, seed=seed) as servers:
-        seen = weather.nothing_wrong(folder, servers, reads)
+        seen = weather.nothing_wrong(folder, servers, seconds)
     for what, count in sorted(servers.counts.items()):
         sys.stdout.write(f"  {what}: {count}\n")
     if seen is None:
         return
     counts, verdict = seen.counts, seen.verdict
-    assert verdict.reads >= reads
+    reads = verdict.reads
+    assert reads > 300 * seconds  # a tenth of the rate of an idle machine
     # enough of each has happened to show what could go wrong
     assert sum(servers.counts.values()) >= seen.seconds / weather.TURN / 2
     assert verdict.hits > verdict.reads / 3
@@ -209,15 +210,16 @@ def nothing_wrong(folder: Path, redis: RedisServer, mongod: MongoServer, reads: 
     assert not any(counts[kind] for kind in ("refused", "undecodable", "adapter_failed", "authority_conflict"))
 
 
+@pytest.mark.slow
 @catches(travelling(broken.nothing_is_void))
 def test_nothing_wrong_is_served_while_servers_fail(
     tmp_path: Path, own_redis: Callable[..., RedisServer], own_mongo: Callable[..., MongoServer]
 ) -> None:
     """Neither what was removed, nor another key's, nor what nobody computed; and nothing raises but a removal that failed."""
-    nothing_wrong(tmp_path, own_redis(), own_mongo(), 100_000, seed=1)
+    nothing_wrong(tmp_path, own_redis(), own_mongo(), 20, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @catches(
     travelling(broken.entries_are_born_when_they_are_stored, size=MORE),
     travelling(broken.the_log_is_read_once, size=MORE),
@@ -232,4 +234,4 @@ def test_nothing_wrong_is_served_while_servers_fail_for_long(
     tmp_path: Path, own_redis: Callable[..., RedisServer], own_mongo: Callable[..., MongoServer]
 ) -> None:
     """The same, ten times as long."""
-    nothing_wrong(tmp_path, own_redis(), own_mongo(), 1_000_000, seed=2)
+    nothing_wrong(tmp_path, own_redis(), own_mongo(), 200, seed=2)

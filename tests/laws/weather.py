@@ -35,7 +35,9 @@ MUTANT = "LAYERED_CACHE_STORM_MUTANT"  # a patch of this process would not reach
 class Stores(Protocol):
     """What the processes share.
 
-    `unit` is what a storm's size is counted in: "operations" or "reads"; `tasks` is how many a process has.
+    Attributes:
+        unit: The unit in which progress is counted: "operations" or "reads".
+        tasks: The number of tasks of a process.
     """
 
     unit: str
@@ -198,7 +200,7 @@ def _judged(folder: Path) -> Verdict:
 
 
 def weather(folder: Path, stores: Stores, enough: Callable[[int, Callers], bool], mutant: str | None = None) -> Weather:
-    """Let operations, or reads, happen until so many are *enough*, and judge."""
+    """Run the processes until *enough* returns True for the progress so far; return the judged result."""
     started = time.monotonic()
     callers = Callers(folder, stores, mutant)
     before, progress, turn_at = 0, started, started + TURN
@@ -252,8 +254,11 @@ def _shown(folder: Path, shows: str, few: int) -> Callable[[int, Callers], bool]
     return enough
 
 
-def nothing_wrong(folder: Path, stores: Stores, size: int) -> Weather | None:
-    """Have a storm of *size* in which nothing goes wrong that could; return it. With a mutant, one in which it shows; return nothing."""
+def nothing_wrong(folder: Path, stores: Stores, seconds: float) -> Weather | None:
+    """Run a storm for *seconds* and check that no law was broken; return its result, which is also printed.
+
+    With a mutant, the storm runs until a violation shows, whatever *seconds* is, and None is returned.
+    """
     if MUTANT in os.environ:
         mutant, shows, few = os.environ[MUTANT].split(":")
         seen = weather(folder, stores, _shown(folder, shows, int(few)), mutant)
@@ -261,7 +266,8 @@ def nothing_wrong(folder: Path, stores: Stores, size: int) -> Weather | None:
         sys.stdout.write(f"{mutant}: {dict(found)}\n")
         assert not found[shows], str(seen)
         return None
-    seen = weather(folder, stores, lambda done, _: done >= size)
+    end = time.monotonic() + seconds
+    seen = weather(folder, stores, lambda _done, _callers: time.monotonic() >= end)
     sys.stdout.write(f"{seen}\n")
     assert not seen.verdict.violations, str(seen)
     assert not seen.counts["unexpected"], str(seen)

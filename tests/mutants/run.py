@@ -42,7 +42,7 @@ from parso.python.tree import Keyword
 ROOT = Path(__file__).parents[2]
 KNOWN = Path(__file__).with_name("README.md")
 WANTED = 0.85
-PYTEST = ["-x", "-q", "-p", "pytest_asyncio.plugin", "-p", "quickly", "-p", "no:cacheprovider", "-m", "not slow"]
+PYTEST = ["-x", "-q", "-p", "pytest_asyncio.plugin", "-p", "quickly", "-p", "no:cacheprovider", "-m", "not slow and not nightly"]
 
 
 @dataclass(frozen=True)

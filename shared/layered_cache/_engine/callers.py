@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
+
+_NO_TASK = object()  # a callback of the loop runs outside of any task
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -17,8 +20,13 @@ def this_thread() -> object:
 
 
 def this_task() -> object:
-    """Return what stands for the running task. Nothing is kept alive by it."""
-    return ("task", id(asyncio.current_task()))
+    """Return an identity of the running task.
+
+    It is a weak reference: it keeps the task alive no longer, and no later task is equal to it. The `id` of a task that has ended is
+    given to a later one.
+    """
+    task = asyncio.current_task()
+    return _NO_TASK if task is None else weakref.ref(task)
 
 
 def works_for(loop: asyncio.AbstractEventLoop) -> bool:
