@@ -162,7 +162,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert outcome["seconds"].keys() == outcome["model_calls"].keys() == {"no_cache", "first_process", "second_process"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not QUESTIONS.exists(), reason="the questions of real customers are not here")
 def test_the_demo_on_real_questions() -> None:
     """10,000 draws: the first process makes one call for each distinct question, the second none."""

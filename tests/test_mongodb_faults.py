@@ -344,7 +344,7 @@ def test_many_who_write_one_new_key(mongodb_url: str, world: World) -> None:
 CANCELS = 5_000
 
 
-@pytest.mark.parametrize("cancels", [CANCELS, pytest.param(20 * CANCELS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cancels", [CANCELS, pytest.param(20 * CANCELS, marks=pytest.mark.nightly)])
 async def test_a_storm_of_cancelled_reads(mongodb_url: str, cancels: int) -> None:
     """Nobody gets another one's answer, and the connections are well afterwards."""
     tier = MongoTier(mongodb_url, timeout=2.0)

@@ -7,10 +7,12 @@ import gc
 import json
 import multiprocessing
 import pickle
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,30 @@ def test_copies_are_the_cache_itself() -> None:
 def fill(cache: TieredCache, number: int) -> None:
     """What a worker process does."""
     cache.set(ask(str(number)), b"value")
+
+
+def wait_forever(cache: TieredCache) -> None:
+    """Block the main thread of a child process; a signal arrives and does not interrupt it."""
+    cache.set(ask(), b"value")
+    settled(cache)  # the background thread has started: its exit hooks are installed
+
+    def signalled() -> None:
+        time.sleep(0.2)  # until the main thread is in its call
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # to this thread: the main thread stays in its call
+
+    threading.Thread(target=signalled, daemon=True).start()
+    multiprocessing.get_context("spawn").Semaphore(0).acquire()
+
+
+def test_child_ends_when_a_signal_meets_a_blocking_call(db: str) -> None:
+    """A signal that arrives just before a blocking call does not interrupt it either, but cannot be placed there by a test."""
+    context = multiprocessing.get_context("spawn")
+    cache = TieredCache("memory://", db, policy=Policy(write="behind"))
+    child = context.Process(target=wait_forever, args=(cache,), daemon=True)
+    child.start()
+    child.join(20)
+
+    assert child.exitcode == -signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from layered_cache import Answer, ConfigurationError, Policy, Request, Ticket, Usage, wire
 from layered_cache._engine import tickets as tickets_module
-from layered_cache._engine.callers import caller
+from layered_cache._engine.callers import this_task
 from layered_cache._engine.refreshes import Refreshes
 from layered_cache._engine.tickets import GOOD_FOR, Tickets
 from layered_cache.policy import FOR_EVER
@@ -314,19 +314,19 @@ def test_a_ticket_that_was_dropped_for_room_is_remembered(clock: FakeClock) -> N
     assert tickets_module.MOST > 1000
 
 
-def test_caller_of_a_later_task_is_another() -> None:
+def test_this_task_differs_from_every_ended_task() -> None:
     """The `id` of a task that has ended is given to a later one."""
 
     async def twice() -> object:
-        first = caller()
+        first = this_task()
         await asyncio.sleep(0)
-        assert caller() == first
+        assert this_task() == first
         return first
 
     with asyncio.Runner() as loop:
-        callers = [loop.run(twice()) for _ in range(20)]
+        tasks = [loop.run(twice()) for _ in range(20)]
 
-    assert all(one != other for number, one in enumerate(callers) for other in callers[:number])
+    assert all(one != other for number, one in enumerate(tasks) for other in tasks[:number])
 
 
 def test_a_refresh_at_a_time(clock: FakeClock) -> None:

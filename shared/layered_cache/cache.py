@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Self
 from layered_cache._adapter_face import AdapterFace
 from layered_cache._arguments import key_of, labelled, scope_of
 from layered_cache._engine.aio import Asyncio
-from layered_cache._engine.backlog import EXIT
 from layered_cache._engine.blocking import Blocking
 from layered_cache._engine.computing import Computing, Led
 from layered_cache._engine.effects import run
 from layered_cache._engine.engine import Ask, Engine, Hit
+from layered_cache._engine.exit_hooks import EXIT
 from layered_cache._engine.listing import Listing
 from layered_cache._engine.removing import Removing
 from layered_cache._recipes import Recipe, forget, recipe_of, remade

@@ -108,7 +108,9 @@ def meant(request: dict[str, Any], namespace: str) -> Any:
 
 
 @catches(broken.nulls_never_count, broken.whole_floats_are_integers_everywhere, broken.parts_run_together, broken.the_order_of_names_counts)
-@pytest.mark.parametrize("examples", [2_000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "examples", [2_000, pytest.param(10_000, marks=pytest.mark.slow), pytest.param(200_000, marks=pytest.mark.nightly)]
+)
 def test_equal_keys_iff_equal_requests(examples: int) -> None:
     """For pairs of requests that are nearly the same: one key iff they ask for the same in the same namespace."""
     seen = {True: 0, False: 0}

@@ -27,7 +27,7 @@ def _a_small_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invalidation, "MAX_RULES", 4)
 
 
-@pytest.mark.parametrize("runs", [40, pytest.param(400, marks=pytest.mark.slow), pytest.param(2000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("runs", [40, pytest.param(150, marks=pytest.mark.slow), pytest.param(2000, marks=pytest.mark.nightly)])
 def test_nothing_void_is_served_whatever_happens(runs: int) -> None:
     """In no run is an answer served that a removal had made void, and in all of them together many are served."""
     worlds = [model.run(seed, STEPS) for seed in range(runs)]

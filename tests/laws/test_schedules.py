@@ -214,7 +214,7 @@ def test_what_was_removed_is_not_served_to_who_asks_afterwards(how: str) -> None
 
 @catches(nothing_is_void, stores_take_no_ticket, one_ticket_for_all)
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["delete", "invalidate"])
+@pytest.mark.parametrize("how", [pytest.param("delete", marks=pytest.mark.nightly), "invalidate"])
 def test_what_was_looked_up_before_a_removal_is_void_when_it_is_stored_after_it(how: str) -> None:
     """Also the answer of the second of two callers that had both looked before it."""
 

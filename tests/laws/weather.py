@@ -214,6 +214,7 @@ def weather(folder: Path, stores: Stores, enough: Callable[[int, Callers], bool]
             if now >= turn_at:
                 stores.turn(callers)
                 turn_at = max(turn_at + TURN, time.monotonic())
+        seconds = time.monotonic() - started
         stores.calm()
         told = callers.end()
     finally:
@@ -222,7 +223,7 @@ def weather(folder: Path, stores: Stores, enough: Callable[[int, Callers], bool]
     counts = Counter({"kills": callers.kills})
     for one in told:
         counts.update(one["counts"])
-    return Weather(_judged(folder), counts, time.monotonic() - started, [text for one in told for text in one["unexpected"]])
+    return Weather(_judged(folder), counts, seconds, [text for one in told for text in one["unexpected"]])
 
 
 def travelling(mutant: Mutant, size: int, shows: str = "stale") -> Mutant:

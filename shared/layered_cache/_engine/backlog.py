@@ -13,19 +13,15 @@ writes what is left and ends. The end of the process waits for all of them, for 
 
 from __future__ import annotations
 
-import atexit
-import os
-import signal
-import sys
 import threading
 import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from layered_cache import _forks
+from layered_cache._engine import exit_hooks
 from layered_cache._engine.effects import broken
 from layered_cache._engine.telling import Teller
 from layered_cache._engine.watch import Watch
@@ -33,8 +29,6 @@ from layered_cache.clocks import Clock
 from layered_cache.entry import Entry
 from layered_cache.errors import TierError
 from layered_cache.tiers._tier import Tier
-
-EXIT = 2.0  # seconds that the end of the process, or of a cache, waits
 
 _BATCH = 64
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
@@ -81,7 +75,7 @@ class Backlog:
         self._clock = clock
         self._tell = tell
         self._owner = owner
-        _all.add(self)
+        exit_hooks.register(self)
         self.after_fork()
         _forks.restart_in_child(self)
 
@@ -233,7 +227,7 @@ class Backlog:
         """Have a thread, if there is something to do."""
         idle = self._clock.runs_by_itself and (self._thread is None or not self._thread.is_alive())
         if idle and (self._courtesies or any(lane.waiting for lane in self._lanes.values())):
-            _write_at_exit()
+            exit_hooks.write_at_exit()
             self._thread = threading.Thread(target=_work, args=(self,), name="layered-cache writes", daemon=True)
             try:
                 self._thread.start()
@@ -329,43 +323,3 @@ def _work(backlog: Backlog) -> None:
 
 def _size(entry: Entry) -> int:
     return len(entry.value) + len(entry.key) + 600  # the rest of it, roughly
-
-
-# --- the end of the process
-
-_all: weakref.WeakSet[Backlog] = weakref.WeakSet()
-_prepared_in = 0
-
-
-def _write_at_exit() -> None:
-    """Have the end of this process wait.
-
-    A child of multiprocessing runs no exit handlers, but has finalizers; those of a pool are ended by a signal as soon as their last
-    task is done.
-    """
-    global _prepared_in  # noqa: PLW0603 - one per process
-    if _prepared_in == os.getpid():
-        return
-    _prepared_in = os.getpid()
-    atexit.unregister(_at_exit)
-    atexit.register(_at_exit)
-    if (process := sys.modules.get("multiprocessing.process")) is not None and process.parent_process() is not None:
-        sys.modules["multiprocessing.util"].Finalize(None, _at_exit, exitpriority=100)
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _at_signal)
-
-
-def _at_exit() -> None:
-    deadline = time.monotonic() + EXIT
-    for backlog in list(_all):
-        backlog.close(max(0.0, deadline - time.monotonic()))
-
-
-def _at_signal(number: int, _frame: object) -> None:
-    # in a thread: what was interrupted here may hold a lock that is needed
-    writing = threading.Thread(target=_at_exit, name="layered-cache last writes", daemon=True)
-    with suppress(RuntimeError):
-        writing.start()
-        writing.join(EXIT)
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
