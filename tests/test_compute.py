@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from layered_cache import Answer, Event, Policy, Request, TieredCache
-from layered_cache._engine.flights import _held, holds_any
+from layered_cache._engine import flights as flights_module
+from layered_cache._engine.flights import Flights, _held, holds_any
 from layered_cache.testing import FakeAuthority, FakeClock
 from worlds import Tasks, Threads, World, ask, kinds, settled
 
@@ -34,6 +36,22 @@ async def later(value: bytes = b"value", seconds: float = 0.0, log: list[Any] | 
     if log is not None:
         log.append(value)
     return value
+
+
+def is_in_flight(cache: TieredCache) -> bool:
+    return cache._computing._flights.aloft(cache.key(ask())) is not None
+
+
+async def in_flight(cache: TieredCache) -> None:
+    """Wait until a caller computes the answer to `ask()`."""
+    while not is_in_flight(cache):  # noqa: ASYNC110 - the flight has no event
+        await asyncio.sleep(0.001)
+
+
+def wait_in_flight(cache: TieredCache) -> None:
+    """Wait until a caller computes the answer to `ask()`."""
+    while not is_in_flight(cache):
+        time.sleep(0.001)
 
 
 def quickly(function: Callable[[], Any], limit: float = 3.0) -> Any:
@@ -130,7 +148,7 @@ def test_it_lands_when_memory_has_it_slower_tiers_follow() -> None:
 
     leader = threading.Thread(target=lambda: cache.get_or_compute(ask(), Threads().compute(b"x", 1.2)))
     leader.start()
-    time.sleep(0.1)
+    wait_in_flight(cache)
     waiting = threading.Thread(target=follower)
     waiting.start()
     waiting.join()
@@ -146,7 +164,7 @@ def test_a_cancelled_follower_cancels_nobody_else(cache: TieredCache) -> None:
 
     async def main() -> list[Any]:
         leader = asyncio.create_task(cache.aget_or_compute(ask(), lambda: later(b"x", 0.2, log)))
-        await asyncio.sleep(0.05)
+        await in_flight(cache)
         followers = [asyncio.create_task(cache.aget_or_compute(ask(), later)) for _ in range(3)]
         await asyncio.sleep(0.05)
         followers[1].cancel()
@@ -166,7 +184,7 @@ def test_a_cancelled_leader_hands_over(cache: TieredCache) -> None:
 
     async def main() -> None:
         leader = asyncio.create_task(cache.aget_or_compute(ask(), lambda: later(b"first", 9, log)))
-        await asyncio.sleep(0.05)
+        await in_flight(cache)
         thread = threading.Thread(target=lambda: results.append(cache.get_or_compute(ask(), Threads().compute(b"thread", 0.1, log)).value))
         thread.start()
         follower = asyncio.create_task(cache.aget_or_compute(ask(), lambda: later(b"task", 0.1, log)))
@@ -185,7 +203,7 @@ def test_a_leader_whose_loop_was_closed_around_it_hands_over(cache: TieredCache)
     """Though nothing of it runs any more, not even its `finally`."""
     loop = asyncio.new_event_loop()
     leader = loop.create_task(cache.aget_or_compute(ask(), lambda: later(b"lost", 9)))
-    loop.run_until_complete(asyncio.sleep(0.05))
+    loop.run_until_complete(in_flight(cache))
     loop.close()
 
     entry = quickly(lambda: cache.get_or_compute(ask(), lambda: b"x"))
@@ -251,7 +269,7 @@ def test_a_raising_leader_in_a_thread_and_following_tasks(cache: TieredCache) ->
             target=lambda: pytest.raises(ValueError, cache.get_or_compute, ask(), Threads().compute(b"", 0.2, error=error))
         )
         thread.start()
-        await asyncio.sleep(0.05)
+        await in_flight(cache)
         try:
             await cache.aget_or_compute(ask(), later)
         except ValueError as raised:
@@ -337,7 +355,7 @@ def test_a_sync_call_on_the_leaders_loop(cache: TieredCache) -> None:
 
     async def main() -> bytes:
         leader = asyncio.create_task(cache.aget_or_compute(ask(), lambda: later(b"leader", 0.1)))
-        await asyncio.sleep(0.02)
+        await in_flight(cache)
         alone = cache.get_or_compute(ask(), lambda: b"alone").value
         return alone + b" " + (await leader).value
 
@@ -355,7 +373,7 @@ def test_a_full_executor_does_not_stop_the_leader() -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(2))
         leader = asyncio.create_task(cache.aget_or_compute(ask(), lambda: _after(0.05, compute)))
-        await asyncio.sleep(0.01)
+        await in_flight(cache)
         followers = [asyncio.to_thread(cache.get_or_compute, ask(), lambda: b"follower") for _ in range(2)]
         return {entry.value for entry in await asyncio.gather(leader, *followers)}
 
@@ -493,15 +511,14 @@ def test_fork_in_the_middle_of_a_flight(db: str) -> None:
     cache.get_or_compute(ask("before"), lambda: b"before")
     leader = threading.Thread(target=lambda: cache.get_or_compute(ask(), Threads().compute(b"parent", 0.5)))
     leader.start()
-    time.sleep(0.1)
+    wait_in_flight(cache)
 
     if (child := os.fork()) == 0:
         code = 1
         try:
-            started = time.monotonic()
             entry = cache.get_or_compute(ask(), lambda: b"child")
             before = cache.get(ask("before"))
-            code = 0 if entry.value == b"child" and before is not None and time.monotonic() - started < 0.3 else 2
+            code = 0 if entry.value == b"child" and before is not None else 2
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
@@ -583,3 +600,100 @@ def test_nothing_is_lost_at_the_end_of_the_process(db: str, write: str, name: st
         found = cache.get_many(Request(str(number)) for number in range(200))
 
     assert {request.prompt: entry.value for request, entry in found.items()} == {str(number): str(number).encode() for number in range(200)}
+
+
+# --- flights
+
+
+def not_stranded() -> bool:
+    return False
+
+
+def test_flights_of_lost_leaders_are_removed_with_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is never requested again would stay in memory for ever."""
+    monkeypatch.setattr(flights_module, "_SWEEP", 4)
+    flights: Flights[bytes] = Flights()
+    lost = [flights.board(str(number), "owner", lambda: True)[0] for number in range(3)]
+    living, _ = flights.board("living", "owner", not_stranded)
+    assert [flights.aloft(flight.key) for flight in (*lost, living)] == [*lost, living]
+
+    flights.board("next", "owner", not_stranded)
+
+    assert [flights.aloft(flight.key) for flight in (*lost, living)] == [None, None, None, living]
+    assert all(flight.future.done() for flight in lost)
+    assert not living.future.done()
+
+
+def test_flights_are_swept_when_their_number_has_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep looks at each flight: it is not repeated for each new one."""
+    monkeypatch.setattr(flights_module, "_SWEEP", 4)
+    asked: list[str] = []
+    flights: Flights[bytes] = Flights()
+
+    def noted(name: str) -> bool:
+        asked.append(name)
+        return False
+
+    sweeps: list[int] = []
+    for number in range(33):
+        asked.clear()
+        flights.board(str(number), "owner", lambda number=number: noted(str(number)))
+        if asked:
+            sweeps.append(number)
+
+    assert sweeps == [4, 8, 16, 32]
+    assert flights_module._SWEEP == 4
+    for number in range(33):
+        flight = flights.aloft(str(number))
+        assert flight is not None
+        flights.land(flight)
+    asked.clear()
+    flights.board("again", "owner", not_stranded)
+    flights.board("and again", "owner", not_stranded)
+    assert asked == []
+
+
+def test_a_lost_flight_is_led_by_the_next_caller() -> None:
+    flights: Flights[bytes] = Flights()
+    lost, _ = flights.board("k", "owner", lambda: True)
+
+    mine, leads = flights.board("k", "another", not_stranded)
+
+    assert leads
+    assert mine is not lost
+    assert flights.aloft("k") is mine
+    assert (lost.future.done(), mine.future.done()) == (True, False)
+
+
+def test_a_caller_holds_flights_until_they_end_or_are_lost() -> None:
+    flights: Flights[bytes] = Flights()
+    stranded = False
+    first, _ = flights.board("first", "owner", lambda: stranded)
+    second, _ = flights.board("second", "owner", not_stranded)
+
+    def held() -> None:
+        nonlocal stranded
+        assert not holds_any()
+        assert flights.hold(first) == ()
+        assert holds_any()
+        stranded = True
+        assert not holds_any()
+        stranded = False
+        assert flights.hold(second) == (first,)
+        flights.land(first)
+        assert holds_any()
+        flights.land(second)
+        assert not holds_any()
+        assert flights.hold(second) == ()
+
+    copy_context().run(held)
+
+
+def test_flights_of_a_forked_child_are_none() -> None:
+    flights: Flights[bytes] = Flights()
+    flights.board("k", "owner", not_stranded)
+    if (child := os.fork()) == 0:
+        os._exit(0 if flights.aloft("k") is None else 1)
+
+    assert os.waitpid(child, 0)[1] == 0
+    assert flights.aloft("k") is not None

@@ -56,6 +56,19 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("namespace", ["a", "a/b", "a:", "ab", "größe", "%", "zz"])
+def test_key_bounds_hold_all_keys_of_a_namespace_and_no_others(namespace: str) -> None:
+    first, end = keys_module.key_bounds(namespace)
+    others = ("a", "a/b", "a:", "ab", "größe", "%", "zz", "a;", "a9", "b", "A")
+
+    for other in others:
+        key = keys_module.make_key(Request(f"question of {other}"), other)
+        assert (first <= key < end) == (other == namespace)
+    prefix = keys_module.key_prefix(namespace)
+    for tail in ("", "A", "z", "\U0010ffff"):
+        assert first <= prefix + tail < end
+
+
 def test_what_differs_has_different_canonical_texts() -> None:
     """Whatever its kind: no value can be spelled as another."""
     texts = [canonical(value) for value in VALUES]

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layered_cache import Entry, Refused, Request, Ticket, Usage, wire
 from layered_cache.testing._halves import an_entry
-from layered_cache.wire import decode, decode_request, encode
+from layered_cache.wire import decode, decode_facts, decode_request, encode
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -47,6 +47,51 @@ def test_golden_envelopes_can_be_read(name: str) -> None:
         }
     if name != "long":
         assert encode(entry, with_request=True) == data
+
+
+def beginning_of(data: bytes) -> int:
+    """Return the length of the shortest beginning of an envelope that tells its facts."""
+    return next(size for size in range(len(data)) if decode_facts(data[:size], "k") is not None)
+
+
+@pytest.mark.parametrize("names", [{}, {"model": "m", "tags": ("a", "b"), "namespace": "n"}])
+def test_decode_facts_of_a_beginning_returns_all_but_the_value(names: dict[str, Any]) -> None:
+    entry = an_entry("k", b"value", **names)
+    data = encode(entry)
+    size = beginning_of(data)
+
+    assert size <= len(data) - len(b"value")
+    for length in (size, size + 1, len(data)):
+        assert decode_facts(data[:length], "k") == dataclasses.replace(entry, value=b"")
+    assert decode_facts(data[: size - 1], "k") is None
+
+
+def test_decode_facts_of_anything_else_returns_none() -> None:
+    data = encode(an_entry("k", b"value", tags=("a",)))
+    size = beginning_of(data)
+
+    assert decode_facts(data, "another key") is None
+    for length in range(size):
+        assert decode_facts(data[:length], "k") is None
+    for place in range(4):  # magic and version
+        for changed in (data[place] - 1, data[place] + 1):
+            assert decode_facts(data[:place] + bytes([changed]) + data[place + 1 :], "k") is None
+    flags = int.from_bytes(data[4:6], "little")
+    for unknown in (flags | wire.FLAG_ENCRYPTED, flags | wire.FLAG_AUTHENTICATED):
+        for order in ("little", "big"):
+            assert decode_facts(data[:4] + unknown.to_bytes(2, order) + data[6:], "k") is None
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=300)
+def test_decode_facts_of_changed_bytes_raises_nothing(chance: st.DataObject) -> None:
+    data = bytearray(encode(an_entry("k", b"value", tags=("a", "é"), model="m")))
+    for _ in range(chance.draw(st.integers(1, 3))):
+        data[chance.draw(st.integers(0, len(data) - 1))] = chance.draw(st.integers(0, 255))
+
+    found = decode_facts(bytes(data), "k")
+
+    assert found is None or found.key == "k"
 
 
 def test_long_values_are_compressed_when_that_helps() -> None:
