@@ -33,6 +33,7 @@ PURE = {
     "policy",
     "receipt",
     "redaction",
+    "setting_names",
     "stats",
     "units",
     "vectors",

@@ -15,7 +15,8 @@ from layered_cache._engine.callers import this_task
 from layered_cache._engine.refreshes import Refreshes
 from layered_cache._engine.tickets import GOOD_FOR, Tickets
 from layered_cache.policy import FOR_EVER
-from layered_cache.redaction import REDACTED, _redacted_params, is_secret_name, redacted, redacted_request
+from layered_cache.redaction import REDACTED, _redacted_params, redacted, redacted_request
+from layered_cache.setting_names import is_credential, is_secret_name
 from layered_cache.testing import FakeClock
 from layered_cache.testing._halves import an_entry
 from layered_cache.units import parse_duration, parse_size, seconds
@@ -100,6 +101,19 @@ def test_secret_names(name: str) -> None:
 def test_names_that_are_no_secrets(name: str) -> None:
     """An operator has to see what was asked."""
     assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "openai_api_key", "X-API-Key", "aws_access_key_id", "azure_ad_token", "sessionToken", "cookies", "signature"]
+)
+def test_every_credential_is_a_secret(name: str) -> None:
+    assert is_credential(name)
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["mcp_servers", "stop_token", "query_key", "lookahead_tokens", "my_secret"])
+def test_a_secret_that_may_change_answers_is_no_credential(name: str) -> None:
+    assert not is_credential(name)
 
 
 def test_large_parameters_are_not_remembered() -> None:

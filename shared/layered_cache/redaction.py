@@ -11,23 +11,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from layered_cache.keys import read_json
+from layered_cache.setting_names import is_secret_name
 
 if TYPE_CHECKING:
     from layered_cache.entry import Entry
 
 REDACTED = "[redacted]"
 
-# a name is secret if, in lower case with - as _, it is one of these or ends like one of those; `max_tokens` is not
-_SECRET_NAMES = frozenset({
-    "authorization", "proxy_authorization", "x_api_key", "api_key", "apikey", "key", "token", "secret", "password", "passwd",
-    "pwd", "passphrase", "cookie", "cookies", "set_cookie", "credentials", "credential", "private_key", "auth", "bearer", "dsn",
-    "connection_string", "sig", "signature",
-})  # fmt: skip
-_SECRET_ENDINGS = (
-    "_api_key", "_apikey", "_token", "_secret", "_password", "_passwd", "_cookie", "_credentials", "_private_key", "_access_key",
-    "_access_key_id", "_subscription_key", "_auth", "_authorization", "_signature", "_key",
-)  # fmt: skip
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # values that give themselves away wherever they stand
 _SECRET_VALUE = re.compile(r"\b(?:(?:Bearer|Basic)\s+[\w.~+/=-]{8,}|(?:sk|pk|rk|xox[abp]|gh[pousr]|glpat|AKIA|AIza)[-_]?[\w-]{16,})")
 # up to the last @ of the word: a password may hold a slash, and a path that holds an @ is no loss
@@ -38,13 +28,6 @@ _NAMED_SECRET = re.compile(
 )
 _MOST_REMEMBERED = 16 * 1024  # bytes of parameters: so they take a few MiB at most
 _QUERY_SECRET = re.compile(r"(?i)(?P<name>[?&](?:[\w-]*(?:key|token|secret|password|sig|signature|code))=)[^&\s#]+")
-
-
-@functools.lru_cache(maxsize=1024)
-def is_secret_name(name: str) -> bool:
-    """Whether what stands under *name* must not be stored."""
-    flat = _CAMEL.sub("_", name).lower().replace("-", "_")
-    return flat in _SECRET_NAMES or flat.endswith(_SECRET_ENDINGS)
 
 
 def redacted_text(text: str) -> str:
