@@ -42,12 +42,12 @@ class Ring:
 
 
 RINGS = {
-    "test": Ring("not slow and not nightly", 4),
-    "slow": Ring("slow and not nightly", 12),
+    "test": Ring("not slow and not nightly and not providers", 4),
+    "slow": Ring("slow and not nightly and not providers", 12),
     "nightly": Ring("nightly", None),
     # the adapters' behaviour and the tier contracts: the parts that depend on the versions of other libraries
     "lowest": Ring(
-        "not slow and not nightly",
+        "not slow and not nightly and not providers",
         4,
         (
             "langchain",
