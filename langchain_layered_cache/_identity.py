@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from langchain_core.embeddings import Embeddings
 from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
 from layered_cache.redaction import is_secret_name
 from pydantic import BaseModel, SecretBytes, SecretStr
@@ -53,6 +54,7 @@ class Identity:
                 self._declared(embeddings)
             else:
                 self._attributes = copy.deepcopy(self._kept(getattr(embeddings, "__dict__", {}), {}))
+            self._code()
         except UncacheableRequestError as error:
             msg = f"{error}: say by model= what stands for it, model='name/and-settings'"
             raise ConfigurationError(msg) from None
@@ -74,7 +76,17 @@ class Identity:
         """
         embeddings = self._embeddings
         settings = self._declared(embeddings) if isinstance(embeddings, BaseModel) else self._attributes
-        return {"class": _class_of(embeddings), "address": _address_of(embeddings), "settings": settings}
+        return {"class": _class_of(embeddings), "address": _address_of(embeddings), "settings": settings, **self._code()}
+
+    def _code(self) -> dict[str, object]:
+        """Return the digest of the class, if that is user code; with a *model*, only if it has one."""
+        try:
+            code = code_identity(type(self._embeddings))
+        except UncacheableRequestError:
+            if self._model is None:
+                raise
+            return {}
+        return {} if code is None else {"code": code}
 
     def _declared(self, embeddings: BaseModel) -> dict[str, Any]:
         fields = type(embeddings).model_fields

@@ -1,11 +1,11 @@
-"""What a tool holds beside its code: what its functions close over, arguments that are bound to them, and its own fields.
+"""The parts of a tool that its name and schema do not show: its code, the values in its closures, bound arguments, and its own fields.
 
-Two tools of one name, schema and function may be of two indexes. So what they hold is a part of their keys, if it is plain data, or
-functions that hold such: of these an exact key can be made. A tool that holds anything else (a retriever, a client, an object whose method
-it is) is refused, unless its user says what that stands for: `tool.metadata = {"cache_key": "legal-index-7"}`. What a module has is taken
-to be the same in all programs.
+Two tools of one name, schema and function may search two indexes. So these parts belong to the key. User code counts by its content
+(`layered_cache.code_identity`), the code of libraries by its place. Values count if they are plain data, or functions that hold plain data.
+A tool with any other value (a retriever, a client, the object of a method) is refused, until its user names that value:
+`tool.metadata = {"cache_key": "legal-index-7"}`. The same is true of such a value among the globals that the tool's code reads.
 
-Keys have a digest of it: it may hold secrets.
+The key contains digests, since the values may be secrets.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 from langchain_core.tools import BaseTool, StructuredTool, Tool
 from layered_cache import EncodeError, UncacheableRequestError
+from layered_cache.code_identity import body_identity, closure_of, code_identity, function_data, is_user_code
 from layered_cache.keys import canonical
 
 from langchain_layered_cache._writes import Fields, take_apart
@@ -43,23 +44,44 @@ def state_of(tool: BaseTool) -> str | None:
     if not held:
         return None
     try:
-        return hashlib.sha256(canonical(take_apart(held, _fields_of), "what a tool holds")).hexdigest()
-    except EncodeError as error:
+        return hashlib.sha256(canonical(take_apart(held, _fields_of), "a value of the tool")).hexdigest()
+    except (EncodeError, UncacheableRequestError) as error:
         reason = str(error)
-    except Exception as error:  # noqa: BLE001 - what a tool holds may do anything when it is looked at
-        reason = f"what no exact key can be made of ({type(error).__name__})"
-    msg = f'the tool {tool.name!r} holds {reason}: say what it stands for, tool.metadata = {{"{_SAID}": "legal-index-7"}}'
-    raise UncacheableRequestError(msg)
+    except Exception as error:  # noqa: BLE001 - values of any kind are read here, and may fail in any way
+        reason = f"a value that has no exact key ({type(error).__name__})"
+    raise _refusal(tool, reason)
+
+
+def code_of(tool: BaseTool) -> list[str] | None:
+    """Return the digests of the user code of *tool*; None if all its code belongs to libraries.
+
+    Raises:
+        UncacheableRequestError: The code uses a value that has no identity, and the metadata do not name it.
+    """
+    functions = (getattr(tool, name, None) for name in _FUNCTIONS)
+    try:
+        found = [body_identity(function) for function in functions if isinstance(function, types.FunctionType) and is_user_code(function)]
+        if (code := code_identity(type(tool))) is not None:
+            found.append(code)
+    except UncacheableRequestError as error:
+        if _SAID in (tool.metadata or {}):
+            return None
+        raise _refusal(tool, str(error)) from None
+    return found or None
+
+
+def _refusal(tool: BaseTool, reason: str) -> UncacheableRequestError:
+    return UncacheableRequestError(f'the tool {tool.name!r} holds {reason}: name it, tool.metadata = {{"{_SAID}": "legal-index-7"}}')
 
 
 def place_of(function: Callable[..., Any]) -> str:
-    """Return where the code of *function* stands."""
+    """Return the module and the name of *function*."""
     while isinstance(function, functools.partial):
         function = cast("Callable[..., Any]", function.func)
     named = function if hasattr(function, "__qualname__") else type(function)
     place = f"{named.__module__}.{named.__qualname__}"
-    if isinstance(function, types.FunctionType) and function.__name__ == "<lambda>":  # which all have one name
-        place += f":{function.__code__.co_firstlineno}"
+    if isinstance(function, types.FunctionType) and function.__name__ == "<lambda>" and not is_user_code(function):
+        place += f":{function.__code__.co_firstlineno}"  # the lambdas of a library differ only in their lines
     return place
 
 
@@ -71,40 +93,26 @@ def _held_by(tool: BaseTool) -> dict[str, object]:
         function = getattr(tool, name, None)
         if not isinstance(function, types.FunctionType):
             held |= {} if function is None else {name: function}
-        elif cells := _cells(function):
+        elif cells := closure_of(function):
             held[name] = cells
     for cls in kind.__mro__:
         for name, member in vars(cls).items() if cls not in _LANGCHAINS else ():
-            if isinstance(member, types.FunctionType) and (cells := _cells(member)):
+            if isinstance(member, types.FunctionType) and (cells := closure_of(member)):
                 held[f"{cls.__qualname__}.{name}"] = cells
     return held
 
 
-def _cells(function: types.FunctionType) -> dict[str, object]:
-    """Return what *function* closes over, by the names that it has there."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells if name != "__class__"}  # which is there where it says super()
-
-
 def _fields_of(thing: object) -> Fields:
-    """Return what *thing*, which is no plain data, consists of.
+    """Return the parts of *thing*, which is no plain data.
 
     Raises:
-        EncodeError: It is no function and no class that can be found by its name.
+        EncodeError: It is neither a function nor a class with an identity.
+        UncacheableRequestError: Its code uses a value that has no identity.
     """
-    if isinstance(thing, functools.partial):
-        partial = cast("functools.partial[Any]", thing)
-        return {"function": partial.func, "args": partial.args, "keywords": partial.keywords}, None
-    if isinstance(thing, types.FunctionType):
-        defaults: Mapping[str, object] = thing.__kwdefaults__ or {}
-        return {"code": place_of(thing), "cells": _cells(thing), "defaults": thing.__defaults__, "named": dict(defaults)}, None
-    if isinstance(thing, types.MethodType):
-        return {"function": thing.__func__, "self": thing.__self__}, None
-    if isinstance(thing, types.BuiltinFunctionType):
-        owner = thing.__self__
-        return {"code": place_of(thing), "self": None if isinstance(owner, types.ModuleType) else owner}, None
+    if isinstance(thing, functools.partial | types.FunctionType | types.MethodType | types.BuiltinFunctionType):
+        return {"function": function_data(cast("Callable[..., Any]", thing), lambda value: value)}, None
     kind = thing if isinstance(thing, type) else type(thing)
-    if kind is thing and "<locals>" not in kind.__qualname__:
-        return {"class": f"{kind.__module__}.{kind.__qualname__}"}, None
+    if kind is thing and (is_user_code(kind) or "<locals>" not in kind.__qualname__):
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", "code": code_identity(kind)}, None
     msg = f"{'the class' if kind is thing else 'an object of'} {kind.__module__}.{kind.__qualname__}, of which no exact key can be made"
     raise EncodeError(msg)

@@ -1,7 +1,7 @@
 """The results of tools: which tools may be cached, under which key, and what is kept of a result.
 
-A key holds all that decides a result: the tool's name, the arguments that the model gave it, the schema of its arguments, where its
-code stands, and what it holds (`_tool_states`). A tool that is given more than that by its host (the agent's state, its store, the run's
+A key contains all that decides a result: the tool's name, the arguments from the model, the schema of its arguments, its code, and the
+values that it holds (`_tool_states`). A tool that is given more than that by its host (the agent's state, its store, the run's
 configuration) is refused. Kept is what the tool said and its artifact, if both come back equal; never an error, nor a `Command`.
 """
 
@@ -27,7 +27,7 @@ from layered_cache.values import dumps, loads
 
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._runs import METADATA, Run
-from langchain_layered_cache._tool_states import place_of, state_of
+from langchain_layered_cache._tool_states import code_of, place_of, state_of
 
 FRAMEWORK = "langchain-tool"
 CODEC = "lc-tool-1"
@@ -161,13 +161,15 @@ def _request(tool: BaseTool, args: Mapping[str, object], call: Call) -> Request:
         msg = f"the tool {tool.name!r} is given {', '.join(hidden)}, which are not among the arguments that the model gives it"
         raise UncacheableRequestError(msg)
     account = call.options.account
-    params = {
+    params: dict[str, object] = {
         "schema": schema,
         "code": place_of(_code_of(tool)),
         "state": state_of(tool),
         "response_format": tool.response_format,
         "account": None if account is None else fingerprint(account),
     }
+    if (digests := code_of(tool)) is not None:
+        params["digests"] = digests
     return Request({"tool": tool.name, "args": args}, params=params, framework=FRAMEWORK, sample=call.options.sample)
 
 

@@ -5,8 +5,8 @@
 
     _cached      the copy and its class          _wrapped      what the class does otherwise
     _keepers     what a call is, and its key     _questions    messages and arguments as plain data
-    _identities  which model it is               _codes        functions as plain data
-    _asks        calls that do not stream        _streams      those that do
+    _identities  which model it is               _streams      calls that stream
+    _asks        calls that do not stream
     _codec       answers to bytes and back       _answers      what is known of an answer
 
 What is kept where, for how long and until when is the engine's, `layered_cache`. Every name is loaded when it is first used.

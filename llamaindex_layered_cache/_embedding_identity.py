@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, SecretBytes, SecretStr
@@ -121,7 +122,19 @@ def _read(thing: BaseModel, *, opaque: bool, depth: int) -> dict[str, object]:
             if not opaque:
                 msg = f"the setting {name!r} of {_class_of(thing)} holds itself, or is nested too deeply"
                 raise UncacheableRequestError(msg) from None
-    return {"class": _class_of(thing), "address": _address_of(thing), "settings": settings}
+    found: dict[str, object] = {"class": _class_of(thing), "address": _address_of(thing), "settings": settings}
+    return found | _code_of(thing, opaque=opaque)
+
+
+def _code_of(thing: BaseModel, *, opaque: bool) -> dict[str, object]:
+    """Return the digest of the class of *thing*, if that is user code; with *opaque*, only if it has one."""
+    try:
+        code = code_identity(type(thing))
+    except UncacheableRequestError:
+        if not opaque:
+            raise
+        return {}
+    return {} if code is None else {"code": code}
 
 
 def _members(thing: BaseModel) -> Iterator[tuple[str, object]]:

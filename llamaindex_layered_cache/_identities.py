@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.llms import LLM
@@ -109,7 +110,17 @@ class Identity:
         return "\n".join(found) or None
 
     def _settings(self, llm: LLM) -> list[object]:
-        return [self._class, self._fields(llm), self._private, _inner(llm), _address(llm), self._extra]
+        model = self._model(llm)
+        return [model, self._fields(llm), self._private, _inner(llm), _address(llm), self._extra]
+
+    def _model(self, llm: LLM) -> object:
+        """Return plain data that identifies the class of *llm*."""
+        try:
+            return identified(plain_class(type(llm)))
+        except UncacheableRequestError:
+            if self._extra is None:
+                raise
+            return self._class
 
     def _fields(self, llm: LLM) -> dict[str, object]:
         found: dict[str, object] = {}
@@ -161,6 +172,16 @@ def class_of(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def identified(cls: type) -> object:
+    """Return plain data that identifies *cls*: its place, and its code if it is user code.
+
+    Raises:
+        UncacheableRequestError: Its code uses a value that has no identity.
+    """
+    code = code_identity(cls)
+    return class_of(cls) if code is None else [class_of(cls), code]
+
+
 def plain_class(cls: type[Any]) -> type[Any]:
     """Return the class that *cls* was before its LLM was wrapped."""
     return cast("type[Any]", getattr(cls, PLAIN_CLASS, cls))
@@ -186,11 +207,11 @@ def _is_aside(name: str) -> bool:
 def _setting(name: str, value: object) -> object:
     if isinstance(value, LLM):
         try:
-            return [class_of(plain_class(type(value))), Identity(value, None).params(value)]
+            return [identified(plain_class(type(value))), Identity(value, None).params(value)]
         except ConfigurationError as error:
             raise UncacheableRequestError(str(error)) from None
     if isinstance(value, BasePromptTemplate):  # which some apply by themselves; what reads an answer does not count
-        return [class_of(type(value)), plain({name: item for name, item in value.__dict__.items() if name != "output_parser"})]
+        return [identified(type(value)), plain({name: item for name, item in value.__dict__.items() if name != "output_parser"})]
     if name == "additional_kwargs" and isinstance(value, Mapping):
         return plain_arguments({str(key): item for key, item in cast("Mapping[object, object]", value).items() if not _is_secret(key)})
     return plain(value)
@@ -238,7 +259,7 @@ def _inner(llm: LLM) -> object:
     if _ADDRESS.search(text):
         msg = f"its LangChain model, a {model.__class__.__qualname__}, holds an object that is known only by its address"
         raise UncacheableRequestError(msg)
-    return [class_of(cast("type", model.__class__)), text]
+    return [identified(cast("type", model.__class__)), text]
 
 
 def _named(llm: LLM) -> str | None:

@@ -2,7 +2,7 @@
 
 - Objects count by what they hold, not by their class: an answer that comes from a cache holds dictionaries where a live one has objects of
   the provider's. What is None in an object of a message does not count; as an argument, which may overrule a setting, and in one, it does.
-- Files and bytes count by a hash of their content, functions by their code, classes by their schema.
+- Files and bytes count by a hash of their content, functions by their code (`layered_cache.code_identity`), classes by their schema.
 - Ids of tool calls are numbered in the order in which they appear: providers draw them at random.
 
 An object that is known only by its address is refused.
@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from layered_cache import UncacheableRequestError
+from layered_cache.code_identity import function_data
 from llama_index.core.base.llms.types import CachePoint, ChatMessage, TextBlock
 from pydantic import AnyUrl, BaseModel, SecretBytes, SecretStr
-
-from llamaindex_layered_cache._codes import code_of
 
 _MEDIA = frozenset({"image", "audio", "video", "data"})  # the members of blocks that hold a file
 _CALL_IDS = frozenset({"tool_call_id", "call_id", "tool_use_id"})
@@ -87,7 +86,7 @@ def plain(value: object, depth: int = 0) -> object:  # noqa: C901, PLR0911 - one
     if isinstance(value, type):
         return _class(value)
     if callable(value):
-        return code_of(cast("Callable[..., Any]", value), lambda item: plain(item, depth + 1))
+        return function_data(cast("Callable[..., Any]", value), lambda item: plain(item, depth + 1))
     if isinstance(value, set | frozenset):
         return {"set": sorted((plain(item, depth + 1) for item in cast("set[object]", value)), key=repr)}
     if type(value).__module__ in {"datetime", "decimal", "uuid"}:

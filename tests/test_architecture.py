@@ -22,8 +22,12 @@ ADAPTERS = [path.parent for path in ROOT.glob("*_layered_cache/__init__.py")]
 
 PURE = {
     "_arguments",
+    "_bytecode",
+    "_code_parts",
     "_forks",
+    "_libraries",
     "clocks",
+    "code_identity",
     "entry",
     "errors",
     "events",

@@ -967,7 +967,20 @@ def of_field(where: str) -> BaseTool:
     return Look(where=where)
 
 
-HOLDING = [of_closure, of_function_in_closure, of_partial, of_lambda, of_both_worlds, of_field, of_private, of_local_class]
+def of_class_in_closure(where: str) -> BaseTool:
+    class Here:
+        place = where
+
+    def look(city: str) -> str:
+        """Look."""
+        return seen(Here.place, city)
+
+    return tool(look)
+
+
+HOLDING = [
+    of_closure, of_function_in_closure, of_partial, of_lambda, of_both_worlds, of_field, of_private, of_local_class, of_class_in_closure,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", HOLDING, ids=lambda make: make.__name__)
@@ -1001,17 +1014,6 @@ def of_object(where: str) -> BaseTool:
     return tool(look)
 
 
-def of_local(where: str) -> BaseTool:
-    class Here:
-        place = where
-
-    def look(city: str) -> str:
-        """Look."""
-        return seen(Here.place, city)
-
-    return tool(look)
-
-
 def of_itself(where: str) -> BaseTool:
     def look(city: str) -> str:
         """Look."""
@@ -1021,7 +1023,7 @@ def of_itself(where: str) -> BaseTool:
 
 
 UNKNOWN = [
-    of_object, of_local, of_itself, lambda where: tool(Index(where).look),
+    of_object, of_itself, lambda where: tool(Index(where).look),
     lambda where: Look(where=Index(where).look), lambda where: Look(where=[Index(where)]),
 ]  # fmt: skip
 
