@@ -21,14 +21,24 @@ from layered_cache import CallOptions
 from layered_cache.adapting import restart_in_child
 from layered_cache.entry import Ticket
 
+from langchain_layered_cache._chains import Resumed
+
 _MOST = 10_000  # keys
 _OF_EACH = 64  # tasks
 
 
-class Birth(NamedTuple):
-    """The options that hold for what a task wrote (None: it is not to be kept), its birth, and how many seconds ago that was."""
+class Asker(NamedTuple):
+    """The caller that asked for a key: its options, the notes of its run, and the digest of the node's code."""
 
-    options: CallOptions | None
+    options: CallOptions
+    resumed: Resumed | None = None
+    code: str | None = None
+
+
+class Birth(NamedTuple):
+    """The caller that a task's writes belong to (None: they are not kept), the state of the log at its lookup, and the seconds since."""
+
+    asker: Asker | None
     ticket: Ticket | None = None
     seconds: float | None = None
 
@@ -36,7 +46,7 @@ class Birth(NamedTuple):
 @dataclass(slots=True)
 class _Asked:
     name: str  # held, so that no other object has its address
-    options: CallOptions | None
+    asker: Asker | None
     ticket: Ticket | None
     at: float
     taken: bool = False
@@ -55,9 +65,9 @@ class Births:
         self._lock = threading.Lock()
         self._by_key: OrderedDict[FullKey, list[_Asked]] = OrderedDict()
 
-    def note(self, key: FullKey, options: CallOptions | None, ticket: Ticket | None) -> None:
-        """Note that *key* was missed by a caller of these *options* when the log was at *ticket*; of one task, the first time holds."""
-        asked = _Asked(key[1], options, ticket, time.monotonic())
+    def note(self, key: FullKey, asker: Asker | None, ticket: Ticket | None) -> None:
+        """Note that *asker* missed *key* when the log was at *ticket*; of one task, the first time holds."""
+        asked = _Asked(key[1], asker, ticket, time.monotonic())
         with self._lock:
             known = self._by_key.setdefault(key, [])
             self._by_key.move_to_end(key)
@@ -78,12 +88,12 @@ class Births:
             place = _place_of(key, known)
             if place is not None:
                 mine = known[place]
-            elif all(one.options == known[0].options for one in known):
+            elif all(one.asker == known[0].asker for one in known):
                 mine = next((one for one in known if not one.taken), known[-1])
             else:
                 return Birth(None)
             mine.taken = True
-            return Birth(mine.options, mine.ticket, time.monotonic() - mine.at)
+            return Birth(mine.asker, mine.ticket, time.monotonic() - mine.at)
 
 
 def _place_of(key: FullKey, known: list[_Asked]) -> int | None:

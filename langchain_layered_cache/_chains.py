@@ -1,8 +1,10 @@
-"""What the callers of graphs have said in the metadata of their runs: `config={"metadata": {"llm_cache": {...}}}`.
+"""Facts about the runs of graphs that LangGraph does not pass to a node cache: options in their metadata, and answers of people.
 
-LangGraph does not tell a node cache. But it tells callbacks that a run begins, in the thread or task, and before the cache is asked; so one
-handler stands in front of all chains of the process, once there is a node cache, and leaves what was said in the context. It does
-nothing else. Runs inside a run inherit what it says, by LangChain's doing, or say otherwise.
+Callers pass options as `config={"metadata": {"llm_cache": {...}}}`. LangGraph calls callbacks at the start of a run, in the thread or task
+of the run and before it reads the cache. So there is one handler for all chains of the process, once there is a node cache. It keeps the
+options in the context. Runs inside a run inherit its metadata, by LangChain's doing, or replace them.
+
+The handler also notes nodes that ran a graph or a task while their thread was resumed (`Resumed`).
 
 That an asynchronous run has ended is told in another context, which cannot take it out of its caller's; so a run is marked as over, for all
 who see it. Of a stream that somebody has left nothing is told until it is collected: until then it is seen by who calls the cache himself.
@@ -10,16 +12,55 @@ who see it. Of a stream that somebody has left nothing is told until it is colle
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
+from langgraph.cache.base import Namespace
 from layered_cache import CallOptions, current_options
 
 from langchain_layered_cache._runs import METADATA, with_said
+
+RESUME = "__resume__"
+"""The channel that LangGraph writes the answer of a person to, when `interrupt()` returns it."""
+
+OF_AN_ANSWER = "depends on the answer to an interrupt"
+"""The reason why a result is not stored."""
+
+_SEND = "__pregel_send"  # a method of the writes of a task
+_RESUMING = "__pregel_resuming"  # set by LangGraph for the tasks that a resumed run begins with
+_PLACE = "langgraph_checkpoint_ns"  # "outer:<id>|inner:<id>": the nodes and tasks that a run is inside of, with itself
+_TASK = 2  # parts of a namespace that has no node
+
+
+class Resumed:
+    """Nodes whose result may depend on the answer of a person to an `interrupt()` inside of them.
+
+    The writes of a node itself show such an answer. The writes of a node that runs a graph, or of a workflow that runs tasks, do not.
+    """
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._tasks = False
+
+    def note(self, place: str) -> None:
+        """Note that a run at *place* has begun."""
+        outer = [part.partition(":")[0] for part in place.split("|")[:-1]]
+        self._names.update(outer)
+        self._tasks = self._tasks or len(outer) > 1
+
+    def covers(self, namespace: Namespace) -> bool:
+        """Return True if the writes under *namespace* may depend on such an answer.
+
+        A task may have another name in a namespace than in a place, so one task stands for all.
+        """
+        return self._tasks if len(namespace) <= _TASK else namespace[-1] in self._names
 
 
 @dataclass(slots=True)
@@ -27,6 +68,7 @@ class _Chain:
     run_id: UUID
     said: object
     outer: _Chain | None
+    resumed: Resumed
     live: bool = True
 
 
@@ -41,6 +83,21 @@ def options_here() -> CallOptions:
     """
     chain = _live()
     return with_said(current_options(), None if chain is None else chain.said)
+
+
+def resumed_here() -> Resumed | None:
+    """Return the notes of the outermost run around the caller; None: there is no run."""
+    chain = _live()
+    return None if chain is None else chain.resumed
+
+
+def has_answer(config: RunnableConfig) -> bool:
+    """Return True if the result of the task with *config* may depend on the answer of a person to an `interrupt()`."""
+    writes = cast("Iterable[tuple[str, object]]", getattr(config.get("configurable", {}).get(_SEND), "__self__", ()))
+    if any(channel == RESUME for channel, _ in tuple(writes)):
+        return True
+    node, resumed = config.get("metadata", {}).get("langgraph_node", ""), resumed_here()
+    return resumed is not None and resumed.covers(("", "", node))
 
 
 def _live() -> _Chain | None:
@@ -73,9 +130,13 @@ class _Listener(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **_: Any,  # noqa: ANN401
     ) -> None:
-        """Note what is said. A run that is inside of none begins anew, whatever was cancelled before it."""
+        """Note the options of the run. A run without a parent is inside of no other, even if a cancelled run has left its context."""
         outer = None if parent_run_id is None else _of_run(parent_run_id) or _live()
-        _current.set(_Chain(run_id, metadata.get(METADATA) if metadata else None, outer))
+        resumed = Resumed() if outer is None else outer.resumed
+        metadata = metadata or {}
+        if outer is not None and _PLACE in metadata and _is_resuming():
+            resumed.note(metadata[_PLACE])
+        _current.set(_Chain(run_id, metadata.get(METADATA), outer, resumed))
 
     def on_chain_end(self, outputs: object, *, run_id: UUID, **_: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
         """Note that it holds no longer."""
@@ -86,6 +147,11 @@ class _Listener(BaseCallbackHandler):
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
         """Note that it holds no longer."""
         self.on_chain_end(None, run_id=run_id)
+
+
+def _is_resuming() -> bool:
+    """Return True if the node around this run was resumed: here the configuration is still that of the node."""
+    return bool((var_child_runnable_config.get() or {}).get("configurable", {}).get(_RESUMING))
 
 
 _hook: ContextVar[_Listener | None] = ContextVar("layered_cache_chain_listener", default=_Listener())  # noqa: B039 - it has no state

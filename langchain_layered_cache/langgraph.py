@@ -13,7 +13,9 @@ LangGraph asks before it runs a node that has a cache policy, and hands over wha
 - What the caller says holds, in the metadata of the run or by `with cache_options(...)`: of a tenant, an account or a sample everything is
   apart. It holds from the moment that a node is asked for (`_births`).
 - Removals are of the tenant of the `with cache_options(...)` around them, whatever run they stand in: a run's end may not be known yet.
-- LangGraph's key names a node by its function's module and name alone. What more is one cache's, its `name` says.
+- LangGraph's key names a node by the module and name of its function. The code of that function is added (`_nodes`). A node with code
+  that this name does not identify is not cached, unless the cache has a `name`.
+- The answer of a person to an `interrupt()` belongs to one thread. So the writes of a node that was resumed are not kept.
 - Everybody gets objects of their own (`_writes` makes bytes of them), and of many keys each tier is asked once.
 - Removals raise if they could not be recorded: who asked for them must know.
 """
@@ -21,6 +23,7 @@ LangGraph asks before it runs a node that has a cache policy, and hands over wha
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -47,8 +50,9 @@ from layered_cache.entry import Ticket
 from layered_cache.once import Once
 from layered_cache.options import fingerprint
 
-from langchain_layered_cache._births import Birth, Births
-from langchain_layered_cache._chains import listen, options_here
+from langchain_layered_cache._births import Asker, Birth, Births
+from langchain_layered_cache._chains import OF_AN_ANSWER, RESUME, Resumed, listen, options_here, resumed_here
+from langchain_layered_cache._nodes import Nodes
 from langchain_layered_cache._states import cache_key, is_no_key
 from langchain_layered_cache._writes import RebuildError, WritesSerializer
 from langchain_layered_cache.cache import LayeredCache
@@ -57,6 +61,7 @@ __all__ = ["LangGraphCache", "cache_key"]
 
 FRAMEWORK = "langgraph"
 _CODEC = "langgraph:"  # and the serializer's word for the form
+_UNFINISHED = frozenset({RESUME, "__interrupt__", "__error__"})  # channels of writes that belong to one run
 
 G = TypeVar("G", bound=Pregel[Any, Any, Any, Any])
 
@@ -72,8 +77,10 @@ class LangGraphCache(BaseCache[Any]):
 
     Args:
         cache: The tiers; a `LayeredCache` shares its own.
-        name: What tells its nodes from others of the same function names in the same tiers: the graph's name, and a version of what it is
-            made of (closures, models, prompts, code), such as `"faq-2"`. LangGraph's key holds nothing of these.
+        name: The name of the graph with a version of its parts (closures, models, prompts), such as `"faq-2"`. It keeps its nodes apart
+            from the nodes of all other names. It is needed for nodes with code that LangGraph's key does not identify: coroutine functions,
+            lambdas, methods, inner functions, partials, callable objects, runnables, graphs, and functions that read a global such as
+            a model or a client.
         serde: Another serializer. The one of LangGraph's checkpoints returns some values changed, and builds whatever the bytes name:
             use it only with stores that nobody else can write to.
 
@@ -93,6 +100,8 @@ class LangGraphCache(BaseCache[Any]):
         self._engine = engine
         self._place = FRAMEWORK if name is None else f"{FRAMEWORK}:{name}"
         self._cache = engine.namespace(self._place)
+        self._is_named = name is not None
+        self._nodes = Nodes()
         self._births = Births()
         listen()
         self._once = Once()
@@ -108,10 +117,11 @@ class LangGraphCache(BaseCache[Any]):
         """Return what is held for *keys*, new objects each time; absent ones are absent. It raises nothing."""
         try:
             options = self._options()
-            cache, asked = self._of_tenant(options), _asked(options, keys)
+            askers = self._askers(options, keys)
+            cache, asked = self._of_tenant(options), _asked(options, askers)
             values = self._values(cache, asked, cache.get_many(asked)) if asked else {}
-            if missed := [key for key in keys if key not in values]:
-                self._missed(missed, options, cache.ticket())
+            if missed := {key: asker for key, asker in askers.items() if key not in values}:
+                self._missed(missed, cache.ticket())
             return values  # noqa: TRY300 - what is above may fail
         except Exception as error:  # noqa: BLE001 - whatever it is, the node runs
             return self._failed("get", error, keys)
@@ -120,10 +130,11 @@ class LangGraphCache(BaseCache[Any]):
         """See get."""
         try:
             options = self._options()
-            cache, asked = self._of_tenant(options), _asked(options, keys)
+            askers = self._askers(options, keys)
+            cache, asked = self._of_tenant(options), _asked(options, askers)
             values = self._values(cache, asked, await cache.aget_many(asked)) if asked else {}
-            if missed := [key for key in keys if key not in values]:
-                self._missed(missed, options, await cache.aticket())
+            if missed := {key: asker for key, asker in askers.items() if key not in values}:
+                self._missed(missed, await cache.aticket())
             return values  # noqa: TRY300 - what is above may fail
         except Exception as error:  # noqa: BLE001 - whatever it is, the node runs
             return self._failed("get", error, keys)
@@ -167,18 +178,24 @@ class LangGraphCache(BaseCache[Any]):
             await cache.ainvalidate(tag=tags)
 
     def check(self, graph: G) -> G:
-        """Return *graph* as it is, having warned, once, if this cache has nothing to do in it.
+        """Return *graph* as it is. Log a warning, once, for each reason why this cache does not cache a part of it.
 
-        Namely if it was compiled with another cache, or if neither it nor a graph in it has a node with a cache policy. Tasks (`@task`)
-        are not part of a graph: if it caches nothing else, the warning can be ignored. An `entrypoint` has only tasks, and gets none.
+        - The graph was compiled with another cache.
+        - Neither it nor a graph in it has a node with a cache policy. Tasks (`@task`) are not part of a graph: if only tasks are cached,
+          the warning can be ignored. An `entrypoint` has only tasks, and gets no such warning.
+        - A node with a cache policy has code that LangGraph's key does not identify, and this cache has no `name`.
         """
         whole = cast("Any", graph)
         if whole.cache is not self:
             self._once.warn(f"the graph {whole.name!r} was not compiled with this cache: compile(cache=...)")
-        elif isinstance(whole, CompiledStateGraph):
-            graphs: list[Any] = [whole, *(below for _, below in cast("Any", whole).get_subgraphs(recurse=True))]
-            if not any(map(_has_policy, graphs)):
-                self._once.warn(f"no node of the graph {whole.name!r} has a cache policy: add_node(..., cache_policy=CachePolicy(...))")
+            return graph
+        graphs: list[Any] = [whole, *(below for _, below in whole.get_subgraphs(recurse=True))]
+        if isinstance(whole, CompiledStateGraph) and not any(map(_has_policy, graphs)):
+            self._once.warn(f"no node of the graph {whole.name!r} has a cache policy: add_node(..., cache_policy=CachePolicy(...))")
+        for one in graphs:
+            for node, error in self._nodes.show(one):
+                if not self._is_named:
+                    self._once.warn(_unnamed(node, error))
         return graph
 
     def __repr__(self) -> str:
@@ -204,23 +221,44 @@ class LangGraphCache(BaseCache[Any]):
             raise UncacheableRequestError(_NO_ACCOUNT)
         return options
 
+    # --- which code
+
+    def _askers(self, options: CallOptions, keys: Iterable[FullKey]) -> dict[FullKey, Asker | None]:
+        """Return the asker of each of *keys*; None for a key that is neither read nor written."""
+        resumed = resumed_here()
+        return {key: self._asker(options, key, resumed) for key in keys if not is_no_key(key[1])}
+
+    def _asker(self, options: CallOptions, key: FullKey, resumed: Resumed | None) -> Asker | None:
+        try:
+            return Asker(options, resumed, self._nodes.code(key[0]))
+        except UncacheableRequestError as error:
+            if self._is_named:
+                return Asker(options, resumed)
+            reason = _unnamed(key[0][-1], error)
+            self._cache.report(Event(kind="uncacheable", namespace=self._of_tenant(options).name, reason=reason))
+            self._once.warn(reason)
+            return None
+
     # --- values
 
     def _values(self, cache: TieredCache, asked: Mapping[Request, FullKey], found: Mapping[Request, Entry]) -> dict[FullKey, Any]:
         values: dict[FullKey, Any] = {}
         for request, entry in found.items():
             try:
-                values[asked[request]] = self.serde.loads_typed((entry.codec.removeprefix(_CODEC), entry.value))
+                value = self.serde.loads_typed((entry.codec.removeprefix(_CODEC), entry.value))
+                if _is_finished(value):
+                    values[asked[request]] = value
+                else:  # an earlier release wrote it
+                    cache.reject(entry.key, OF_AN_ANSWER)
             except Exception as error:  # noqa: BLE001 - of another release, of classes that have changed, of another serializer
                 reason = str(error) if isinstance(error, RebuildError) else type(error).__name__
                 cache.reject(entry.key, reason)
                 self._once.warn(f"what a node wrote cannot be read and counts as a miss: {reason}")
         return values
 
-    def _missed(self, keys: Iterable[FullKey], options: CallOptions | None, ticket: Ticket | None) -> None:
-        for key in keys:
-            if not is_no_key(key[1]):
-                self._births.note(key, options, ticket)
+    def _missed(self, askers: Mapping[FullKey, Asker | None], ticket: Ticket | None) -> None:
+        for key, asker in askers.items():
+            self._births.note(key, asker, ticket)
 
     def _answers(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> dict[tuple[CallOptions, Ticket | None], dict[Request, Answer]]:
         """Return what is to be held of *pairs*, by what its caller has said and its birth: LangGraph hands over one pair at a time."""
@@ -228,8 +266,12 @@ class LangGraphCache(BaseCache[Any]):
         for key, (value, ttl) in pairs.items():
             if is_no_key(key[1]):
                 continue
-            options, born, seconds = self._births.take(key) or Birth(self._options())
-            if options is None or not options.stores:
+            asker, born, seconds = self._births.take(key) or Birth(self._asker(self._options(), key, resumed_here()))
+            if asker is None or not asker.options.stores:
+                continue
+            options, resumed, _ = asker
+            if not _is_finished(value) or (resumed is not None and resumed.covers(key[0])):
+                self._cache.report(Event(kind="not_stored", namespace=self._of_tenant(options).name, reason=OF_AN_ANSWER))
                 continue
             try:
                 form, data = self.serde.dumps_typed(value)
@@ -241,13 +283,13 @@ class LangGraphCache(BaseCache[Any]):
             tags = (*_tags([key[0]]), *options.labels)
             keep_for = _shorter(ttl, options.keep_for)
             answer = Answer(value=bytes(data), codec=_CODEC + form, tags=tags, keep_for=keep_for, compute_seconds=seconds)
-            answers.setdefault((options, born), {})[_request(options, key)] = answer
+            answers.setdefault((options, born), {})[_request(asker, key)] = answer
         return answers
 
     def _failed(self, operation: str, error: Exception, keys: Sequence[FullKey] = ()) -> dict[FullKey, Any]:
         """Note what must not hurt; return what is held then. What was asked for in vain is not stored either: whose it is is not known."""
         with suppress(Exception):  # what LangGraph never asks for
-            self._missed(keys, None, None)
+            self._missed({key: None for key in keys if not is_no_key(key[1])}, None)
         if isinstance(error, ConfigurationError | TenantRequiredError | UncacheableRequestError):
             self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=str(error)))
             self._once.warn(f"nodes are not cached: {error}")
@@ -258,15 +300,31 @@ class LangGraphCache(BaseCache[Any]):
         return {}
 
 
-def _asked(options: CallOptions, keys: Sequence[FullKey]) -> dict[Request, FullKey]:
-    return {_request(options, key): key for key in keys if not is_no_key(key[1])} if options.looks else {}
+def _asked(options: CallOptions, askers: Mapping[FullKey, Asker | None]) -> dict[Request, FullKey]:
+    return {_request(asker, key): key for key, asker in askers.items() if asker is not None} if options.looks else {}
 
 
-def _request(options: CallOptions, key: FullKey) -> Request:
+def _request(asker: Asker, key: FullKey) -> Request:
     namespace, name = key
-    account = None if options.account is None else fingerprint(options.account)
-    prompt = {"namespace": list(namespace), "key": name}
-    return Request(prompt, params={"account": account}, framework=FRAMEWORK, sample=options.sample)
+    account = asker.options.account
+    params: dict[str, object] = {"account": None if account is None else fingerprint(account)}
+    if asker.code is not None:
+        params["code"] = asker.code
+    return Request({"namespace": list(namespace), "key": name}, params=params, framework=FRAMEWORK, sample=asker.options.sample)
+
+
+def _is_finished(writes: object) -> bool:
+    """Return True if *writes* are those of a node that has finished without the answer of a person to an `interrupt()`."""
+    if not isinstance(writes, list | deque):
+        return True
+    pairs = cast("Sequence[Any]", writes)
+    return bool(pairs) and not any(type(pair) in {list, tuple} and pair and pair[0] in _UNFINISHED for pair in pairs)
+
+
+def _unnamed(node: str, error: UncacheableRequestError) -> str:
+    return (
+        f"the node {node!r} is not cached: {error}. Give the cache the name and a version of the graph: LangGraphCache(cache, name='faq-2')"
+    )
 
 
 def _shorter(ttl: int | None, callers: float | None) -> float | None:

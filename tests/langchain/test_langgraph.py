@@ -33,7 +33,7 @@ from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from worlds import Threads, World, kinds, settled
 
 from langchain_layered_cache import LangGraphCache, LayeredCache, cache_key
-from langchain_layered_cache._births import Births
+from langchain_layered_cache._births import Asker, Births
 
 TIERS = {
     "memory": ["memory"],
@@ -43,6 +43,7 @@ TIERS = {
     "memory, redis and mongodb": ["memory", "redis", "mongodb"],
 }
 KEY = (("graph", "node"), "key")
+NAME = "tests-1"  # the nodes here are inner functions, and a name alone identifies these
 
 
 # what holds for all of them together and for a file nearly always holds for a server alone
@@ -53,13 +54,13 @@ def cache(request: pytest.FixtureRequest) -> Iterator[LangGraphCache]:
     names = {"redis": "redis_url", "mongodb": "mongodb_url"}
     tiers = [urls[tier]() if tier in urls else f"{request.getfixturevalue(names[tier])}#timeout=5s" for tier in TIERS[request.param]]
     with TieredCache(*tiers) as engine:
-        yield LangGraphCache(engine)
+        yield LangGraphCache(engine, name=NAME)
 
 
 @pytest.fixture
 def memory(events: list[Event]) -> LangGraphCache:
     """One in memory."""
-    return LangGraphCache(TieredCache("memory://", observers=[events.append]))
+    return LangGraphCache(TieredCache("memory://", observers=[events.append]), name=NAME)
 
 
 def erased(cache: LangGraphCache) -> None:
@@ -315,7 +316,7 @@ def test_a_node_runs_once(world: World, cache: LangGraphCache) -> None:
 def test_the_time_to_live_of_a_node(world: World, clock: FakeClock) -> None:
     """Is kept."""
     runs: list[str] = []
-    graph = graph_of(LangGraphCache(TieredCache("memory://", clock=clock)), runs, CachePolicy(ttl=60))
+    graph = graph_of(LangGraphCache(TieredCache("memory://", clock=clock), name=NAME), runs, CachePolicy(ttl=60))
     for seconds in (0, 59, 2):
         clock.advance(seconds)
         world.call(graph, "invoke", {"question": "a"})
@@ -327,9 +328,9 @@ def test_another_process(world: World, db: str) -> None:
     runs: list[str] = []
     for make in (TieredCache, TieredCache, LayeredCache):
         cache = make("memory://", db)
-        graph = graph_of(LangGraphCache(cache), runs, CachePolicy())
+        graph = graph_of(LangGraphCache(cache, name=NAME), runs, CachePolicy())
         assert world.call(graph, "invoke", {"question": "a"})["answers"] == ["slow a", "fast"]
-        settled(LangGraphCache(cache).engine)
+        settled(LangGraphCache(cache, name=NAME).engine)
         cache.close()
     assert runs.count("slow") == 1
 
@@ -340,7 +341,7 @@ def test_the_store_fails_and_the_graph_does_not(world: World) -> None:
     nobody = "redis://127.0.0.1:1/0#timeout=50ms"
     for tiers, fail_open in [([tier], True), ([tier], False), ([FakeTier("faster"), tier], False), ([nobody], False)]:
         engine = TieredCache(*tiers, policy=Policy(fail_open=fail_open))
-        graph = graph_of(LangGraphCache(engine), [], CachePolicy())
+        graph = graph_of(LangGraphCache(engine, name=NAME), [], CachePolicy())
         for tier.broken in (True, False, True):
             assert world.call(graph, "invoke", {"question": "a"})["answers"] == ["slow a", "fast"]
         tier.broken = False
@@ -577,9 +578,9 @@ async def test_what_a_run_has_said_ends_with_it(memory: LangGraphCache) -> None:
 
 
 def test_graphs_of_one_function_name_are_apart_by_the_name_of_the_cache(world: World, db: str, caplog: pytest.LogCaptureFixture) -> None:
-    """LangGraph's key has neither what a function closes over nor its code; a name keeps its own over restarts, and in removals."""
+    """LangGraph's key does not contain a closure. A name keeps its entries over restarts and apart in removals."""
 
-    def answered(name: str | None, closed: str, tenant: str | None = None) -> str:
+    def answered(name: str, closed: str, tenant: str | None = None) -> str:
         def lookup(state: State) -> State:
             return {"answers": [closed]}
 
@@ -592,8 +593,8 @@ def test_graphs_of_one_function_name_are_apart_by_the_name_of_the_cache(world: W
                 world.call(cache, "clear")
             return answer
 
-    assert [answered("hr", "one"), answered("legal", "two"), answered(None, "three")] == ["one", "two", "three"]
-    assert [answered("hr", "one", "t"), answered("langgraph", "four"), answered(None, "five", "langgraph")] == ["one", "four", "five"]
+    assert [answered("hr", "one"), answered("legal", "two"), answered("langgraph", "three")] == ["one", "two", "three"]
+    assert [answered("hr", "one", "t"), answered("hr", "four", "langgraph"), answered("hr", "five", "t")] == ["one", "four", "one"]
     assert [answered("hr", "new"), answered("legal", "removed"), answered("legal", "new"), answered("hr", "new")] == [
         "one", "two", "new", "one",
     ]  # fmt: skip
@@ -646,7 +647,7 @@ def test_the_birth_of_what_a_task_writes() -> None:
     """Is found by the object of its key; for an equal one if there is no doubt; and is bounded."""
     births = Births(most=2)
     first, second, third = (Ticket(1, number) for number in range(3))
-    a, b = CallOptions(namespace="a"), CallOptions(namespace="b")
+    a, b = (Asker(CallOptions(namespace=name)) for name in "ab")
 
     def key(text: str = "key") -> Any:
         return (("n",), "".join(text))  # a new object
@@ -672,7 +673,7 @@ def test_the_birth_of_what_a_task_writes() -> None:
 
 def test_modes_time_and_tags(world: World, clock: FakeClock) -> None:
     """As for models; of the node's time and the caller's, the shorter one counts."""
-    cache = LangGraphCache(TieredCache("memory://", clock=clock))
+    cache = LangGraphCache(TieredCache("memory://", clock=clock), name=NAME)
     runs: list[str] = []
     graph = graph_of(cache, runs, CachePolicy(ttl=60))
 
@@ -694,7 +695,7 @@ def test_who_must_be_named(world: World, caplog: pytest.LogCaptureFixture) -> No
     """A call without a tenant, or account, where one must be named is not cached, and told of once."""
     for policy, options in [(Policy(tenant_required=True), {"namespace": "a"}), (Policy(separate_accounts=True), {"account": "sk-1"})]:
         runs: list[str] = []
-        graph = graph_of(LangGraphCache(TieredCache("memory://", policy=policy)), runs, CachePolicy())
+        graph = graph_of(LangGraphCache(TieredCache("memory://", policy=policy), name=NAME), runs, CachePolicy())
         for said, expected in (({}, 2), (options, 1)):
             runs.clear()
             with cache_options(**said):
