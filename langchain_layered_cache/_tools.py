@@ -2,7 +2,8 @@
 
 A key contains all that decides a result: the tool's name, the arguments from the model, the schema of its arguments, its code, and the
 values that it holds (`_tool_states`). A tool that is given more than that by its host (the agent's state, its store, the run's
-configuration) is refused. Kept is what the tool said and its artifact, if both come back equal; never an error, nor a `Command`.
+configuration) is refused. Stored are the content and the artifact, if both come back equal. Never stored are errors, a `Command`, and a
+result after the answer of a person to an `interrupt()`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
-from layered_cache import Answer, EncodeError, Entry, Request, UncacheableRequestError
+from layered_cache import Answer, EncodeError, Entry, Event, Request, UncacheableRequestError
 from layered_cache.asking import Ask, check_only_cached
 from layered_cache.options import fingerprint
 from layered_cache.values import dumps, loads
 
 from langchain_layered_cache._calls import Call, Calls
+from langchain_layered_cache._chains import OF_AN_ANSWER, has_answer
 from langchain_layered_cache._runs import METADATA, Run
 from langchain_layered_cache._tool_states import code_of, place_of, state_of
 
@@ -75,9 +77,7 @@ class ToolAsker:
         return _ToolAsk(call, asked, self._calls, request, handler)
 
     def _begin(self, request: ToolCallRequest, ttl: float | None) -> Call:
-        runtime: Any = cast("Any", request).runtime
-        config: RunnableConfig = {} if runtime is None else runtime.config
-        call = self._calls.begin(Run(None, config.get("metadata", {}).get(METADATA), None))
+        call = self._calls.begin(Run(None, _config_of(request).get("metadata", {}).get(METADATA), None))
         said = call.options.keep_for
         if ttl is not None and (said is None or ttl < said):  # what is soon out of date is so in a call that keeps answers for long
             call = call._replace(options=dataclasses.replace(call.options, ttl=ttl))
@@ -113,6 +113,9 @@ class _ToolAsk(Ask[Result]):
     def written(self, result: Result) -> Answer | None:
         if type(result) is not ToolMessage or result.status != "success":
             return None
+        if has_answer(_config_of(self._request)):
+            self.cache.report(Event(kind="not_stored", namespace=self.cache.name, reason=OF_AN_ANSWER))
+            return None
         options = self.options
         values = result.__dict__
         try:
@@ -143,6 +146,11 @@ class _ToolAsk(Ask[Result]):
             tool_call_id=self._request.tool_call["id"],
             id=str(uuid.uuid4()) if had_id else None,
         )
+
+
+def _config_of(request: ToolCallRequest) -> RunnableConfig:
+    runtime: Any = cast("Any", request).runtime
+    return {} if runtime is None else runtime.config
 
 
 def _request(tool: BaseTool, args: Mapping[str, object], call: Call) -> Request:

@@ -32,6 +32,7 @@ from layered_cache.adapting import engine_of
 from layered_cache.units import parse_duration, seconds
 
 from langchain_layered_cache._calls import Calls
+from langchain_layered_cache._chains import listen as listen_to_chains
 from langchain_layered_cache._runs import listen
 from langchain_layered_cache._standins import ModelAsker, stand_in
 from langchain_layered_cache._tools import ToolAsker
@@ -80,8 +81,11 @@ class LayeredCacheMiddleware(_Middleware):
         calls = Calls(engine_of(cache))
         self._calls = calls
         self._models = ModelAsker(calls, ttl=_seconds(ttl, "ttl"), marks_hits=mark_hits) if models else None
-        self._tools = ToolAsker(calls, _ttls(tools))
+        ttls = _ttls(tools)
+        self._tools = ToolAsker(calls, ttls)
         listen()
+        if ttls:
+            listen_to_chains()
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]

@@ -32,6 +32,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolArg, StructuredTool, Tool, tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 from langgraph.prebuilt import InjectedState
 from langgraph.types import Command, interrupt
 from layered_cache import (
@@ -1183,6 +1184,26 @@ async def test_an_interrupt_is_of_one_run_only(cache: LayeredCache, server: Open
     state = await agent.ainvoke(Command(resume="yes"), configs[0])
 
     assert texts(state)[2] == "yes"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_tool_result_after_an_interrupt_is_not_kept(world: World, cache: LayeredCache, server: OpenAIServer, nested: bool) -> None:
+    """Whether the tool asks, or a graph that it calls. The next thread is asked again, and a tool that does not ask is kept."""
+    asking = StateGraph(dict).add_node("ask", lambda _: {"answer": interrupt("may I?")}).add_edge(START, "ask").compile()
+
+    @versioned
+    @tool
+    def look(city: str) -> str:
+        """Look."""
+        return asking.invoke({"city": city})["answer"] if nested else interrupt("may I?")
+
+    middleware = [LayeredCacheMiddleware(cache, tools=["look"], models=False)]
+    agent = create_agent(model_of(server), [look], middleware=middleware, checkpointer=InMemorySaver())
+    for answer in ("yes", "no"):
+        config: Any = {"configurable": {"thread_id": answer}}
+        assert "__interrupt__" in world.call(agent, "invoke", QUESTION, config)
+        assert texts(world.call(agent, "invoke", Command(resume=answer), config))[2] == answer
+    assert cache.engine.stats().stored == 0
 
 
 # --- what goes wrong
