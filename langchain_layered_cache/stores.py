@@ -9,7 +9,8 @@ The laws of this edge:
   tenants gives each a store of its own namespace.
 - It is a cache: what it holds may be gone, at the end of its time or before, so it must not be the only copy.
 - A tier that fails counts as empty: `mget` finds nothing there, `mset` goes on in the others. Nothing is raised, but for removals.
-- What is set replaces what was there: a value that the policy does not keep (it is too large, say) leaves nothing behind.
+- A value that is set replaces the older value of its key in every tier. If it cannot be kept (it is too large, say), its key holds
+  nothing.
 - A value says which key it belongs to: so keys can be listed where requests are not kept, and no key ever gets another one's value.
 """
 
@@ -17,12 +18,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 
 from langchain_core.stores import BaseStore
-from layered_cache import Answer, ConfigurationError, DeletionError, Entry, Request, TieredCache
+from layered_cache import Answer, ConfigurationError, Entry, Event, Request, TieredCache
 from layered_cache.adapting import batches, engine_of, seconds_of
+from layered_cache.once import Once
 
 from langchain_layered_cache._requests import FRAMEWORK
 from langchain_layered_cache.cache import LayeredCache
@@ -49,6 +50,7 @@ class LayeredByteStore(BaseStore[str, bytes]):
     def __init__(self, cache: TieredCache | LayeredCache, *, namespace: str = "bytes", ttl: float | timedelta | str | None = None) -> None:
         self._cache = engine_of(cache).namespace(namespace)
         self._ttl = seconds_of(ttl)
+        self._once = Once()
 
     @property
     def engine(self) -> TieredCache:
@@ -93,20 +95,22 @@ class LayeredByteStore(BaseStore[str, bytes]):
     # --- writing
 
     def mset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
-        """Hold the values of *key_value_pairs*; of two of one key, the last."""
-        for batch in batches(answers := self._answers(key_value_pairs)):
+        """Hold the values of *key_value_pairs*; of two of one key, the last. A value that is too large is left out, with one warning."""
+        answers, left_out = self._answers(key_value_pairs)
+        for batch in batches(answers):
             held = self._cache.set_many({request: answers[request] for request in batch}, born=self._cache.ticket())
-            if refused := [request for request in batch if request not in held]:
-                with suppress(DeletionError):  # nobody asked for a removal
-                    self._cache.delete(*refused)
+            left_out += [request for request in batch if request not in held]
+        if left_out:
+            self._cache.discard([self._cache.key(request) for request in left_out])
 
     async def amset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
         """See mset."""
-        for batch in batches(answers := self._answers(key_value_pairs)):
+        answers, left_out = self._answers(key_value_pairs)
+        for batch in batches(answers):
             held = await self._cache.aset_many({request: answers[request] for request in batch}, born=await self._cache.aticket())
-            if refused := [request for request in batch if request not in held]:
-                with suppress(DeletionError):  # nobody asked for a removal
-                    await self._cache.adelete(*refused)
+            left_out += [request for request in batch if request not in held]
+        if left_out:
+            await self._cache.adiscard([self._cache.key(request) for request in left_out])
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Remove *keys*, everywhere; absent ones are no error. Other processes obey within `Policy.max_staleness`.
@@ -125,8 +129,16 @@ class LayeredByteStore(BaseStore[str, bytes]):
 
     # --- values
 
-    def _answers(self, pairs: Sequence[tuple[str, bytes]]) -> dict[Request, Answer]:
-        return {_request(key): self._answer(key, value) for key, value in pairs}
+    def _answers(self, pairs: Sequence[tuple[str, bytes]]) -> tuple[dict[Request, Answer], list[Request]]:
+        """Return the answers to store, and the requests of the values that are too large."""
+        answers = {_request(key): self._answer(key, value) for key, value in pairs}
+        left_out: list[Request] = []
+        for request, answer in answers.items():
+            if (why := self._cache.why_too_large(answer.value)) is not None:
+                left_out.append(request)
+                self._cache.report(Event(kind="not_stored", namespace=self._cache.name, reason="too large"))
+                self._once.warn(f"a value of a byte store cannot be kept, nor can others that are as large: {why}", about="too large")
+        return {request: answer for request, answer in answers.items() if request not in left_out}, left_out
 
     def _answer(self, key: str, value: bytes) -> Answer:
         if not isinstance(value, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped

@@ -8,8 +8,9 @@ The laws of this edge:
 - A collection is a child namespace of the store's, under its own name where that is a good one. A value says which key it belongs to: so
   keys can be listed, and no key ever gets another one's value.
 - What is put replaces what was there. What comes back is equal, in new objects (`_kv_values`).
-- A tier that fails counts as empty: `get` finds nothing there, `put` goes on in the others. What cannot be kept is left out, unless the
-  store is strict. Nothing is raised, but for removals.
+- A tier that fails counts as empty: `get` finds nothing there, `put` goes on in the others. Nothing is raised, but for removals.
+- A value that cannot be kept is left out, and no tier serves an older value of its key. A strict store raises instead, and the older value
+  stays.
 - It has no length, and the default repr: LlamaIndex takes an empty store for none, and a repr for a part of what it caches.
 - A pickle of it is made again from the URLs of its tiers, as worker processes of pipelines do it.
 
@@ -24,7 +25,18 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from layered_cache import Answer, ConfigurationError, DeletionError, EncodeError, Entry, Event, Receipt, Request, TieredCache
+from layered_cache import (
+    Answer,
+    ConfigurationError,
+    EncodeError,
+    Entry,
+    Event,
+    Receipt,
+    Request,
+    Ticket,
+    TieredCache,
+    TierUnavailableError,
+)
 from layered_cache.adapting import engine_of, seconds_of
 from layered_cache.once import Once
 from llama_index.core.storage.kvstore.types import DEFAULT_BATCH_SIZE, DEFAULT_COLLECTION, BaseKVStore
@@ -59,8 +71,10 @@ class LayeredKVStore(BaseKVStore):
         namespace: The name of the child namespace of *cache* in which it lives. Stores of different names do not meet.
         ttl: How long a pair is kept: seconds, a timedelta or a text (`"30d"`), `math.inf` for ever; as long as the policy of *cache* says
             (30 days by default), unless given. A tier may keep it for less (Redis: 7 days, unless its URL says `#ttl=...`).
-        strict: Whether `put` and its like refuse a value that would not come back equal, by an `EncodeError` and before any I/O. Otherwise
-            it is left out: its key holds nothing then, a warning says so once, and a pipeline goes on.
+        strict: Whether `put` and its like raise where a value cannot be kept. An `EncodeError` before any I/O: the value would not come
+            back equal, the slowest tier cannot hold so many bytes, or the policy of *cache* refuses it. A `TierError`: the log of removals
+            was never read, so that no tier would keep the pair. If not strict, the value is left out: its key holds nothing then, one
+            warning is logged, and a pipeline goes on.
 
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong; so do all methods.
@@ -129,22 +143,20 @@ class LayeredKVStore(BaseKVStore):
         cache = self._of(collection)
         answers, left_out = self._answers(kv_pairs, cache, collection)
         for batch in _batches(answers):
-            held = cache.set_many(batch, born=cache.ticket())
+            held = cache.set_many(batch, born=self._checked(cache.ticket(), cache))
             left_out += [request for request in batch if request not in held]
         if left_out:
-            with suppress(DeletionError):  # nobody asked for a removal
-                cache.delete(*left_out)
+            cache.discard([cache.key(request) for request in left_out])
 
     async def aput_all(self, kv_pairs: Pairs, collection: str = DEFAULT_COLLECTION, batch_size: int = DEFAULT_BATCH_SIZE) -> None:  # noqa: ARG002
         """See put_all."""
         cache = self._of(collection)
         answers, left_out = self._answers(kv_pairs, cache, collection)
         for batch in _batches(answers):
-            held = await cache.aset_many(batch, born=await cache.aticket())
+            held = await cache.aset_many(batch, born=self._checked(await cache.aticket(), cache))
             left_out += [request for request in batch if request not in held]
         if left_out:
-            with suppress(DeletionError):
-                await cache.adelete(*left_out)
+            await cache.adiscard([cache.key(request) for request in left_out])
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
         """Remove *key*; return whether a tier had it. Other processes obey within `Policy.max_staleness`.
@@ -172,23 +184,49 @@ class LayeredKVStore(BaseKVStore):
 
     def _answers(self, pairs: Pairs, cache: TieredCache, collection: str) -> tuple[dict[Request, Answer], list[Request]]:
         """Return what is to be held, and the requests whose values cannot be."""
-        found = {_request(key): self._answer(key, value, cache, collection) for key, value in pairs}
+        requests = [(_request(key), key, value) for key, value in pairs]
+        found = {request: self._answer(request, key, value, cache, collection) for request, key, value in requests}
         answers = {request: answer for request, answer in found.items() if answer is not None}
         return answers, [request for request in found if request not in answers]
 
-    def _answer(self, key: str, value: dict[str, Any], cache: TieredCache, collection: str) -> Answer | None:
+    def _answer(self, request: Request, key: str, value: dict[str, Any], cache: TieredCache, collection: str) -> Answer | None:
         if not isinstance(value, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
             msg = f"a value must be a dictionary, not a {type(value).__qualname__}"
             raise ConfigurationError(msg)
         try:
-            return Answer(value=codec.encode(key, value), codec=codec.CODEC, keep_for=self._ttl)
+            answer = Answer(value=codec.encode(key, value), codec=codec.CODEC, keep_for=self._ttl)
         except EncodeError as error:
             msg = f"a value of the collection {collection!r} cannot be kept, convert it first: {error}"
             if self._strict:
                 raise EncodeError(msg) from error
-            cache.report(Event(kind="not_stored", namespace=cache.name, reason="not encodable"))
-            self._once.warn(msg)
+            self._leave_out(cache, "not encodable", msg, msg)
             return None
+        what = f"a value of the collection {collection!r} cannot be kept"
+        if (why := cache.why_too_large(answer.value)) is not None:
+            if self._strict:
+                msg = f"{what}: {why}"
+                raise EncodeError(msg)
+            self._leave_out(cache, "too large", f"{what}, nor can others that are as large: {why}", f"too large for {collection}")
+            return None
+        if self._strict and (refusal := cache.policy.refuses(request, answer)) is not None:
+            msg = f"{what}: the policy of the cache refuses it ({refusal})"
+            raise EncodeError(msg)
+        return answer
+
+    def _leave_out(self, cache: TieredCache, reason: str, warning: str, about: str) -> None:
+        cache.report(Event(kind="not_stored", namespace=cache.name, reason=reason))
+        self._once.warn(warning, about=about)
+
+    def _checked(self, born: Ticket, cache: TieredCache) -> Ticket:
+        """Return *born* if a pair that is born then can last.
+
+        Raises:
+            TierUnavailableError: It cannot, and the store is strict.
+        """
+        if self._strict and born.epoch <= 0:
+            reason = "the log of removals cannot be read, so no pair would last; put it again later"
+            raise TierUnavailableError(cache.tiers[-1].name, "write", reason)
+        return born
 
 
 def _hashed(collection: str) -> str:

@@ -202,7 +202,7 @@ def test_a_request_that_is_too_large_is_left_out(tier: MongoTier, mongodb_url: s
 def test_what_is_too_large_for_a_document_is_an_error_after_the_others_were_written(tier: MongoTier, world: World) -> None:
     """Which another try would not change. The limit is known before."""
     assert tier.max_entry_bytes == 15 * MiB
-    large, fits = an_entry("large", os.urandom(15 * MiB)), an_entry("fits", os.urandom(15 * MiB - 400))
+    large, fits = an_entry("large", os.urandom(16 * MiB)), an_entry("fits", os.urandom(15 * MiB))
     with pytest.raises(TierUnavailableError, match="mongodb: write: larger than a document may be") as raised:
         world.call(tier, "set_many", [an_entry("before"), large, an_entry("after")])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
@@ -203,7 +204,8 @@ def test_an_answer_that_a_document_cannot_hold(redis_url: str, mongodb_url: str,
     """Is in the tiers that can, and everyone is told; it is no error."""
     policy = Policy(max_entry_bytes=20 * 1024 * 1024)
     cache = TieredCache("memory://", f"{redis_url}#timeout=2s", f"{mongodb_url}#timeout=2s", policy=policy, observers=[events.append])
-    large = bytes(16 * 1024 * 1024)
+    large = os.urandom(16 * 1024 * 1024)
+    world.call(cache, "set", ask(), b"old")
 
     world.call(cache, "set", ask(), large)
 
@@ -213,6 +215,8 @@ def test_an_answer_that_a_document_cannot_hold(redis_url: str, mongodb_url: str,
     assert (told.tier, told.reason) == ("mongodb", "too large")
     assert "tier_failed" not in kinds(events)
     assert cache.stats().not_stored == {"too large": 1}
+    with TieredCache(f"{mongodb_url}#timeout=2s") as other:
+        assert other.get(ask()) is None
     cache.close()
 
 

@@ -396,14 +396,15 @@ def test_what_is_cut_short_is_worthless_as_soon_as_it_says_its_version() -> None
 
 
 def test_a_value_may_have_64_mib() -> None:
-    """And no byte more, also where it is stored as it is."""
-    largest = encode(an_entry(value=bytes(64 * 2**20)))
-    assert isinstance(decode(largest, "k"), Entry)
+    """And no byte more, also if it is stored without compression: what is written can be read."""
+    for compress in (True, False):
+        largest = encode(an_entry(value=bytes(64 * 2**20)), compress=compress)
+        assert isinstance(decode(largest, "k"), Entry)
     refused = decode(encode(an_entry(value=bytes(64 * 2**20 + 1))), "k")
     assert isinstance(refused, Refused)
     assert "larger than a value" in refused.reason
 
-    for size, reason in ((64 * 2**20, "no envelope"), (64 * 2**20 + 1, "larger than an envelope")):
+    for size, reason in ((80 * 2**20, "no envelope"), (80 * 2**20 + 1, "larger than an envelope")):
         refused = decode(bytes(size), "k")
         assert isinstance(refused, Refused)
         assert reason in refused.reason

@@ -5,15 +5,19 @@ Keys are those of the cache's own namespace; adapters have made them, and nothin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from layered_cache._engine.aio import Asyncio
 from layered_cache._engine.blocking import Blocking
 from layered_cache._engine.callers import caller
 from layered_cache._engine.computing import Computing, Led
 from layered_cache._engine.effects import run
 from layered_cache._engine.engine import Engine, Hit
+from layered_cache._engine.removing import Removing
 from layered_cache.entry import Entry
 from layered_cache.events import Event
 from layered_cache.tiers._tier import SLOT_VALUE, slot_entry
+from layered_cache.wire import MAX_VALUE
 
 
 class AdapterFace:
@@ -21,6 +25,8 @@ class AdapterFace:
 
     _engine: Engine
     _computing: Computing
+    _removing: Removing
+    _namespace: str
     _blocking: Blocking
     _asyncio: Asyncio
 
@@ -74,6 +80,33 @@ class AdapterFace:
     def nothing_to_share(self, key: str) -> None:
         """Note that this caller has an answer to *key* which will not be stored: those who wait for it go on, each by himself."""
         self._computing.nothing_to_share(key, caller())
+
+    def discard(self, keys: Sequence[str]) -> None:
+        """Have no tier serve an entry of *keys*: values that cannot be held have replaced them. A tier that fails erases them later.
+
+        For stores. As `delete`, but if the log cannot be written, other processes go on with what they have in memory.
+        """
+        run(self._removing.discard(self._blocking, self._namespace, keys))
+
+    async def adiscard(self, keys: Sequence[str]) -> None:
+        """See discard."""
+        await self._removing.discard(self._asyncio, self._namespace, keys)
+
+    def why_too_large(self, value: bytes) -> str | None:
+        """Return why *value* would not last, with its size and what to do about it: None if it is not too large.
+
+        It is too large if the policy refuses it, or if the slowest tier cannot hold it.
+        """
+        size, most = len(value), self._engine.policy.max_entry_bytes
+        if size > most:
+            remedy = "raise Policy(max_entry_bytes=...)" if most < MAX_VALUE else "store it in parts"
+            return f"it takes {size:,} bytes, and max_entry_bytes is {most:,}: {remedy}"
+        slowest = self._engine.tiers[-1]
+        if (most := self._engine.most(slowest, value)) is not None:
+            larger = f"raise #max_bytes of {slowest.name}, or " if hasattr(slowest, "max_bytes") else ""
+            compressed = ", compressed" if getattr(slowest, "compresses", False) else ""
+            return f"it takes {size:,} bytes, and the tier {slowest.name!r} holds {most:,}{compressed}: {larger}store it in parts"
+        return None
 
     def reject(self, key: str, reason: str) -> None:
         """Note that what `peek` or `fetch` returned for *key* cannot be read: for its caller that was a miss."""

@@ -15,8 +15,9 @@ class Once:
     def __init__(self) -> None:
         self._said: set[str] = set()
 
-    def warn(self, text: str) -> None:
-        """Log *text* as a warning, unless it was before."""
-        if text not in self._said and len(self._said) < _MOST:
-            self._said.add(text)
+    def warn(self, text: str, *, about: str | None = None) -> None:
+        """Log *text* as a warning, unless it was before, or another one *about* the same."""
+        about = about or text
+        if about not in self._said and len(self._said) < _MOST:
+            self._said.add(about)
             _log.warning("%s", text)

@@ -41,7 +41,7 @@ class Policy:
         single_flight: Whether concurrent callers of one request wait for one computation.
         max_wait: How long a caller waits for another one's computation before it computes by itself.
         cacheable: Replaces the default rule of admission: `(request, answer) -> bool`.
-        max_entry_bytes: Larger answers are not kept.
+        max_entry_bytes: Larger answers are not kept, and the older answer of their key is erased. 64 MiB, which is the most.
         store_requests: `"full"` keeps redacted requests and answers readable in tiers that can be queried; `"hash"` does not.
         fail_open: Whether a failing tier counts as an empty one. If not, reads and writes raise its `TierError`: those of
             the engine, of embeddings and stores. LangChain's and LlamaIndex's models go on without the cache all the same.
@@ -62,7 +62,7 @@ class Policy:
     single_flight: bool = True
     max_wait: float | timedelta = 60.0
     cacheable: Callable[[Request, Answer], bool] | None = None
-    max_entry_bytes: int = 8 * 1024 * 1024
+    max_entry_bytes: int = wire.MAX_VALUE
     store_requests: StoreRequests = "full"
     fail_open: bool = True
     max_staleness: float | timedelta = 2.0
@@ -102,7 +102,7 @@ class Policy:
         By default an answer is not kept that is empty, that a content filter withheld, or that was cut by a length limit
         which the request did not ask for.
         """
-        if len(answer.value) > self.max_entry_bytes:
+        if self.is_too_large(answer):
             return "too large"
         if answer.keep_for is not None and seconds(answer.keep_for) == 0:
             return "expired"
@@ -118,6 +118,10 @@ class Policy:
         if answer.finish == "length" and not _asks_for_length(request.params):
             return "length"
         return None
+
+    def is_too_large(self, answer: Answer) -> bool:
+        """Return True if *answer* is larger than an entry may be."""
+        return len(answer.value) > self.max_entry_bytes
 
     def entry(self, request: Request, answer: Answer, *, key: str, namespace: str, born: Ticket, started: float, now: float) -> Entry:
         """Return what the tiers shall hold of *answer*, whose computation started at *started* (Unix seconds)."""

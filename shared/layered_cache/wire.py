@@ -46,8 +46,8 @@ _KNOWN_FLAGS = FLAG_ZSTD | FLAG_REQUEST_ZSTD | FLAG_MODEL
 
 COMPRESS_FROM = 4 * 1024
 _COMPRESS_REQUESTS_FROM = 512  # no hit has to expand them
-MAX_STORED = 64 * 1024 * 1024
 MAX_VALUE = 64 * 1024 * 1024
+MAX_STORED = MAX_VALUE + 16 * 1024 * 1024  # the value, and the rest of an envelope
 
 _HEAD = struct.Struct("<3sBH32s")
 _FACTS = struct.Struct("<16sqqqqqiiddB")
@@ -147,6 +147,8 @@ def encode(entry: Entry, *, with_request: bool = False, compress: bool = True, c
         flags |= FLAG_REQUEST_ZSTD if squeezed else 0
     payload, squeezed = _squeezed(entry.value, compress=compress, least=compress_from)
     flags |= FLAG_ZSTD if squeezed else 0
+    if len(texts) + len(request) + len(payload) > MAX_STORED - _BODY - _CHECKSUM.size:  # no reader would take it
+        request, flags = b"", flags & ~FLAG_REQUEST_ZSTD
     body = b"".join((
         _HEAD.pack(MAGIC, VERSION, flags, digest_of(entry.key)),
         pack_facts(entry),
@@ -288,6 +290,11 @@ def _zstd() -> ModuleType | None:
 
 
 _local = threading.local()  # (de)compressors are costly to make and must not be shared by threads
+
+
+def stored_bytes(value: bytes) -> int:
+    """Return how many bytes *value* takes in an envelope."""
+    return len(_squeezed(value, compress=True)[0])
 
 
 def _squeezed(data: bytes, *, compress: bool, least: int = COMPRESS_FROM) -> tuple[bytes, bool]:

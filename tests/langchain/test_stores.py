@@ -196,14 +196,17 @@ def test_a_tier_that_fails_counts_as_empty(world: World, events: list[Event]) ->
         world.call(store, "mdelete", ["k"])
 
 
-def test_a_value_that_is_not_kept_leaves_no_older_one(world: World, store: LayeredByteStore) -> None:
-    """It is gone rather than wrong; others of the batch are kept."""
+def test_a_value_that_is_not_kept_leaves_no_older_one(world: World, store: LayeredByteStore, caplog: pytest.LogCaptureFixture) -> None:
+    """It is gone rather than wrong; others of the batch are kept. There is one warning."""
     small = LayeredByteStore(TieredCache(*store.engine.tiers, policy=Policy(max_entry_bytes=100)))
     world.call(small, "mset", [("a", b"old"), ("b", b"old")])
 
     world.call(small, "mset", [("a", bytes(1000)), ("b", b"new")])
+    world.call(small, "mset", [("a", bytes(2000))])
 
     assert world.call(small, "mget", ["a", "b"]) == [None, b"new"]
+    (record,) = caplog.records
+    assert "it takes 1,005 bytes, and max_entry_bytes is 100: raise Policy(max_entry_bytes=...)" in record.message
 
 
 def test_a_value_that_is_not_kept_while_nothing_can_be_recorded(world: World) -> None:

@@ -12,7 +12,7 @@ import pytest
 from lawbook import catches, where
 from layered_cache import Answer, DeletionError, Event, MemoryTier, Policy, Request, TieredCache, wire
 from layered_cache._engine import effects
-from layered_cache._engine.backlog import Backlog, _Lane
+from layered_cache._engine.backlog import _Lane
 from layered_cache._engine.computing import Computing
 from layered_cache._engine.engine import Engine
 from layered_cache._engine.watch import Trust, Watch
@@ -252,13 +252,11 @@ def test_a_process_reads_what_it_has_not_yet_written(clock: FakeClock, shared: F
     assert cache.get(ONE) is not None
 
 
-def _older_wins(self: Backlog, tier: Any, entries: Any) -> None:
-    lane = self._lanes.setdefault(id(tier), _Lane(tier))
-    for entry in entries:
-        lane.waiting.setdefault(entry.key, entry)
+def _older_wins(self: _Lane, key: str, entry: Entry | None) -> None:
+    self.waiting.setdefault(key, entry)
 
 
-@catches(where("the older wins", "layered_cache._engine.backlog.Backlog._enqueue", _older_wins))
+@catches(where("the older wins", "layered_cache._engine.backlog._Lane.add", _older_wins))
 def test_of_two_writes_the_newer_wins(make: Callable[..., TieredCache], shared: FakeAuthority) -> None:
     """However late they are."""
     cache = make(policy=Policy(write="behind"))
@@ -278,7 +276,7 @@ def test_what_waits_is_bounded_and_what_is_dropped_is_counted(make: Callable[...
     cache = make(policy=Policy(write="behind", queue_bytes=100_000))
     for number in range(100):
         cache.set(Request(str(number)), bytes(10_000))
-    assert len(cache._engine.backlog) < 30
+    assert sum(lane.bytes for lane in cache._engine.backlog._lanes.values()) <= 100_000
     assert cache.stats().dropped > 150
 
 

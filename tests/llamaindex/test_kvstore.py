@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import enum
 import math
+import os
 import pickle
 import re
 import threading
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layered_cache import ConfigurationError, DeletionError, EncodeError, Event, Policy, TieredCache
+from layered_cache import ConfigurationError, DeletionError, EncodeError, Event, Policy, TieredCache, TierUnavailableError
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from layered_cache.values import same
 from llama_index.core.ingestion.pipeline import remove_unstable_values
@@ -446,14 +447,83 @@ def test_time(world: World, clock: FakeClock) -> None:
     assert [world.call(store, "get", "k") for store in (usual, ever)] == [None, {"v": 1}]
 
 
-def test_what_is_too_large_leaves_nothing_behind(world: World, events: list[Event]) -> None:
-    """An older value least of all."""
+def test_what_is_too_large_leaves_nothing_behind(world: World, events: list[Event], caplog: pytest.LogCaptureFixture) -> None:
+    """An older value least of all. One warning says how large it is, and what to do."""
     store = LayeredKVStore(TieredCache("memory://", policy=Policy(max_entry_bytes=100), observers=[events.append]))
     world.call(store, "put", "k", {"old": 1})
     world.call(store, "put_all", [("k", {"new": "x" * 100}), ("small", {})])
+    world.call(store, "put", "k", {"new": "x" * 200})
 
     assert world.call(store, "get_all") == {"small": {}}
-    assert [event.reason for event in events if event.kind == "not_stored"] == ["too large"]
+    assert [event.reason for event in events if event.kind == "not_stored"] == ["too large"] * 2
+    (record,) = caplog.records
+    assert re.search("'data' cannot be kept.* it takes 11[0-9] bytes.* 100: raise Policy.max_entry_bytes=", record.message)
+
+
+STRICT: list[tuple[str, Policy, int, str]] = [
+    ("memory://", Policy(max_entry_bytes=100), 200, r"takes 20\d bytes, and max_entry_bytes is 100: raise Policy\(max_entry_bytes=...\)"),
+    ("memory://", Policy(), 65 * 2**20, r"takes 68,157,45\d bytes, and max_entry_bytes is 67,108,864: store it in parts"),
+    ("memory://#max_bytes=1MiB", Policy(), 2**20, r"the tier 'memory' holds 25\d,\d+: raise #max_bytes of memory, or store it in parts"),
+    (
+        "sqlite:///x.db#max_bytes=1MiB",
+        Policy(),
+        2**21,
+        r"the tier 'sqlite' holds 1,048,576, compressed: raise #max_bytes of sqlite, or store it in parts",
+    ),
+    (
+        "mongodb://127.0.0.1:1/x",
+        Policy(),
+        2**24,
+        r"takes 16,777,22\d bytes, and the tier 'mongodb' holds 15,728,640, compressed: store it in parts",
+    ),
+    ("memory://", Policy(cacheable=lambda request, answer: b"old" in answer.value), 10, r"the policy of the cache refuses it \(policy\)"),
+]
+
+
+@pytest.mark.parametrize(("url", "policy", "size", "words"), STRICT, ids=[f"{url[:14]} {size}" for url, _, size, _ in STRICT])
+def test_strict_store_raises_on_a_value_that_is_too_large(
+    world: World, url: str, policy: Policy, size: int, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before any I/O, hence also of a server that is not there; nothing of the call is stored, and the older value stays."""
+    monkeypatch.chdir(tmp_path)
+    store = LayeredKVStore(TieredCache(url, policy=policy), strict=True)
+    if "mongodb" not in url:
+        world.call(store, "put", "k", {"old": 1})
+    with pytest.raises(EncodeError, match=f"a value of the collection 'data' cannot be kept: .*{words}"):
+        world.call(store, "put_all", [("small", {"old": 1}), ("k", {"v": os.urandom(size)})])
+    if "mongodb" not in url:
+        assert world.call(store, "get_all") == {"k": {"old": 1}}
+
+
+def test_strict_store_raises_if_no_tier_would_keep_the_pair(world: World) -> None:
+    """Its log was never read: what memory has would be void as soon as it is, and no other tier gets it."""
+    tier = FakeAuthority()
+    tier.broken = tier.log_is_broken = True
+    for tiers in (["memory://", tier], [tier]):
+        store = LayeredKVStore(TieredCache(*tiers), strict=True)
+        with pytest.raises(TierUnavailableError, match="the log of removals cannot be read, so no pair would last"):
+            world.call(store, "put", "k", {"v": 1})
+
+
+def test_strict_store_waits_for_a_tier_that_is_away(world: World) -> None:
+    """As any other: the pair is written when the tier is back."""
+    tier = FakeAuthority()
+    store = LayeredKVStore(TieredCache(tier), strict=True)
+    world.call(store, "put", "other", {})
+    tier.broken = tier.log_is_broken = True
+    world.call(store, "put", "k", {"v": 1})
+    tier.broken = tier.log_is_broken = False
+
+    settled(store.engine)
+    assert world.call(store, "get_all") == {"other": {}, "k": {"v": 1}}
+
+
+def test_a_step_of_an_ingestion_over_8_mib_is_kept(world: World, db: str) -> None:
+    """By the default policy; it is one value."""
+    nodes = {"nodes": [{"embedding": [number + 0.25] * 1536} for number in range(500)], "rest": os.urandom(9 * 2**20)}
+    world.call(LayeredKVStore(TieredCache("memory://", f"{db}#timeout=10s")), "put", "step", nodes)
+
+    assert world.call(LayeredKVStore(TieredCache(f"{db}#timeout=10s")), "get", "step") == nodes
 
 
 def test_large_pairs_go_in_several_batches(world: World) -> None:

@@ -202,6 +202,8 @@ class Computing:
             self._flights.land(flight, entry)
         if admitted is not None:
             await engine.spread(fx, [admitted])
+        elif engine.policy.is_too_large(answer):
+            await engine.spread(fx, (), [ask.key])
         return entry
 
     async def _refresh(self, fx: Effects, ask: Ask, compute: Compute) -> None:

@@ -7,6 +7,7 @@ Computing stands in `computing`, removing in `removing`; both work on this. The 
   nothing back.
 - An answer is written to memory first (the next caller may come at once), then to the slower tiers, slowest first, each within its
   budget; what a budget leaves over waits in the backlog.
+- A tier that cannot hold a value erases the older value of its key: after a write, no tier serves what the write replaced.
 - An answer is paid for: a caller that is cancelled while it is stored does not lose it.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-from layered_cache._engine.backlog import Backlog
+from layered_cache._engine.backlog import Backlog, Writes
 from layered_cache._engine.blocking import Blocking
 from layered_cache._engine.effects import Effects
 from layered_cache._engine.telling import Teller
@@ -33,6 +34,7 @@ from layered_cache.keys import namespace_of
 from layered_cache.policy import Policy
 from layered_cache.stats import TAPE, Counters, Stats
 from layered_cache.tiers._tier import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, QueryableTier, Shared, Slot, Tier, slot_entry
+from layered_cache.wire import stored_bytes
 
 _PURGE_EVERY = 60.0
 _NO_LIMIT = 2**63
@@ -66,7 +68,7 @@ class Engine:
         # asked once: what a tier can do is slow to find out
         self.queryable = cast("list[QueryableTier]", [tier for tier in self.slower if isinstance(tier, Queryable)])
         self._purging = [tier for tier in self.slower if isinstance(tier, Purges)]
-        self._most = {id(tier): cast("int", getattr(tier, "max_entry_bytes", _NO_LIMIT)) for tier in self.slower}
+        self._most = {id(tier): cast("int", getattr(tier, "max_entry_bytes", _NO_LIMIT)) for tier in self.tiers}
         self.counters = Counters(self.local.name if self.local is not None else None)
         # what every hit needs, at hand
         self._monotonic, self._tape, self._observed = clock.monotonic, self.counters.tape, bool(observers)
@@ -194,11 +196,13 @@ class Engine:
         except TierError as error:
             self.tell.tier_failed(error)
 
-    def _usable(self, tier: Tier, held: Mapping[str, Entry | Refused], view: View) -> tuple[dict[str, Entry], list[str]]:
+    def _usable(self, tier: Tier, held: Mapping[str, Entry | Refused | None], view: View) -> tuple[dict[str, Entry], list[str]]:
         """Return the entries in *held* that are not void, and the keys under which there is nothing that anybody could use."""
         entries: dict[str, Entry] = {}
         worthless: list[str] = []
         for key, entry in held.items():
+            if entry is None:  # it waits to be erased
+                continue
             if isinstance(entry, Refused):
                 self.tell(Event(kind="refused", tier=tier.name, key=key, namespace=namespace_of(key), reason=entry.reason))
                 if entry.erase:
@@ -219,7 +223,9 @@ class Engine:
                 for entry in self._capped(tier, entries):
                     self.local.put(entry, view.position)
             else:
-                self.backlog.put(tier, self._fitting(tier, entries))
+                fitting = self._for_tier(tier, {entry.key: entry for entry in entries})
+                # nothing was replaced: what the tier cannot hold it does not hold
+                self.backlog.put(tier, {key: entry for key, entry in fitting.items() if entry is not None})
 
     # --- counting what was found
 
@@ -265,35 +271,52 @@ class Engine:
         the slower tiers have it.
         """
         tickets = {key: (born, 0.0) if born is not None else self.tickets.take(key, fx.owner()) for key in answers}
+        computed = {key for key, ticket in tickets.items() if born is None and ticket is not None}
         try:
-            entries = await self._admit_all(fx, answers, tickets)
+            entries, gone = await self._admit_all(fx, answers, tickets, computed)
         except GeneratorExit:
             raise
         except Exception:
             raise
         except BaseException:
-            self._in_background(self._store_anyway(answers, tickets))
+            self._in_background(self._store_anyway(answers, tickets, computed))
             raise
         held = {entry.key: entry for entry in entries}
         if in_memory is not None:
             in_memory(held)
-        await self.spread(fx, entries)
+        await self.spread(fx, entries, gone)
         return held
 
     async def _admit_all(
-        self, fx: Effects, answers: Mapping[str, tuple[Ask, Answer]], tickets: Mapping[str, tuple[Ticket, float] | None]
-    ) -> list[Entry]:
+        self,
+        fx: Effects,
+        answers: Mapping[str, tuple[Ask, Answer]],
+        tickets: Mapping[str, tuple[Ticket, float] | None],
+        computed: AbstractSet[str],
+    ) -> tuple[list[Entry], list[str]]:
+        """Return the entries to hold of *answers*, and the keys whose older entries the slower tiers must erase.
+
+        A value that was *computed* after a miss replaces nothing that its caller could have got.
+        """
         born_now = await self.watch.ticket(fx)
         now = self.clock.time()
         entries: list[Entry] = []
+        gone: list[str] = []
         for key, (ask, answer) in answers.items():
             ticket, since = tickets[key] or (born_now, 0.0)
             if (entry := self.admitted(ask, answer, ticket, started=now - since)) is not None:
                 entries.append(entry)
-        return entries
+            if self.policy.is_too_large(answer) or (ticket.epoch <= 0 and key not in computed):
+                gone.append(key)
+        return entries, gone
 
-    async def _store_anyway(self, answers: Mapping[str, tuple[Ask, Answer]], tickets: Mapping[str, tuple[Ticket, float] | None]) -> None:
-        await self.spread(self._background, await self._admit_all(self._background, answers, tickets))
+    async def _store_anyway(
+        self,
+        answers: Mapping[str, tuple[Ask, Answer]],
+        tickets: Mapping[str, tuple[Ticket, float] | None],
+        computed: AbstractSet[str],
+    ) -> None:
+        await self.spread(self._background, *await self._admit_all(self._background, answers, tickets, computed))
 
     def _in_background(self, job: Coroutine[Any, Any, None]) -> None:
         self._background.spawn(job)
@@ -313,6 +336,8 @@ class Engine:
                 return entry
             else:  # nobody could say later whether it is void
                 reason = "log unread"
+        if reason == "too large" and self.local is not None:
+            self.local.delete_many([ask.key])
         self.tell(Event(kind="not_stored", key=ask.key, namespace=ask.namespace, model=ask.request.model, reason=reason))
         return None
 
@@ -323,22 +348,23 @@ class Engine:
         self.longest_life = max(self.longest_life, entry.keep_until - now)
         return entry
 
-    async def spread(self, fx: Effects, entries: Sequence[Entry]) -> None:
-        """Write *entries*, which memory has, to the slower tiers, slowest first."""
+    async def spread(self, fx: Effects, entries: Sequence[Entry], gone: Iterable[str] = ()) -> None:
+        """Write *entries*, which memory has, to the slower tiers, slowest first, and erase the entries of the keys in *gone* there."""
         for entry in entries:
             self.tell(Event(kind="stored", key=entry.key, namespace=entry.namespace, model=entry.model))
-        lasting = [entry for entry in entries if entry.born.epoch > 0]  # while the log is unknown: memory only
-        if not lasting:
+        writes: dict[str, Entry | None] = {entry.key: entry for entry in entries if entry.born.epoch > 0}  # else: memory only
+        writes.update(dict.fromkeys(gone))
+        if not writes:
             return
         failure: TierError | None = None
         left = list(reversed(self.slower))
         try:
             while left:
-                failure = await self._write(fx, left[0], lasting) or failure
+                failure = await self._write(fx, left[0], writes) or failure
                 left.pop(0)
         except BaseException as end:
             for tier in left:
-                self.backlog.put_from_anywhere(tier, self._fitting(tier, lasting))
+                self.backlog.put_from_anywhere(tier, self._for_tier(tier, writes))
             if not isinstance(end, GeneratorExit):  # that one comes in the garbage collector, where no lock may be taken
                 self.backlog.take_late()
             raise
@@ -346,19 +372,27 @@ class Engine:
         if failure is not None and not self.policy.fail_open:
             raise failure
 
-    async def _write(self, fx: Effects, tier: Tier, entries: Sequence[Entry]) -> TierError | None:
-        capped = self._fitting(tier, entries)
-        if not capped:
-            return None
-        if self.policy.write == "behind" or self.backlog.must_queue(tier, (entry.key for entry in entries)):
-            self.backlog.put(tier, capped)
+    async def discard(self, fx: Effects, keys: Sequence[str]) -> None:
+        """Have no tier hold an entry of *keys*: a value that cannot be held has replaced it. A tier that fails erases it later."""
+        if self.local is not None:
+            self.local.delete_many(keys)
+        await self.spread(fx, (), keys)
+
+    async def _write(self, fx: Effects, tier: Tier, writes: Writes) -> TierError | None:
+        left = self._for_tier(tier, writes)
+        if self.policy.write == "behind" or self.backlog.must_queue(tier, left):
+            self.backlog.put(tier, left)
             return None
         try:
-            await fx.write(tier, capped)
+            if entries := [entry for entry in left.values() if entry is not None]:
+                await fx.write(tier, entries)
+            left = {key: None for key, entry in left.items() if entry is None}
+            if left:
+                await fx.erase(tier, list(left))
         except TierError as error:
             self.tell.tier_failed(error)
-            if error.retryable:
-                self.backlog.put(tier, capped)
+            # of several that the tier refused for good, the queue finds out which one is to blame
+            self.backlog.put(tier, left if error.retryable or len(left) > 1 else dict.fromkeys(left))
             return error
         return None
 
@@ -368,17 +402,25 @@ class Engine:
         until = self.clock.time() + tier.ttl
         return [entry.capped(until) for entry in entries]
 
-    def _fitting(self, tier: Tier, entries: Iterable[Entry]) -> list[Entry]:
-        """Return what *tier*, a slower one, shall hold of *entries*: what it can, for as long as it may."""
-        most, readable = self._most[id(tier)], tier is self.tiers[-1]
-        fitting: list[Entry] = []
-        for entry in self._capped(tier, entries):
-            if len(entry.value) <= most:
-                fitting.append(entry if readable else entry.unreadable())
+    def _for_tier(self, tier: Tier, writes: Writes) -> dict[str, Entry | None]:
+        """Return *writes* as *tier*, a slower one, does them: for as long as it may; a key whose entry it cannot hold is erased."""
+        readable = tier is self.tiers[-1]
+        fitting = dict(writes)
+        for entry in self._capped(tier, [entry for entry in writes.values() if entry is not None]):
+            if self.most(tier, entry.value) is None:
+                fitting[entry.key] = entry if readable else entry.unreadable()
             else:
+                fitting[entry.key] = None
                 reason = "too large"
                 self.tell(Event(kind="not_stored", tier=tier.name, key=entry.key, namespace=entry.namespace, reason=reason))
         return fitting
+
+    def most(self, tier: Tier, value: bytes) -> int | None:
+        """Return how many bytes *tier* can hold at most if *value* is larger; None if it is not."""
+        most = self._most[id(tier)]
+        if len(value) <= most or (getattr(tier, "compresses", False) and stored_bytes(value) <= most):
+            return None
+        return most
 
     def _keep_house(self) -> None:
         """Have tiers let go of what has expired, and tell those that others may share which log rules them; now and then."""

@@ -46,6 +46,13 @@ class Removing:
         engine.tell(Event(kind="invalidated", namespace=namespace, count=count))
         return Receipt(seq=None, durable=engine.watch.authority.log_is_durable, removed={tier.name: count})
 
+    async def discard(self, fx: Effects, namespace: str, keys: Sequence[str]) -> None:
+        """Have no tier serve an entry of *keys*: a value that cannot be held has replaced it."""
+        try:
+            await self.delete(fx, namespace, keys)
+        except DeletionError:  # no other process learns of it now
+            await self._engine.discard(fx, keys)
+
     async def invalidate(self, fx: Effects, namespace: str, scope: Scope) -> Receipt:
         """Make everything that *scope* matches in *namespace* void."""
         return await self._void(fx, namespace, scope)

@@ -24,6 +24,7 @@ from layered_cache.wire import decode
 
 _BATCH = 1000
 _COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
+_ENVELOPE_BYTES = 256 * 1024  # of an envelope beside its value
 _INDEXING = 5.0  # seconds; the server would take back what is half made
 
 _ENVELOPE = {"_id": 0, "envelope": 1}
@@ -45,7 +46,7 @@ class MongoEntries:
         clock: Says what has expired.
         tier: The name to report errors under.
         timeout: The budget of a call, in seconds.
-        max_entry_bytes: The largest envelope that is written.
+        max_entry_bytes: The largest value that is written, compressed.
     """
 
     def __init__(self, clock: Clock, tier: str, timeout: float, max_entry_bytes: int) -> None:
@@ -108,7 +109,7 @@ class MongoEntries:
         """Return the document of *entry*, without what people could read if it would be too large with that; None: it is anyway."""
         stored = documents.document(entry)
         envelope = len(stored["envelope"])  # pyright: ignore[reportArgumentType] - bytes
-        if envelope > self._max_entry_bytes:
+        if envelope > self._max_entry_bytes + _ENVELOPE_BYTES:
             return None
         if envelope + documents.readable_bytes(entry) > documents.WORTH_MEASURING and len(bson.encode(stored)) > documents.MAX_BYTES:
             stored = documents.without_request(stored)

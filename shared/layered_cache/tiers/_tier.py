@@ -46,7 +46,8 @@ class Tier(Protocol):
     entry, in seconds, or None.
 
     More may be said by attributes that need not be there. `keeps_time = True`: the coroutines bound themselves, and better than others
-    could; nobody need watch the time for them. `max_entry_bytes`: values that are larger are not handed over.
+    could; nobody need watch the time for them. `max_entry_bytes`: a larger value is not handed over, and the older entry of its key is
+    erased. `compresses = True`: what counts for that is the size of the compressed value (`wire.stored_bytes`).
     """
 
     name: str

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
 _SMALL_SHARE = 10  # the small queue holds a tenth of the keys
+_KEY_BYTES = 4096  # the longest key takes less
 _MOST_HITS = 3  # more are not counted: two bits tell enough
 _SLOT_BYTES = 400  # what a slot takes beside its value and key: objects' headers, facts, places in dictionary and queue
 _LARGEST_SHARE = 4  # an entry of more than a quarter of the room is not held
@@ -64,6 +65,7 @@ class MemoryTier:
         self.name = name
         self.ttl = ttl
         self.max_bytes = max_bytes
+        self.max_entry_bytes = max_bytes // _LARGEST_SHARE - _KEY_BYTES - _SLOT_BYTES
         self.evictions = 0
         self._clock = clock
         self._lock = threading.Lock()

@@ -55,7 +55,8 @@ class MongoTier:
 
     log_is_durable = True
     max_entry_bytes = 15 * 1024 * 1024
-    """The largest envelope that MongoDB takes in a document."""
+    """The largest value, compressed, that MongoDB takes in a document."""
+    compresses = True
 
     def __init__(
         self,

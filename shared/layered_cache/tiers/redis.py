@@ -26,7 +26,7 @@ from layered_cache.tiers import _redis_log as log
 from layered_cache.tiers._redis_address import SCHEMES, Command, parse_address
 from layered_cache.tiers._redis_drivers import Client, Direct, Driver, check_client, cluster_client
 from layered_cache.tiers._redis_search import Search
-from layered_cache.tiers._redis_wire import OutOfStepError, Reply, refused, unreachable
+from layered_cache.tiers._redis_wire import OutOfStepError, Reply, code_of, refused, unreachable
 from layered_cache.tiers._threaded import ThreadedTier
 from layered_cache.tiers._tier import Page
 from layered_cache.wire import COMPRESS_FROM, FOREIGN, decode, encode, load
@@ -166,14 +166,24 @@ class RedisTier(ThreadedTier):
         return found
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """Hold *entries*. Each goes by itself: if some are refused, the others are held."""
-        if entries:
-            self._done("write", self._driver.run("write", self._writing(entries), self.timeout))
+        """Hold *entries*. Each goes by itself: if some are refused, the others are held. If Redis is full, it erases the older entries."""
+        if not entries:
+            return
+        deadline = time.monotonic() + self.timeout
+        replies = self._driver.run("write", self._writing(entries), self.timeout)
+        if full := _without_room(entries, replies):
+            self._driver.run("delete", self._deleting(full), deadline - time.monotonic())
+        self._done("write", replies)
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
         """See set_many."""
-        if entries:
-            self._done("write", await self._driver.arun("write", self._writing(entries), self.timeout))
+        if not entries:
+            return
+        deadline = time.monotonic() + self.timeout
+        replies = await self._driver.arun("write", self._writing(entries), self.timeout)
+        if full := _without_room(entries, replies):
+            await self._driver.arun("delete", self._deleting(full), deadline - time.monotonic())
+        self._done("write", replies)
 
     def _writing(self, entries: Sequence[Entry]) -> list[Command]:
         now = self._clock.time()
@@ -361,6 +371,12 @@ def _driver(url: str | None, client: Any, async_client: Any, timeout: float, con
     if address.cluster:
         return Client(name, cluster_client(address, timeout), scattered=True, owned=True)
     return Direct(name, address, connections)
+
+
+def _without_room(entries: Sequence[Entry], replies: Sequence[Reply]) -> list[str]:
+    """Return the keys of *entries* for which Redis had no memory: it would go on with the older entries."""
+    pairs = zip(entries, replies, strict=False)
+    return [entry.key for entry, reply in pairs if isinstance(reply, Exception) and code_of(reply) == "OOM"]
 
 
 def _name(key: str) -> bytes:

@@ -59,6 +59,7 @@ class SQLiteTier(ThreadedTier):
         clock: Of tests.
     """
 
+    compresses = True
     threads = 1  # for reads, and one more for writes: SQLite reads in microseconds, writes one at a time, and readers need not wait
     log_is_durable = True
 
@@ -81,7 +82,7 @@ class SQLiteTier(ThreadedTier):
         self.name = name
         self.timeout = timeout
         self.ttl = ttl
-        self.max_bytes = max_bytes
+        self.max_bytes = self.max_entry_bytes = max_bytes  # a larger entry would push out all others, and then itself
         self._clock = clock
         self._file = SQLiteFile(Path(path).expanduser().absolute(), timeout, name)
         self._log = SQLiteLog(self._file, clock, name)
