@@ -32,6 +32,7 @@ PURE = {
     "errors",
     "events",
     "invalidation",
+    "key_rules",
     "keys",
     "options",
     "policy",

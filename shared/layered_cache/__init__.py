@@ -29,6 +29,7 @@ from layered_cache.errors import (
     UncacheableRequestError,
 )
 from layered_cache.events import Event, Observer
+from layered_cache.key_rules import Normalize
 from layered_cache.options import CallOptions, cache_options, current_options
 from layered_cache.policy import Policy
 from layered_cache.receipt import Receipt
@@ -56,6 +57,7 @@ __all__ = [
     "MemoryTier",
     "MissingClientError",
     "MongoTier",
+    "Normalize",
     "NullTier",
     "Observer",
     "Policy",

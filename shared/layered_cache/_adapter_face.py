@@ -16,6 +16,7 @@ from layered_cache._engine.engine import Engine, Hit
 from layered_cache._engine.removing import Removing
 from layered_cache.entry import Entry
 from layered_cache.events import Event
+from layered_cache.key_rules import KeyRules, Normalize
 from layered_cache.tiers._tier import SLOT_VALUE, slot_entry
 from layered_cache.wire import MAX_VALUE
 
@@ -111,6 +112,14 @@ class AdapterFace:
     def reject(self, key: str, reason: str) -> None:
         """Note that what `peek` or `fetch` returned for *key* cannot be read: for its caller that was a miss."""
         self._engine.rejected(key, caller(), reason)
+
+    def use(self, rules: KeyRules) -> None:
+        """Note that keys are made by *rules*: `invalidate(prompt=...)` has to apply their function too."""
+        self._engine.use(rules)
+
+    @property
+    def _normalizers(self) -> Sequence[Normalize]:
+        return self._engine.normalizers
 
     def report(self, event: Event) -> None:
         """Count *event* and tell the observers of it: for adapters, of what the engine cannot see."""

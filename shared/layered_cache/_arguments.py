@@ -9,6 +9,7 @@ from datetime import datetime
 from layered_cache.entry import Answer, Request, checked_tags
 from layered_cache.errors import ConfigurationError
 from layered_cache.invalidation import Scope
+from layered_cache.key_rules import Normalize, digests
 from layered_cache.keys import key_prefix, make_key, namespace_of, prompt_digest
 
 
@@ -26,8 +27,9 @@ def key_of(request: Request | str, namespace: str) -> str:
     raise ConfigurationError(msg)
 
 
-def scope_of(
+def scopes_of(
     namespace: str,
+    normalizers: Iterable[Normalize],
     *,
     key: str | Iterable[str] | None,
     tag: str | Iterable[str] | None,
@@ -35,13 +37,16 @@ def scope_of(
     prompt: str | None,
     created_before: float | datetime | None,
     created_after: float | datetime | None,
-) -> Scope:
-    """Return what these criteria, of *namespace*, match; the empty scope if none is given."""
+) -> list[Scope]:
+    """Return the scopes of these criteria, of *namespace*; an empty one if none is given.
+
+    With a prompt there are several: for entries of exact requests, and for those of normalised ones (by *normalizers*, and by aspects).
+    """
     keys, tags = _texts("key", key), _texts("tag", tag)
     if prompt is not None and not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
         msg = f"prompt must be the text of a user message, not a {type(prompt).__qualname__}"
         raise ConfigurationError(msg)
-    return Scope(
+    scope = Scope(
         keys=tuple(key_of(one, namespace) for one in keys),
         tags=checked_tags(tags),
         model=model,
@@ -49,6 +54,9 @@ def scope_of(
         created_before=_seconds("created_before", created_before),
         created_after=_seconds("created_after", created_after),
     )
+    if prompt is None:
+        return [scope]
+    return [scope, *(dataclasses.replace(scope, prompt=digest.hex()) for digest in digests(prompt, normalizers))]
 
 
 def labelled(answer: Answer | bytes, tags: tuple[str, ...]) -> Answer:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from layered_cache.errors import ConfigurationError
+from layered_cache.key_rules import KeyRules
 from layered_cache.policy import Policy
 from layered_cache.tiers._registry import Origin, open_tier, origin_of
 from layered_cache.tiers._tier import Tier
@@ -68,6 +69,22 @@ def forget(cache: TieredCache) -> None:
     for recipe, made in list(_made.items()):
         if made is cache:
             _made.pop(recipe, None)
+
+
+def checked_rules(rules: KeyRules) -> KeyRules:
+    """Return *rules* if they can be pickled.
+
+    Raises:
+        ConfigurationError: They hold a function that cannot be named.
+    """
+    setting = rules.normalize
+    if setting is not None and callable(setting.how) and not _can_be_named(setting.how):
+        msg = (
+            "a cache can be sent to another process if it can be made again there, and its normalize cannot: "
+            "let it be a function at the top of a module"
+        )
+        raise ConfigurationError(msg)
+    return rules
 
 
 def _can_be_named(function: object) -> bool:

@@ -10,9 +10,10 @@ from typing import TypeVar
 from layered_cache._forks import restart_in_child
 from layered_cache.cache import TieredCache
 from layered_cache.errors import ConfigurationError
+from layered_cache.key_rules import NO_RULES, KeyRules, NormalizeOption, key_rules
 from layered_cache.units import parse_duration, seconds
 
-__all__ = ["batches", "engine_of", "restart_in_child", "seconds_of"]
+__all__ = ["batches", "engine_of", "restart_in_child", "rules_of", "seconds_of"]
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ _BATCH = 250  # values: a few megabytes of vectors, which a tier can send within
 
 
 def engine_of(cache: object) -> TieredCache:
-    """Return the engine of *cache*.
+    """Return the engine of *cache*, which takes requests as they are: an adapter makes them by rules of its own.
 
     Raises:
         ConfigurationError: It is neither a `TieredCache` nor an adapter of one, which has it as its `engine`.
@@ -29,7 +30,16 @@ def engine_of(cache: object) -> TieredCache:
     if not isinstance(engine, TieredCache):
         msg = f"cache must be a TieredCache or a LayeredCache, not a {type(cache).__qualname__}"
         raise ConfigurationError(msg)
-    return engine
+    return engine.exact
+
+
+def rules_of(cache: object, ignore: str | Iterable[str] | None, normalize: NormalizeOption) -> KeyRules:
+    """Return the rules for keys of an adapter over *cache* that was given these options. None: as those of *cache*.
+
+    Raises:
+        ConfigurationError: An option is not allowed.
+    """
+    return key_rules(ignore, normalize, getattr(cache, "key_rules", NO_RULES))
 
 
 def seconds_of(ttl: float | timedelta | str | None) -> float | None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from layered_cache._adapter_face import AdapterFace
-from layered_cache._arguments import key_of, labelled, scope_of
+from layered_cache._arguments import key_of, labelled, scopes_of
 from layered_cache._engine.aio import Asyncio
 from layered_cache._engine.blocking import Blocking
 from layered_cache._engine.computing import Computing, Led
@@ -23,15 +23,16 @@ from layered_cache._engine.engine import Ask, Engine, Hit
 from layered_cache._engine.exit_hooks import EXIT
 from layered_cache._engine.listing import Listing
 from layered_cache._engine.removing import Removing
-from layered_cache._recipes import Recipe, forget, recipe_of, remade
+from layered_cache._recipes import Recipe, checked_rules, forget, recipe_of, remade
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
 from layered_cache.errors import ConfigurationError
 from layered_cache.events import Observer, Observers
 from layered_cache.invalidation import Scope, below
-from layered_cache.keys import check_namespace, child_namespace, make_key
+from layered_cache.key_rules import NO_RULES, KeyRules, NormalizeOption, key_rules
+from layered_cache.keys import check_namespace, child_namespace
 from layered_cache.policy import Policy
-from layered_cache.receipt import Receipt
+from layered_cache.receipt import Receipt, together
 from layered_cache.stats import Stats
 from layered_cache.tiers._registry import open_tier
 from layered_cache.tiers._tier import LocalTier, Tier, slot_entry
@@ -54,6 +55,9 @@ class TieredCache(AdapterFace):
         policy: How long, how often, how much.
         observers: Told of every event, inline.
         clock: Of tests.
+        normalize: How texts of users are normalised in keys: `"unicode"`, `"whitespace"`, `"case"`, several of them, a function, or a
+            `Normalize`. It holds for the methods that take a request, and for models that are cached over this cache, unless they say it
+            themselves. Keys of stores, embeddings, tools and graphs stay exact.
 
     Raises:
         ConfigurationError: Before any I/O, if anything is wrong with the arguments.
@@ -66,6 +70,7 @@ class TieredCache(AdapterFace):
         policy: Policy | None = None,
         observers: Iterable[Observer] = (),
         clock: Clock = SYSTEM_CLOCK,
+        normalize: NormalizeOption = None,
     ) -> None:
         if not tiers:
             msg = 'a cache needs tiers, the fastest first: TieredCache("memory://", "sqlite:///answers.db")'
@@ -79,16 +84,20 @@ class TieredCache(AdapterFace):
             msg = f"tiers must have different names, not {names}; name one by #name=..."
             raise ConfigurationError(msg)
         self._namespace = check_namespace(namespace)
+        self._rules = key_rules(None, normalize)
         self._engine = Engine(opened, policy or Policy(), clock, Observers(observers))
         self._computing = Computing(self._engine)
         self._removing = Removing(self._engine)
+        self.use(self._rules)
         self._blocking = Blocking()
         self._asyncio = Asyncio()
         self._first: TieredCache | None = None  # of this engine; who has another one refers to it
         self._owned = [tier for tier, given in zip(opened, tiers, strict=True) if isinstance(given, str)]
 
     @classmethod
-    def from_env(cls, file: str | PathLike[str] | None = None, *, observers: Iterable[Observer] = ()) -> TieredCache:
+    def from_env(
+        cls, file: str | PathLike[str] | None = None, *, observers: Iterable[Observer] = (), normalize: NormalizeOption = None
+    ) -> TieredCache:
         """Make one from `LAYERED_CACHE_*` variables and a TOML file (see `layered_cache.config`).
 
         Raises:
@@ -102,6 +111,7 @@ class TieredCache(AdapterFace):
             namespace="default" if settings.namespace is None else settings.namespace,
             policy=settings.policy,
             observers=observers,
+            normalize=normalize,
         )
 
     def namespace(self, name: str) -> TieredCache:
@@ -114,6 +124,20 @@ class TieredCache(AdapterFace):
         handle.__dict__.update(self.__dict__)
         handle._namespace = namespace
         handle._first = self._first or self
+        return handle
+
+    @property
+    def key_rules(self) -> KeyRules:
+        """The rules for keys, `normalize` among them."""
+        return self._rules
+
+    @property
+    def exact(self) -> TieredCache:
+        """This cache without `normalize`: for adapters, which make keys by rules of their own."""
+        if self._rules is NO_RULES:
+            return self
+        handle = self._handle(self._namespace)
+        handle._rules = NO_RULES
         return handle
 
     @property
@@ -133,7 +157,7 @@ class TieredCache(AdapterFace):
 
     def key(self, request: Request) -> str:
         """Return the key of *request* in this namespace."""
-        return make_key(request, self._namespace)
+        return self._key_of(request)
 
     # --- get
 
@@ -221,14 +245,14 @@ class TieredCache(AdapterFace):
     ) -> dict[Request, Entry]:
         """Hold *answers*, in one round trip per tier; return what is held."""
         asked = self._answers(answers, tags)
-        return _held(asked, run(self._computing.store(self._blocking, asked, born)))
+        return self._held(answers, run(self._computing.store(self._blocking, asked, born)))
 
     async def aset_many(
         self, answers: Mapping[Request, Answer | bytes], *, tags: Iterable[str] = (), born: Ticket | None = None
     ) -> dict[Request, Entry]:
         """See set_many."""
         asked = self._answers(answers, tags)
-        return _held(asked, await self._computing.store(self._asyncio, asked, born))
+        return self._held(answers, await self._computing.store(self._asyncio, asked, born))
 
     def ticket(self) -> Ticket:
         """Return what is known of the invalidation log now, for the `born` of answers whose computation begins now."""
@@ -320,7 +344,8 @@ class TieredCache(AdapterFace):
             key: A key of this namespace, or several: any of them.
             tag: A tag, or several: any of them.
             model: A model's name; may be a glob (`gpt-4*`).
-            prompt: The last user message, exactly.
+            prompt: The last user message, exactly; of normalised requests, also as any text that differs in Unicode form, white space
+                and case alone.
             created_before: Unix seconds or an aware datetime: whose computation began before.
             created_after: The same: whose computation began then or later.
             namespace: The name of a child namespace, to look there instead; on its own: everything there.
@@ -331,8 +356,10 @@ class TieredCache(AdapterFace):
             DeletionError: It could not be recorded; what it names may still be served.
         """
         where = self._namespace if namespace is None else child_namespace(self._namespace, namespace)
-        scope = scope_of(where, key=key, tag=tag, model=model, prompt=prompt, created_before=created_before, created_after=created_after)
-        return run(self._removal(self._blocking, where, scope, alone=namespace is None, dry_run=dry_run))
+        scopes = scopes_of(
+            where, self._normalizers, key=key, tag=tag, model=model, prompt=prompt, created_before=created_before, created_after=created_after
+        )
+        return run(self._removal(self._blocking, where, scopes, alone=namespace is None, dry_run=dry_run))
 
     async def ainvalidate(
         self,
@@ -348,16 +375,20 @@ class TieredCache(AdapterFace):
     ) -> Receipt:
         """See invalidate."""
         where = self._namespace if namespace is None else child_namespace(self._namespace, namespace)
-        scope = scope_of(where, key=key, tag=tag, model=model, prompt=prompt, created_before=created_before, created_after=created_after)
-        return await self._removal(self._asyncio, where, scope, alone=namespace is None, dry_run=dry_run)
+        scopes = scopes_of(
+            where, self._normalizers, key=key, tag=tag, model=model, prompt=prompt, created_before=created_before, created_after=created_after
+        )
+        return await self._removal(self._asyncio, where, scopes, alone=namespace is None, dry_run=dry_run)
 
-    async def _removal(self, fx: Blocking | Asyncio, where: str, scope: Scope, *, alone: bool, dry_run: bool) -> Receipt:
-        if not scope and alone:
+    async def _removal(self, fx: Blocking | Asyncio, where: str, scopes: list[Scope], *, alone: bool, dry_run: bool) -> Receipt:
+        if not any(scopes) and alone:
             msg = "invalidate needs a criterion: key, tag, model, prompt, created_before, created_after; clear() removes everything"
             raise ConfigurationError(msg)
         if dry_run:
-            return await self._removing.matching(fx, where, scope)
-        return await (self._removing.invalidate(fx, where, scope) if scope else self._removing.clear(fx, where))
+            return together([await self._removing.matching(fx, where, scope) for scope in scopes])
+        if not any(scopes):
+            return await self._removing.clear(fx, where)
+        return together([await self._removing.invalidate(fx, where, scope) for scope in scopes])
 
     def clear(self, *, children: bool = False) -> Receipt:
         """Make everything in this namespace void, with *children* also in those below it; nothing else.
@@ -423,35 +454,45 @@ class TieredCache(AdapterFace):
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _remade, (recipe_of(self.tiers, self.policy), self._namespace)
+        return _remade, (recipe_of(self.tiers, self.policy), self._namespace, checked_rules(self._rules))
 
     def __repr__(self) -> str:
         return f"TieredCache({', '.join(tier.name for tier in self.tiers)}, namespace={self._namespace!r})"
 
     # --- what arguments mean
 
+    def _normal(self, request: Request) -> Request:
+        return request if self._rules is NO_RULES else self._rules.applied(request)
+
     def _key_of(self, request: Request | str) -> str:
-        return key_of(request, self._namespace)
+        return key_of(self._normal(request) if isinstance(request, Request) else request, self._namespace)
 
     def _keys(self, requests: Iterable[Request]) -> dict[Request, str]:
         return {request: self._key_of(request) for request in requests}
 
     def _ask(self, request: Request, key: str) -> Ask:
-        return Ask(request, key, self._namespace)
+        return Ask(self._normal(request), key, self._namespace)
 
     def _answers(self, answers: Mapping[Request, Answer | bytes], tags: Iterable[str]) -> dict[str, tuple[Ask, Answer]]:
         labels = checked_tags(tags)
         asks = ((self._ask(request, self._key_of(request)), answer) for request, answer in answers.items())
         return {ask.key: (ask, labelled(answer, labels)) for ask, answer in asks}
 
+    def _held(self, answers: Mapping[Request, Answer | bytes], entries: Mapping[str, Entry]) -> dict[Request, Entry]:
+        keys = self._keys(answers)
+        return {request: entries[key] for request, key in keys.items() if key in entries}
+
     def _peek(self, key: str) -> Entry | None:
         slot = self._engine.peek(key)
         return None if slot is None else slot_entry(key, slot)
 
 
-def _remade(recipe: Recipe, namespace: str) -> TieredCache:
+def _remade(recipe: Recipe, namespace: str, rules: KeyRules = NO_RULES) -> TieredCache:
     """Return what a pickle tells of."""
-    return remade(_opened, recipe)._handle(namespace)  # noqa: SLF001 - of this class
+    handle = remade(_opened, recipe)._handle(namespace)  # noqa: SLF001 - of this class
+    handle._rules = rules  # noqa: SLF001
+    handle.use(rules)
+    return handle
 
 
 def _opened(tiers: list[Tier], policy: Policy) -> TieredCache:
@@ -467,7 +508,3 @@ def _entry(found: Mapping[str, Hit], key: str) -> Entry | None:
 
 def _by_request(keys: Mapping[Request, str], found: Mapping[str, Hit]) -> dict[Request, Entry]:
     return {request: found[key].entry for request, key in keys.items() if key in found}
-
-
-def _held(asked: Mapping[str, tuple[Ask, Answer]], entries: Mapping[str, Entry]) -> dict[Request, Entry]:
-    return {ask.request: entries[key] for key, (ask, _) in asked.items() if key in entries}

@@ -108,7 +108,7 @@ class Request:
         put(self, "sample", sample)
         put(self, "_prompt", keys.canonical(prompt, "the prompt"))
         put(self, "_params", _canonical_params(folded(params or {})))
-        put(self, "_question", _question(prompt))
+        put(self, "_question", last_question(prompt))
 
     def __setattr__(self, name: str, value: object) -> None:
         msg = f"a Request does not change: {name}"
@@ -145,6 +145,10 @@ class Request:
     def prompt_digest(self) -> bytes:
         """16 bytes that stand for the last user message."""
         return self._question
+
+    def with_prompt_digest(self, digest: bytes) -> Request:
+        """Return an equal request with *digest* as its `prompt_digest`."""
+        return _restored_request(self.framework, self.model, self.sample, self._prompt, self._params, digest)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Request) and self._identity() == other._identity()
@@ -185,7 +189,7 @@ def _whole(value: object) -> object:
     return int(cast("float", value)) if whole else value
 
 
-def _question(prompt: object) -> bytes:
+def last_question(prompt: object) -> bytes:
     """Return the digest of the last user message: of a text, the text itself."""
     if isinstance(prompt, str):
         return keys.prompt_digest(prompt)

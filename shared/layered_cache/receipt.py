@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from layered_cache.errors import TierError
@@ -21,3 +22,18 @@ class Receipt:
     durable: bool
     removed: Mapping[str, int]
     failures: tuple[TierError, ...] = ()
+
+
+def together(receipts: Sequence[Receipt]) -> Receipt:
+    """Return the receipt of several removals, one after the other, that were asked for as one."""
+    if len(receipts) == 1:
+        return receipts[0]
+    removed: Counter[str] = Counter()
+    for receipt in receipts:
+        removed.update(receipt.removed)
+    return Receipt(
+        seq=receipts[-1].seq,
+        durable=all(receipt.durable for receipt in receipts),
+        removed=dict(removed),
+        failures=tuple(failure for receipt in receipts for failure in receipt.failures),
+    )

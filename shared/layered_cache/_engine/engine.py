@@ -30,6 +30,7 @@ from layered_cache.entry import Answer, Entry, Refused, Request, Ticket
 from layered_cache.errors import TierError
 from layered_cache.events import Event, Observers
 from layered_cache.invalidation import Scope, View
+from layered_cache.key_rules import KeyRules, Normalize
 from layered_cache.keys import namespace_of
 from layered_cache.policy import Policy
 from layered_cache.stats import TAPE, Counters, Stats
@@ -83,6 +84,13 @@ class Engine:
         self._shared = [tier for tier in self.slower if isinstance(tier, Shared) and id(tier) != id(authority)]
         self._noted = 0  # the epoch that these tiers were told of
         self._epochs: set[int] = set()
+        self.normalizers: tuple[Normalize, ...] = ()  # those with functions
+
+    def use(self, rules: KeyRules) -> None:
+        """Note the function of *rules*, if they have one, in place of an older one of its name."""
+        if rules.normalize is not None and callable(rules.normalize.how):
+            label = rules.normalize.label
+            self.normalizers = (*(one for one in self.normalizers if one.label != label), rules.normalize)
 
     # --- reading
 
