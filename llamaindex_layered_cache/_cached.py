@@ -14,8 +14,9 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast, overload
 
 from layered_cache import ConfigurationError, TieredCache
-from layered_cache.adapting import engine_of
+from layered_cache.adapting import engine_of, rules_of
 from layered_cache.config import default_tiers
+from layered_cache.key_rules import NormalizeOption
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
@@ -51,6 +52,8 @@ def cached(
     emit_events: EmitEvents = "auto",
     share_stream: bool = True,
     key_extra: object = None,
+    ignore: str | Iterable[str] | None = None,
+    normalize: NormalizeOption = None,
 ) -> T: ...
 
 
@@ -91,6 +94,10 @@ def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any:
             `CallbackManager` too, so that a token counter counts what was not paid (`True`); nobody (`False`).
         share_stream: Whether `chat` and `stream_chat` share answers.
         key_extra: Plain data that stands, in keys, for what cannot be read of the model.
+        ignore: Names of parameters that keys leave out, such as `("user", "metadata")`: arguments of calls, fields of the LLM, and entries
+            of `additional_kwargs` and `extra_body`. They are sent as before.
+        normalize: How texts of users and completion prompts are normalised in keys: `"unicode"`, `"whitespace"`, `"case"`, several of
+            them, a function, or a `layered_cache.Normalize`; as *cache* has it, unless given. The request is sent as it is.
 
     Raises:
         ConfigurationError: Before any I/O: *thing* is something else, an argument is wrong, or nothing says which model it is.
@@ -103,11 +110,11 @@ def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any:
         return cached_embedding(thing, _engine(cache), **how)
     if unknown := how.keys() - {*How.__dataclass_fields__}:
         raise ConfigurationError.unknown(what="argument of cached", name=min(unknown), allowed=("cache", *How.__dataclass_fields__))
-    said = How(**how)
+    said = How(**how).over(rules_of(cache, None, None))
     llm = thing if isinstance(thing, LLM) else _resolved(thing)
     engine = _engine(cache)
     if isinstance(llm, StructuredLLM):
-        return _with_inner(llm, cached(llm.llm, engine, **how))
+        return _with_inner(llm, cached(llm.llm, engine if cache is None else cache, **how))
     return _wrapped(llm, engine, said)
 
 
@@ -180,7 +187,7 @@ def _reduce(self: LLM, protocol: object) -> tuple[Any, ...]:  # noqa: ARG001 - P
         keeper.cache.__reduce__()
         pickle.dumps(keeper.how)
     except Exception as error:  # noqa: BLE001 - a cache of objects, a rule that is a lambda, an extra that holds anything
-        reason = error if isinstance(error, ConfigurationError) else "one of when, store_if and key_extra cannot be pickled"
+        reason = error if isinstance(error, ConfigurationError) else "one of when, store_if, key_extra and normalize cannot be pickled"
         keeper.once.warn(f"a cached LLM is pickled without its cache: {reason}")
         return _same, (plain,)
     return _wrapped, (plain, keeper.cache, keeper.how)

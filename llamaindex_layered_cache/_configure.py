@@ -18,7 +18,7 @@ class Configured:
     """What `configure` has done. A context: at its end it is undone.
 
     Args:
-        cache: The engine.
+        cache: The tiers, or an adapter over them.
     """
 
     def __init__(self, cache: TieredCache) -> None:
@@ -64,7 +64,10 @@ def configure(cache: TieredCache | None = None, **how: Any) -> Configured:  # no
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong, or nothing says which model it is; `Settings` are as they were then.
     """
-    done = Configured(TieredCache(*default_tiers("llamaindex")) if cache is None else engine_of(cache))
+    if cache is None:
+        cache = TieredCache(*default_tiers("llamaindex"))
+    engine_of(cache)  # it is a cache, or an error
+    done = Configured(cache)  # not its engine, which has no `normalize`
     try:
         for name in _NAMES:
             done.apply(name, how if name == "llm" else {option: how[option] for option in OF_EMBEDDINGS if option in how})

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.code_identity import code_identity
+from layered_cache.key_rules import NO_RULES, KeyRules
 from layered_cache.keys import canonical
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.llms import LLM
@@ -58,13 +59,15 @@ class Identity:
     Args:
         llm: It, as it is when it is wrapped.
         extra: What stands for what cannot be read of it.
+        rules: The settings that do not count.
 
     Raises:
         ConfigurationError: Nothing says which model it is, and *extra* is None.
     """
 
-    def __init__(self, llm: LLM, extra: object) -> None:
+    def __init__(self, llm: LLM, extra: object, rules: KeyRules = NO_RULES) -> None:
         self._extra = extra
+        self._rules = rules
         self._class = class_of(plain_class(type(llm)))
         self._automatic_window = _window(llm) == -1
         self._remembered: tuple[bytes, str] | None = None
@@ -128,7 +131,7 @@ class Identity:
         if more := llm.__pydantic_extra__:
             values = {**values, **more}
         for name in (*_asked_fields(type(llm)), *(more or ())):
-            value = values.get(name)
+            value = self._rules.counted(name, values.get(name))
             if value is None or (more and name in more and _is_aside(name)):
                 continue
             if type(value) in _SCALARS:

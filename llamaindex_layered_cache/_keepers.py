@@ -29,6 +29,7 @@ from layered_cache import (
     current_options,
 )
 from layered_cache.asking import note_failure
+from layered_cache.key_rules import KeyRules, Normalize, NormalizeOption, key_rules
 from layered_cache.once import Once
 from layered_cache.options import NO_OPTIONS, fingerprint
 from layered_cache.providers import load_prices
@@ -62,6 +63,8 @@ class How:
     emit_events: EmitEvents = "auto"
     share_stream: bool = True
     key_extra: object = None
+    ignore: str | Iterable[str] | None = None
+    normalize: NormalizeOption = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("replay", get_args(Replay)), ("raw", get_args(Raw))):
@@ -77,6 +80,15 @@ class How:
                 msg = f"{name} must be a function, not a {type(rule).__qualname__}"
                 raise ConfigurationError(msg)
         object.__setattr__(self, "tags", CallOptions(ttl=self.ttl, namespace=self.namespace, tags=self.tags).labels)
+        if self.ignore is not None:
+            object.__setattr__(self, "ignore", key_rules(self.ignore, None).ignore)
+        if self.normalize is not None and not isinstance(self.normalize, Normalize):
+            object.__setattr__(self, "normalize", Normalize(self.normalize))
+
+    def over(self, rules: KeyRules) -> How:
+        """Return these options, those of *rules* where they say nothing."""
+        found = key_rules(self.ignore, self.normalize, rules)
+        return dataclasses.replace(self, ignore=found.ignore, normalize=found.normalize or ())
 
 
 class Keeper:
@@ -94,7 +106,9 @@ class Keeper:
     def __init__(self, llm: LLM, cache: TieredCache, how: How) -> None:
         self.cache = cache
         self.how = how
-        self.identity = Identity(llm, how.key_extra)
+        self.rules = key_rules(how.ignore, how.normalize)
+        cache.use(self.rules)
+        self.identity = Identity(llm, how.key_extra, self.rules)
         load_prices()
         self.once = Once()
         self._made_of = llm  # whose class may close a client, which its copies have too, when it goes
@@ -152,7 +166,7 @@ class Keeper:
         params["kind"] = question.kind
         if question.formatted:
             params["formatted"] = True
-        if arguments := plain_arguments(question.arguments):
+        if arguments := plain_arguments(self.rules.kept(question.arguments)):
             params["call"] = arguments
         if question.streams and not self.how.share_stream:
             params["stream"] = True
@@ -165,7 +179,7 @@ class Keeper:
             params["account"] = fingerprint(account)
         asked = question.content
         prompt = asked if isinstance(asked, str) else plain_messages(asked)
-        return Request(prompt, model=self.identity.name(llm), params=params, framework=FRAMEWORK, sample=options.sample)
+        return self.rules.request(prompt, model=self.identity.name(llm), params=params, framework=FRAMEWORK, sample=options.sample)
 
 
 def _said(arguments: dict[str, Any]) -> dict[str, object]:

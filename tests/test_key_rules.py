@@ -23,7 +23,9 @@ SETTINGS = [
 settings = st.sampled_from(SETTINGS)
 # many of what the aspects and fences are about
 texts = st.text(st.sampled_from("aAeéEÉßſKK\u0301\u0345\u0327ΐΣςİ`~ \t\n\r\x0b\u00a0\u2003ﬁ\u1fef")) | st.text()
-fenced = st.lists(st.sampled_from(["```", "~~~", "```py\n", "\n```\n", "\n~~~~\n", "  ``` x `\n", "a B\n", "  C  d", "\n\n", "É"])).map("".join)
+fenced = st.lists(st.sampled_from(["```", "~~~", "```py\n", "\n```\n", "\n~~~~\n", "  ``` x `\n", "a B\n", "  C  d", "\n\n", "É"])).map(
+    "".join
+)
 
 
 def key(rules: KeyRules, prompt: object, **params: Any) -> str:
@@ -43,7 +45,9 @@ def test_normalize_is_idempotent(setting: Normalize, text: str) -> None:
     assert setting.text(once) == once
 
 
-CHANGING = [character for character in map(chr, range(sys.maxunicode + 1)) if unicodedata.normalize("NFD", character).casefold() != character]
+CHANGING = [
+    character for character in map(chr, range(sys.maxunicode + 1)) if unicodedata.normalize("NFD", character).casefold() != character
+]
 
 
 @pytest.mark.parametrize("setting", [Normalize("case"), Normalize(("case", "unicode")), Normalize(ASPECTS)], ids=str)
@@ -60,7 +64,9 @@ def test_default_keys_do_not_change(text: str) -> None:
     """Without options there is nothing but the request."""
     messages = [{"role": "user", "content": text}]
     for prompt in (text, messages):
-        assert NO_RULES.request(prompt, model="m", params={"a": 1}, framework="f") == Request(prompt, model="m", params={"a": 1}, framework="f")
+        assert NO_RULES.request(prompt, model="m", params={"a": 1}, framework="f") == Request(
+            prompt, model="m", params={"a": 1}, framework="f"
+        )
     request = Request(messages)
     assert NO_RULES.applied(request) is request
     assert key_rules(None, None) is key_rules((), ()) is NO_RULES
@@ -302,7 +308,9 @@ REFUSED = """model model_name modelName messages prompt tools tool_choice functi
 stop_sequences seed n response_format responseMimeType reasoning_effort thinking_budget system systemInstruction model_kwargs extra_body
 additional_kwargs previous_response_id base_url guided_json logit_bias mcp_servers safety_settings _type""".split()
 CREDENTIALS = "api_key apiKey openai_api_key authorization password access_token client_secret".split()
-ALLOWED = """user metadata trace_id request_id prompt_cache_key safety_identifier labels service_tier end_user_id extra_headers userId""".split()
+ALLOWED = (
+    """user metadata trace_id request_id prompt_cache_key safety_identifier labels service_tier end_user_id extra_headers userId""".split()
+)
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *CREDENTIALS])

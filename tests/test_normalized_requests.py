@@ -45,7 +45,11 @@ def test_get_or_compute_computes_once(world: World, cache: TieredCache) -> None:
     log: list[Any] = []
     for request in (ONE, OTHER, ONE):
         assert world.call(cache, "get_or_compute", request, world.compute(b"x", log=log)).value == b"x"
-    entries = world.at_once(cache, "get_or_compute", [(request, world.compute(b"y", 0.1, log)) for request in (ANOTHER, Request(" WHAT is y?", model="m", params={"a": 1}))])
+    entries = world.at_once(
+        cache,
+        "get_or_compute",
+        [(request, world.compute(b"y", 0.1, log)) for request in (ANOTHER, Request(" WHAT is y?", model="m", params={"a": 1}))],
+    )
     assert [entry.value for entry in entries] == [b"y"] * 2
     assert log == [b"x", b"y"]
 

@@ -357,7 +357,14 @@ class TieredCache(AdapterFace):
         """
         where = self._namespace if namespace is None else child_namespace(self._namespace, namespace)
         scopes = scopes_of(
-            where, self._normalizers, key=key, tag=tag, model=model, prompt=prompt, created_before=created_before, created_after=created_after
+            where,
+            self._normalizers,
+            key=key,
+            tag=tag,
+            model=model,
+            prompt=prompt,
+            created_before=created_before,
+            created_after=created_after,
         )
         return run(self._removal(self._blocking, where, scopes, alone=namespace is None, dry_run=dry_run))
 
@@ -376,7 +383,14 @@ class TieredCache(AdapterFace):
         """See invalidate."""
         where = self._namespace if namespace is None else child_namespace(self._namespace, namespace)
         scopes = scopes_of(
-            where, self._normalizers, key=key, tag=tag, model=model, prompt=prompt, created_before=created_before, created_after=created_after
+            where,
+            self._normalizers,
+            key=key,
+            tag=tag,
+            model=model,
+            prompt=prompt,
+            created_before=created_before,
+            created_after=created_after,
         )
         return await self._removal(self._asyncio, where, scopes, alone=namespace is None, dry_run=dry_run)
 

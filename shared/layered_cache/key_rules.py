@@ -331,9 +331,11 @@ class KeyRules:
         """Return *params* without those that are ignored."""
         return without(params, self.ignore) if self.ignore else params
 
-    def request(
-        self, prompt: object, *, model: str | None, params: Mapping[str, object], framework: str, sample: int = 0
-    ) -> Request:
+    def counted(self, name: str, value: object) -> object:
+        """Return what counts of *value*, the setting *name*; None if it is ignored."""
+        return without({name: value}, self.ignore).get(name) if self.ignore else value
+
+    def request(self, prompt: object, *, model: str | None, params: Mapping[str, object], framework: str, sample: int = 0) -> Request:
         """Return the request of *prompt* and *params*, from which its key is made. *params* are not changed by `ignore` here.
 
         Raises:
@@ -351,9 +353,7 @@ class KeyRules:
         """Return *request* by these rules."""
         if self.normalize is None:
             return request
-        return self.request(
-            request.prompt, model=request.model, params=request.params, framework=request.framework, sample=request.sample
-        )
+        return self.request(request.prompt, model=request.model, params=request.params, framework=request.framework, sample=request.sample)
 
 
 NO_RULES = KeyRules()

@@ -265,7 +265,7 @@ def test_a_rule_that_cannot_be_pickled_leaves_the_cache_behind(tmp_path: Path, c
 
     assert type(again) is MockLLM
     assert answer(again) == ("text text text", -1)
-    assert "without its cache: one of when, store_if and key_extra cannot be pickled" in caplog.text
+    assert "without its cache: one of when, store_if, key_extra and normalize cannot be pickled" in caplog.text
 
 
 def test_the_price_list_is_there_before_anybody_is_at_work() -> None:
