@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import copy
 import types
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, overload
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from layered_cache import ConfigurationError, TieredCache
+from layered_cache.key_rules import KeyOptions, NormalizeOption, key_options
 
 from langchain_layered_cache._chunks import Replay
+from langchain_layered_cache._key_options import KEY_OPTIONS, key_options_of
 from langchain_layered_cache._wrapped import LateLimiter, WrappedChat
 from langchain_layered_cache._wrapped_plain import WrappedPlain
 from langchain_layered_cache.cache import LayeredCache
@@ -31,14 +34,22 @@ _classes: dict[tuple[type, Replay], type] = {}
 
 
 @overload
-def cached(model: M, /, cache: LayeredCache | None = None, *, replay: Replay = "chunks") -> M: ...
+def cached(
+    model: M,
+    /,
+    cache: LayeredCache | None = None,
+    *,
+    replay: Replay = "chunks",
+    ignore: str | Iterable[str] | None = None,
+    normalize: NormalizeOption = None,
+) -> M: ...
 
 
 @overload
 def cached(model: Embeddings, /, cache: LayeredCache | TieredCache | None = None, **options: Any) -> CachedEmbeddings: ...  # noqa: ANN401
 
 
-def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", **options: Any) -> Any:
+def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", ignore: Any = None, normalize: Any = None, **options: Any) -> Any:
     """Return a copy of *model* that is answered from the cache wherever LangChain does not ask it.
 
     - `stream`, `astream` and `astream_events` are answered from the cache and stored in it; they share entries with `invoke`, both ways.
@@ -57,6 +68,10 @@ def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", **option
         model: A chat model, a model that completes a text, or embeddings.
         cache: A `LayeredCache`; if None, the one that `set_llm_cache` has set at the time of a call.
         replay: How an answer from the cache is streamed: in pieces (`"chunks"`), or in one (`"single"`).
+        ignore: Names of parameters that keys leave out, such as `("user", "metadata")`: arguments of calls, fields of the model, and
+            entries of `model_kwargs` and `extra_body`. They are sent as before. As the cache has it, unless given.
+        normalize: How texts of users are normalised in keys: `"unicode"`, `"whitespace"`, `"case"`, several of them, a function, or a
+            `layered_cache.Normalize`. The request is sent as it is. As the cache has it, unless given.
         options: Of embeddings.
 
     Raises:
@@ -71,19 +86,24 @@ def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", **option
         if replay != "chunks":
             msg = "replay is for models that stream; embeddings do not"
             raise ConfigurationError(msg)
+        if ignore is not None or normalize is not None:
+            msg = "ignore and normalize must not be given for embeddings: a vector is that of one text. Leave them out"
+            raise ConfigurationError(msg)
         return cached_embeddings(model, cache, **options)
     if not isinstance(model, BaseChatModel | BaseLLM):
         kind = type(cast("object", model)).__qualname__
         msg = f"cached() takes a chat model, a model that completes a text, or embeddings, not a {kind}; wrap a model before you bind it"
         raise ConfigurationError(msg)
     if options:
-        raise ConfigurationError.unknown(what="argument of cached", name=min(options), allowed=("cache", "replay"))
+        allowed = ("cache", "replay", "ignore", "normalize")
+        raise ConfigurationError.unknown(what="argument of cached", name=min(options), allowed=allowed)
     if replay not in get_args(Replay):
         raise ConfigurationError.unknown(what="replay", name=str(replay), allowed=get_args(Replay))
     if cache is not None and not isinstance(cache, LayeredCache):
         msg = f"cache must be a LayeredCache, not a {type(cache).__qualname__}"
         raise ConfigurationError(msg)
-    return _wrapped(model, cache, replay)
+    own = key_options(ignore, normalize)
+    return _wrapped(model, cache, replay, None if own == KeyOptions() else own)
 
 
 def uncached(model: M) -> M:
@@ -92,17 +112,22 @@ def uncached(model: M) -> M:
     if isinstance(plain, WrappedChat | WrappedPlain):
         object.__setattr__(plain, "__class__", _plain_class(type(plain)))
         private = dict(plain.__pydantic_private__ or {})
+        private.pop(KEY_OPTIONS, None)
         if _BEFORE in private:
             plain.cache = private.pop(_BEFORE)
-            object.__setattr__(plain, "__pydantic_private__", private or (private if type(plain).__private_attributes__ else None))
+        object.__setattr__(plain, "__pydantic_private__", private or (private if type(plain).__private_attributes__ else None))
         if isinstance(plain, BaseChatModel) and isinstance(limiter := plain.rate_limiter, LateLimiter):
             plain.rate_limiter = limiter.limiter
     return plain
 
 
-def _wrapped(model: BaseChatModel | BaseLLM, cache: LayeredCache | None, replay: Replay) -> BaseChatModel | BaseLLM:
+def _wrapped(
+    model: BaseChatModel | BaseLLM, cache: LayeredCache | None, replay: Replay, key_options: KeyOptions | None = None
+) -> BaseChatModel | BaseLLM:
     wrapped = copy.copy(model)
     object.__setattr__(wrapped, "__class__", _class(_plain_class(type(model)), replay))
+    if key_options is not None:
+        object.__setattr__(wrapped, "__pydantic_private__", {**(wrapped.__pydantic_private__ or {}), KEY_OPTIONS: key_options})
     if cache is not None:
         private = wrapped.__pydantic_private__ or {}
         object.__setattr__(wrapped, "__pydantic_private__", {_BEFORE: wrapped.cache, **private})  # the first one counts
@@ -138,4 +163,4 @@ def _reduce(self: Any) -> tuple[Any, ...]:  # noqa: ANN401 - one of the classes 
     plain = uncached(self)
     if isinstance(plain.cache, LayeredCache):
         plain.cache = None
-    return _wrapped, (plain, None, cast("type[WrappedChat]", type(self)).replay)
+    return _wrapped, (plain, None, cast("type[WrappedChat]", type(self)).replay, key_options_of(self))

@@ -21,11 +21,13 @@ from layered_cache import (
     UncacheableRequestError,
     current_options,
 )
+from layered_cache.key_rules import NO_RULES, KeyOptions, KeyRules
 from layered_cache.once import Once
 from layered_cache.options import fingerprint
 from layered_cache.providers import load_prices
 
 from langchain_layered_cache._answers import to_answer
+from langchain_layered_cache._key_options import current_key_options
 from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._models import KnownModel, Model
 from langchain_layered_cache._requests import to_request
@@ -41,11 +43,12 @@ _NO_ACCOUNT = (
 
 
 class Call(NamedTuple):
-    """One call: its run, if LangChain has told of one, what its caller has said, and the cache of its namespace."""
+    """One call: its run, if LangChain has told of one, what its caller has said, the cache of its namespace, and the rules for its key."""
 
     run: Run | None
     options: CallOptions
     cache: TieredCache
+    rules: KeyRules
 
 
 def _length(reading: tuple[object, ...]) -> int:
@@ -57,13 +60,17 @@ class Calls:
 
     Args:
         cache: The engine.
+        rules: For keys, where the model has no options of its own.
     """
 
-    def __init__(self, cache: TieredCache) -> None:
+    def __init__(self, cache: TieredCache, rules: KeyRules = NO_RULES) -> None:
         self._cache = cache
+        self.rules = rules
+        self._rules_over: Memo[KeyOptions, KeyRules] = Memo(64)
+        cache.use(rules)
         self._tenant_required = cache.policy.tenant_required
         self._separate_accounts = cache.policy.separate_accounts
-        self._models: Memo[str, KnownModel] = Memo(512)
+        self._models: Memo[str | tuple[str, frozenset[str]], KnownModel] = Memo(512)
         self._keys: Memo[tuple[object, ...], str] = Memo(_REMEMBERED, weigh=_length)
         self._tenants: Memo[str, TieredCache] = Memo(1024)
         self.once = Once()
@@ -77,15 +84,23 @@ class Calls:
             TenantRequiredError: It names no tenant, and must.
         """
         options = current_options() if run is None else run.options
+        rules = self.rules if (own := current_key_options.get()) is None else self._over(own)
         if options.namespace is not None:
-            return Call(run, options, self._tenant(options.namespace))
+            return Call(run, options, self._tenant(options.namespace), rules)
         if self._tenant_required:
             msg = (
                 "this cache serves tenants, and the call names none: "
                 f'config={{"metadata": {{"{METADATA}": {{"namespace": "tenant-7"}}}}}}, or with cache_options(namespace="tenant-7")'
             )
             raise TenantRequiredError(msg)
-        return Call(run, options, self._cache)
+        return Call(run, options, self._cache, rules)
+
+    def _over(self, own: KeyOptions) -> KeyRules:
+        if (rules := self._rules_over.get(own)) is None:
+            rules = own.over(self.rules)
+            self._rules_over.put(own, rules)
+            self._cache.use(rules)
+        return rules
 
     def is_told_by_texts(self, call: Call, llm_string: str) -> bool:
         """Whether the texts that LangChain hands over say all of what is asked: other caches have nothing else to go by."""
@@ -108,6 +123,8 @@ class Calls:
         reading = model.reading(prompt)
         if options.namespace is not None or options.sample or account is not None:
             reading = (*reading, options.namespace, options.sample, account)
+        if call.rules is not self.rules:
+            reading = (*reading, call.rules)
         if (key := self._keys.get(reading)) is None:
             if (request := self._request(call, prompt, model)) is None:
                 return None
@@ -135,9 +152,11 @@ class Calls:
         return request, answer
 
     def _model(self, call: Call, llm_string: str) -> Model:
-        if (known := self._models.get(llm_string)) is None:
-            known = KnownModel(llm_string)
-            self._models.put(llm_string, known)
+        ignore = call.rules.ignore
+        text = (llm_string, ignore) if ignore else llm_string
+        if (known := self._models.get(text)) is None:
+            known = KnownModel(llm_string, ignore)
+            self._models.put(text, known)
         return known.now(None if call.run is None else call.run.params)
 
     def _account(self, call: Call) -> str | None:
@@ -149,7 +168,7 @@ class Calls:
             if account is None and self._separate_accounts:
                 raise UncacheableRequestError(_NO_ACCOUNT)  # noqa: TRY301 - told as the others are
             shown = None if account is None else fingerprint(account)
-            return to_request(prompt, model, sample=call.options.sample, account=shown)
+            return to_request(prompt, model, call.rules, sample=call.options.sample, account=shown)
         except UncacheableRequestError as error:
             self.refuse(call, str(error))
             return None

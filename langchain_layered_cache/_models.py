@@ -27,6 +27,7 @@ from typing import Any, cast
 
 from layered_cache import UncacheableRequestError
 from layered_cache.entry import folded
+from layered_cache.key_rules import without
 from layered_cache.keys import canonical
 from pydantic import BaseModel
 
@@ -97,13 +98,14 @@ class Model:
 class KnownModel:
     """The models that one `llm_string` stands for: nearly always one."""
 
-    def __init__(self, llm_string: str) -> None:
+    def __init__(self, llm_string: str, ignore: frozenset[str] = frozenset()) -> None:
         self._text = llm_string
-        self._plain = parse_model(llm_string)
+        self._ignore = ignore
+        self._plain = parse_model(llm_string, ignore=ignore)
         head, call_text = _split(llm_string)
-        reader = Reader(_TRANSPORT_OF_CALLS)
+        reader = Reader(_TRANSPORT_OF_CALLS | ignore)
         # what the text of the call says by itself, which is written anew for each call
-        self._said = reader.literals(call_text) | _TRANSPORT_OF_CALLS
+        self._said = reader.literals(call_text) | _TRANSPORT_OF_CALLS | ignore
         self._is_all = not head and reader.read_all
         self._variants: list[_Variant] = []
 
@@ -111,14 +113,14 @@ class KnownModel:
         """Return the model in a call with *params*; None: there is no call that would show them."""
         if params is None or self._is_all:
             if self._plain.classes and not self._plain.is_current:
-                self._plain = parse_model(self._text)
+                self._plain = parse_model(self._text, ignore=self._ignore)
             return self._plain
         said = self._said
         rest = {name: value for name, value in params.items() if name not in said}
         for variant in self._variants:
             if variant.is_of(rest):
                 return variant.model
-        model = parse_model(self._text, rest)
+        model = parse_model(self._text, rest, self._ignore)
         self._variants = [_Variant(rest, model), *self._variants[: _VARIANTS - 1]]
         return model
 
@@ -143,16 +145,16 @@ class _Variant:
         return [repr(params[name]) for name in self._open]
 
 
-def parse_model(llm_string: str, now: Mapping[str, object] | None = None) -> Model:
-    """Return what *llm_string* says, and what the parameters as they are *now* say beyond it.
+def parse_model(llm_string: str, now: Mapping[str, object] | None = None, ignore: frozenset[str] = frozenset()) -> Model:
+    """Return what *llm_string* says, and what the parameters as they are *now* say beyond it; without the parameters in *ignore*.
 
     It raises nothing: a text of an unknown form counts as it is.
     """
     head, call_text = _split(llm_string)
-    init = dict(cast("dict[str, object]", head.get("kwargs") or {}))
-    reader = Reader(_TRANSPORT_OF_CALLS, _classes_in(now))
+    init = without(cast("dict[str, object]", head.get("kwargs") or {}), ignore)
+    reader = Reader(_TRANSPORT_OF_CALLS | ignore, _classes_in(now))
     try:
-        call = reader.params(call_text)
+        call = without(reader.params(call_text), ignore)
         said = _said(init)
         params: dict[str, object] = {
             "model": _without(_TRANSPORT_OF_MODELS, init),
@@ -165,7 +167,7 @@ def parse_model(llm_string: str, now: Mapping[str, object] | None = None) -> Mod
     if path:
         params["class"] = path
     changed: dict[str, object] = {}
-    if now is not None and head and (changed := _changed(init, call, now)):
+    if now is not None and head and (changed := _changed(init, call, without(now, ignore))):
         params["changed"] = changed
     kind = call.get("_type")
     return Model(

@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 
 from layered_cache import Request, UncacheableRequestError
+from layered_cache.key_rules import NO_RULES, KeyRules
 
-from langchain_layered_cache._messages import canonical_prompt
+from langchain_layered_cache._messages import canonical_prompt, holds_messages
 from langchain_layered_cache._models import Model
 
 FRAMEWORK = "langchain"
 
 
-def to_request(prompt: str, model: Model, *, sample: int = 0, account: str | None = None) -> Request:
-    """Return what *prompt* asks of *model*, on behalf of *account*, if accounts are told apart.
+def to_request(prompt: str, model: Model, rules: KeyRules = NO_RULES, *, sample: int = 0, account: str | None = None) -> Request:
+    """Return what *prompt* asks of *model*, on behalf of *account*, if accounts are told apart. *rules* are those of its key.
 
     Raises:
         UncacheableRequestError: No lasting key can be made of it.
@@ -30,10 +31,7 @@ def to_request(prompt: str, model: Model, *, sample: int = 0, account: str | Non
         params = {**params, "environment": at}
     if account is not None:
         params = {**params, "account": account}
-    return Request(
-        canonical_prompt(prompt, keep_ids=model.keeps_ids),
-        model=model.name,
-        params=params,
-        framework=FRAMEWORK,
-        sample=sample,
-    )
+    asked = canonical_prompt(prompt, keep_ids=model.keeps_ids)
+    if asked is prompt and holds_messages(prompt):  # which cannot be read: not all of it is of a user
+        rules = NO_RULES
+    return rules.request(asked, model=model.name, params=params, framework=FRAMEWORK, sample=sample)

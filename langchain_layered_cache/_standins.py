@@ -28,6 +28,7 @@ from layered_cache.asking import Ask, check_only_cached, note_failure
 from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
+from langchain_layered_cache._key_options import known_key_options
 from langchain_layered_cache._marks import mark
 from langchain_layered_cache._runs import run_of
 
@@ -184,7 +185,8 @@ class ModelAsker:
         return _ModelAsk(call, request, self, model_call, (cast("str", prompt), cast("str", llm_string)))
 
     def _begin(self, model: BaseChatModel, run_manager: object) -> Call:
-        call = self._calls.begin(run_of(run_manager))
+        with known_key_options(model):
+            call = self._calls.begin(run_of(run_manager))
         options = call.options
         if options.keep_for is None and self._ttl is not None:
             options = dataclasses.replace(options, ttl=self._ttl)

@@ -25,6 +25,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._chunks import ChatForm, Replay
+from langchain_layered_cache._key_options import current_key_options, key_options_of, known_key_options
 from langchain_layered_cache._runs import current_account, run_of
 from langchain_layered_cache._streams import Asking
 from langchain_layered_cache.cache import LayeredCache
@@ -60,6 +61,7 @@ def known_account(model: BaseLanguageModel[Any], cache: LayeredCache) -> Generat
 def at_work(model: BaseLanguageModel[Any]) -> Generator[None]:
     """Note that *model* is being asked inside the block, and is known to the cache."""
     token = _at_work.set(model)
+    options = current_key_options.set(key_options_of(model))
     try:
         if (cache := cache_of(model)) is not None and cache.engine.policy.separate_accounts:
             with known_account(model, cache):
@@ -68,6 +70,7 @@ def at_work(model: BaseLanguageModel[Any]) -> Generator[None]:
             yield
     finally:
         _at_work.reset(token)
+        current_key_options.reset(options)
 
 
 def answers_streams_of(model: BaseLanguageModel[Any], kwargs: dict[str, Any]) -> LayeredCache | None:
@@ -206,6 +209,6 @@ class WrappedChat(_ChatModel):
             prompt = dumps([message if message.id is None else message.model_copy(update={"id": None}) for message in messages])
             return prompt, self._get_llm_string(stop=stop, **kwargs)
 
-        with known_account(self, cache) as account:
+        with known_key_options(self), known_account(self, cache) as account:
             form = ChatForm(type(self).replay, self.output_version)
             return Asking(cache, texts, form, partial(begin_work, self, account), run_of(run_manager))

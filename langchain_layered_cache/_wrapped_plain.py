@@ -17,6 +17,7 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import GenerationChunk, LLMResult
 
 from langchain_layered_cache._chunks import PlainForm, Replay
+from langchain_layered_cache._key_options import known_key_options
 from langchain_layered_cache._runs import METADATA, Run, in_run
 from langchain_layered_cache._streams import Asking
 from langchain_layered_cache._wrapped import answers_streams_of, at_work, begin_work, known_account
@@ -110,7 +111,7 @@ class WrappedPlain(_PlainModel):
         def texts() -> tuple[str, str]:
             return prompt, str(sorted({**written(), "stop": stop, **kwargs}.items()))
 
-        with known_account(self, cache) as account:
+        with known_key_options(self), known_account(self, cache) as account:
             return Asking(cache, texts, PlainForm(type(self).replay), partial(begin_work, self, account), Run(None, said, None, plain=True))
 
 

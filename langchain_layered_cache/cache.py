@@ -35,9 +35,11 @@ from layered_cache import (
     Tier,
     TieredCache,
 )
+from layered_cache.adapting import rules_of
 from layered_cache.asking import check_only_cached, note_failure
 from layered_cache.cache import Hit, Led
 from layered_cache.config import default_tiers, load_settings
+from layered_cache.key_rules import KeyRules, NormalizeOption
 from layered_cache.streaming import producing
 
 from langchain_layered_cache._calls import Call, Calls
@@ -70,6 +72,10 @@ class LayeredCache(BaseCache):
             was removed here does not come back from it.
         mark_hits: Whether answers from the cache say so: `response_metadata["layered_cache"]` then holds `hit`, `tier`, `age_seconds`,
             `key` and `saved_usd`.
+        ignore: Names of parameters that keys leave out, such as `("user", "metadata")`: arguments of calls, fields of models, and entries
+            of `model_kwargs` and `extra_body`. They are sent as before.
+        normalize: How texts of users, and prompts of models that complete a text, are normalised in keys: `"unicode"`, `"whitespace"`,
+            `"case"`, several of them, a function, or a `layered_cache.Normalize`. Requests are sent as they are.
 
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong.
@@ -84,7 +90,10 @@ class LayeredCache(BaseCache):
         cache: TieredCache | None = None,
         legacy: BaseCache | None = None,
         mark_hits: bool = False,
+        ignore: str | Iterable[str] | None = None,
+        normalize: NormalizeOption = None,
     ) -> None:
+        rules = rules_of(cache, ignore, normalize)
         if cache is None:
             cache = TieredCache(
                 *(tiers or default_tiers("langchain")),
@@ -95,14 +104,21 @@ class LayeredCache(BaseCache):
         elif tiers or policy is not None or observers or namespace is not None:
             msg = "cache= brings its own tiers, namespace, policy and observers: give either them or cache"
             raise ConfigurationError(msg)
-        self._cache = cache
-        self._calls = Calls(cache)
+        self._cache = cache.exact
+        self._calls = Calls(self._cache, rules)
         self._legacy = None if legacy is None else Legacy(legacy, self._legacy_failed)
         self._marks_hits = mark_hits
         listen()
 
     @classmethod
-    def from_env(cls, file: str | PathLike[str] | None = None, *, observers: Iterable[Observer] = ()) -> LayeredCache:
+    def from_env(
+        cls,
+        file: str | PathLike[str] | None = None,
+        *,
+        observers: Iterable[Observer] = (),
+        ignore: str | Iterable[str] | None = None,
+        normalize: NormalizeOption = None,
+    ) -> LayeredCache:
         """Make one from `LAYERED_CACHE_*` variables and a TOML file (see `layered_cache.config`); without tiers there, the default ones.
 
         Raises:
@@ -110,12 +126,17 @@ class LayeredCache(BaseCache):
         """
         settings = load_settings(file)
         tiers = settings.open_tiers() or default_tiers("langchain")
-        return cls(*tiers, namespace=settings.namespace, policy=settings.policy, observers=observers)
+        return cls(*tiers, namespace=settings.namespace, policy=settings.policy, observers=observers, ignore=ignore, normalize=normalize)
 
     @property
     def engine(self) -> TieredCache:
         """The cache that this one is an adapter of."""
         return self._cache
+
+    @property
+    def key_rules(self) -> KeyRules:
+        """The rules for keys, from `ignore` and `normalize`."""
+        return self._calls.rules
 
     # --- LangChain's side
 

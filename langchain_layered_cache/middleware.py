@@ -28,7 +28,8 @@ from langchain_core.messages import ToolMessage
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 from layered_cache import ConfigurationError, TieredCache
-from layered_cache.adapting import engine_of
+from layered_cache.adapting import engine_of, rules_of
+from layered_cache.key_rules import NormalizeOption
 from layered_cache.units import parse_duration, seconds
 
 from langchain_layered_cache._calls import Calls
@@ -63,6 +64,8 @@ class LayeredCacheMiddleware(_Middleware):
             belongs here if equal arguments give equal results for everyone and it changes nothing.
         models: Whether answers of the model are kept.
         mark_hits: Whether answers from the cache say so, as those of `LayeredCache` do; `tier` is None where that is not known.
+        ignore: Names of parameters of the model that keys leave out; as *cache* has it, unless given. See `LayeredCache`.
+        normalize: How texts of users are normalised in keys; as *cache* has it, unless given. Keys of tools are exact.
 
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong.
@@ -76,9 +79,11 @@ class LayeredCacheMiddleware(_Middleware):
         tools: Mapping[str, Ttl] | Iterable[str] = (),
         models: bool = True,
         mark_hits: bool = False,
+        ignore: str | Iterable[str] | None = None,
+        normalize: NormalizeOption = None,
     ) -> None:
         super().__init__()
-        calls = Calls(engine_of(cache))
+        calls = Calls(engine_of(cache), rules_of(cache, ignore, normalize))
         self._calls = calls
         self._models = ModelAsker(calls, ttl=_seconds(ttl, "ttl"), marks_hits=mark_hits) if models else None
         ttls = _ttls(tools)

@@ -29,7 +29,7 @@ from layered_cache import (
     current_options,
 )
 from layered_cache.asking import note_failure
-from layered_cache.key_rules import KeyRules, Normalize, NormalizeOption, key_rules
+from layered_cache.key_rules import KeyRules, NormalizeOption, key_options, key_rules
 from layered_cache.once import Once
 from layered_cache.options import NO_OPTIONS, fingerprint
 from layered_cache.providers import load_prices
@@ -80,10 +80,8 @@ class How:
                 msg = f"{name} must be a function, not a {type(rule).__qualname__}"
                 raise ConfigurationError(msg)
         object.__setattr__(self, "tags", CallOptions(ttl=self.ttl, namespace=self.namespace, tags=self.tags).labels)
-        if self.ignore is not None:
-            object.__setattr__(self, "ignore", key_rules(self.ignore, None).ignore)
-        if self.normalize is not None and not isinstance(self.normalize, Normalize):
-            object.__setattr__(self, "normalize", Normalize(self.normalize))
+        for name, value in key_options(self.ignore, self.normalize)._asdict().items():
+            object.__setattr__(self, name, value)
 
     def over(self, rules: KeyRules) -> How:
         """Return these options, those of *rules* where they say nothing."""

@@ -118,11 +118,12 @@ class TieredCache(AdapterFace):
         """Return the cache of the namespace *name* below this one's (a tenant, say), over the same tiers and engine."""
         return self._handle(child_namespace(self._namespace, name))
 
-    def _handle(self, namespace: str) -> TieredCache:
-        """Return the cache of *namespace*, over the same tiers and engine."""
+    def _handle(self, namespace: str, rules: KeyRules | None = None) -> TieredCache:
+        """Return the cache of *namespace*, over the same tiers and engine, with other *rules* if they are given."""
         handle = object.__new__(TieredCache)
         handle.__dict__.update(self.__dict__)
         handle._namespace = namespace
+        handle._rules = self._rules if rules is None else rules
         handle._first = self._first or self
         return handle
 
@@ -136,9 +137,7 @@ class TieredCache(AdapterFace):
         """This cache without `normalize`: for adapters, which make keys by rules of their own."""
         if self._rules is NO_RULES:
             return self
-        handle = self._handle(self._namespace)
-        handle._rules = NO_RULES
-        return handle
+        return self._handle(self._namespace, NO_RULES)
 
     @property
     def name(self) -> str:
@@ -503,8 +502,7 @@ class TieredCache(AdapterFace):
 
 def _remade(recipe: Recipe, namespace: str, rules: KeyRules = NO_RULES) -> TieredCache:
     """Return what a pickle tells of."""
-    handle = remade(_opened, recipe)._handle(namespace)  # noqa: SLF001 - of this class
-    handle._rules = rules  # noqa: SLF001
+    handle = remade(_opened, recipe)._handle(namespace, rules)  # noqa: SLF001 - of this class
     handle.use(rules)
     return handle
 

@@ -20,7 +20,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, NamedTuple, TypeAlias, cast, get_args
 
 from layered_cache.entry import NO_PROMPT, Request, last_question
 from layered_cache.errors import ConfigurationError, UncacheableRequestError
@@ -89,10 +89,15 @@ class Normalize:
         return () if callable(self.how) else cast("tuple[Aspect, ...]", self.how)
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts in `also`."""
+        return cast("tuple[Part, ...]", self.also)
+
+    @property
     def label(self) -> object:
         """The setting as plain data, for keys."""
         how: object = {"function": self.name} if callable(self.how) else list(self.aspects)
-        return {"how": how, "also": list(self.also)} if self.also else how
+        return {"how": how, "also": list(self.parts)} if self.parts else how
 
     def text(self, text: str) -> str:
         """Return *text* normalised, but for the fenced code in it.
@@ -100,7 +105,7 @@ class Normalize:
         Raises:
             UncacheableRequestError: The function raised, or returned no text.
         """
-        if "code" in self.also:
+        if "code" in self.parts:
             return self._normalized(text)
         parts = [part if is_code else self._normalized(part) for is_code, part in _split(text)]
         if not callable(self.how) and "whitespace" not in self.aspects:
@@ -121,7 +126,7 @@ class Normalize:
         fields = cast("Mapping[str, object]", message)
         role = fields.get("role") or fields.get("type")
         kind = _ROLES.get(role) if isinstance(role, str) else None
-        if kind is None or (kind != "user" and kind not in self.also):
+        if kind is None or (kind != "user" and kind not in self.parts):
             return cast("object", message)
         return {name: self._content(value) if name in {"content", "blocks"} else value for name, value in fields.items()}
 
@@ -146,7 +151,7 @@ class Normalize:
         if not callable(self.how):
             return _applied(self.aspects, text)
         try:
-            found: object = self.how(text)
+            found = cast("object", self.how(text))
         except Exception as error:
             msg = f"the function {self.name!r} of normalize raised {type(error).__name__}"
             raise UncacheableRequestError(msg) from error
@@ -215,15 +220,11 @@ def _identity(function: Callable[[str], str]) -> str:
     return f"{module}.{name}"
 
 
-# --- invalidate(prompt=...)
+# --- invalidation by prompt
 
 _EVERYTHING = Normalize(ASPECTS, also="code")
-_SETTINGS = tuple(
-    Normalize(aspects, also=also)
-    for count in range(len(ASPECTS) + 1)
-    for aspects in itertools.combinations(ASPECTS, count)
-    for also in ((), ("code",))
-)
+_CHOICES = [aspects for count in range(len(ASPECTS) + 1) for aspects in itertools.combinations(ASPECTS, count)]
+_SETTINGS = (*map(Normalize, _CHOICES), *(Normalize(aspects, also="code") for aspects in _CHOICES))
 
 
 def _digest(prompt: object) -> bytes:
@@ -293,7 +294,7 @@ def _ignored(names: str | Iterable[str]) -> frozenset[str]:
     for name in each:
         flat = _CAMEL.sub("_", name).lower().replace("-", "_").strip("_")
         if is_secret_name(name) and flat not in _NO_SECRETS:
-            msg = f"ignore must be names of parameters that are no credentials, got {name!r}. Leave it out: keys have their own rule for those"
+            msg = f"ignore must be names of parameters that are no credentials, got {name!r}. Leave it out"
             raise ConfigurationError(msg)
         if flat in _ANSWERS or _ANSWER.match(flat):
             msg = f"ignore must be names of parameters that change no answer, got {name!r}. Leave it out"
@@ -359,17 +360,33 @@ class KeyRules:
 NO_RULES = KeyRules()
 
 
+class KeyOptions(NamedTuple):
+    """The options as they were given, checked. None: not given. A `normalize` without aspects turns normalising off."""
+
+    ignore: frozenset[str] | None = None
+    normalize: Normalize | None = None
+
+    def over(self, rules: KeyRules) -> KeyRules:
+        """Return the rules of these options; those of *rules* where an option was not given."""
+        names = rules.ignore if self.ignore is None else self.ignore
+        setting = rules.normalize if self.normalize is None else self.normalize if self.normalize.how else None
+        return KeyRules(names, setting) if names or setting else NO_RULES
+
+
+def key_options(ignore: str | Iterable[str] | None, normalize: NormalizeOption) -> KeyOptions:
+    """Return the options.
+
+    Raises:
+        ConfigurationError: One is not allowed.
+    """
+    setting = normalize if normalize is None or isinstance(normalize, Normalize) else Normalize(normalize)
+    return KeyOptions(None if ignore is None else _ignored(ignore), setting)
+
+
 def key_rules(ignore: str | Iterable[str] | None, normalize: NormalizeOption, inherited: KeyRules = NO_RULES) -> KeyRules:
-    """Return the rules that these options say. None: as *inherited*.
+    """Return the rules of these options. None: as *inherited*.
 
     Raises:
         ConfigurationError: An option is not allowed.
     """
-    names = inherited.ignore if ignore is None else _ignored(ignore)
-    setting = inherited.normalize if normalize is None else _setting(normalize)
-    return KeyRules(names, setting) if names or setting else NO_RULES
-
-
-def _setting(normalize: Aspect | Iterable[Aspect] | Callable[[str], str] | Normalize) -> Normalize | None:
-    setting = normalize if isinstance(normalize, Normalize) else Normalize(normalize)
-    return setting if setting.how else None
+    return key_options(ignore, normalize).over(inherited)

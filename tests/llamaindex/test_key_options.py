@@ -233,7 +233,7 @@ def test_ignored_fields_are_not_in_the_key(cache: TieredCache, server: OpenAISer
     "options", [{"ignore": "temperature"}, {"ignore": ("user", "api_key")}, {"normalize": "upper"}, {"normalize": lambda text: text}]
 )
 def test_wrong_options_are_refused(options: dict[str, Any], bare: OpenAI, cache: TieredCache) -> None:
-    with pytest.raises(ConfigurationError, match="ignore must be|unknown normalize|normalize must be"):
+    with pytest.raises(ConfigurationError, match=r"ignore must be|unknown normalize|normalize must be"):
         cached(bare, cache, **options)
 
 
