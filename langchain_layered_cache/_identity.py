@@ -15,7 +15,7 @@ from langchain_core.embeddings import Embeddings
 from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
-from layered_cache.redaction import is_secret_name
+from layered_cache.setting_names import is_secret_name
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 _NAMES = ("model", "model_name", "model_id", "repo_id")

@@ -62,7 +62,7 @@ def test_removals_find_what_normalises_alike(world: World, cache: TieredCache) -
 
 
 @pytest.mark.parametrize("prompt", ["What is X?", "  what is x? ", "what is x?", "WHAT  IS X?"])
-@pytest.mark.parametrize("how", [HOW, "case", Normalize(squeezed, name="squeezed")], ids=str)
+@pytest.mark.parametrize("how", [HOW, "case", Normalize(squeezed, name="squeezed")], ids=["list", "text", "function"])
 def test_invalidate_finds_a_prompt_by_each_of_its_texts(world: World, db: str, how: Any, prompt: str) -> None:
     """In this process, and in one that knows nothing of the option unless it is a function."""
     one, other = TieredCache("memory://", db, normalize=how), TieredCache(db)

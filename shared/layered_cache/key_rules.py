@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple, TypeAlias, cast, get_args
 from layered_cache.entry import NO_PROMPT, Request, last_question
 from layered_cache.errors import ConfigurationError, UncacheableRequestError
 from layered_cache.keys import PROMPT_DIGEST_BYTES
-from layered_cache.redaction import is_secret_name
+from layered_cache.setting_names import is_secret_name
 
 Aspect: TypeAlias = Literal["unicode", "whitespace", "case"]
 Part: TypeAlias = Literal["code", "system", "assistant", "tool"]
