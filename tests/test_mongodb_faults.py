@@ -286,6 +286,7 @@ def test_what_errors_mean() -> None:
         assert "x" not in meant.reason.replace("Execution", "").replace("Index", "")
 
 
+@pytest.mark.alone
 def test_errors_say_what_and_nothing_else(mongo_server: MongoServer, world: World) -> None:
     """The kind and the code: no key, no value, no document, no password."""
     entry = an_entry("canary-key", b"canary-value", tags=("canary-tag",), request=Request("canary-prompt"))
