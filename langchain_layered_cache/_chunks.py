@@ -1,7 +1,8 @@
 """Answers as chunks, and chunks as answers: the two forms of streams, of chat models and of plain ones.
 
 What is replayed comes, merged, to the message that was stored; where that cannot be reached in pieces, it is one piece. In the format v1 of
-LangChain, blocks get an `index`, as they do in any stream. What is merged is merged by LangChain itself.
+LangChain, blocks get an `index`, as they do in any stream, but for calls of tools: these come in pieces, of which LangChain makes blocks
+without one. What is merged is merged by LangChain itself.
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ class ChatForm:
         metadata = message.response_metadata
         on_each = {name: metadata[name] for name in _ON_EACH if name in metadata}
         try:
-            parts = [*_contents(message.content, numbered=self.version == "v1"), *_calls(message)]
+            if self.version == metadata.get("output_version") == "v1" and isinstance(message.content, list):
+                parts = _blocks_and_calls(message)
+            else:
+                parts = [*_contents(message.content, numbered=self.version == "v1"), *_calls(message)]
             if message.additional_kwargs:  # beside a call, lest LangChain reads them as one
                 at = next((part for part in parts if "tool_call_chunks" in part), None)
                 parts = parts if at is not None else [*parts, at := {}]
@@ -158,16 +162,50 @@ def _contents(content: str | list[Any], *, numbered: bool) -> Iterator[dict[str,
             yield {"content": [{"type": kind, kind: piece, "index": fields["index"]}]}
 
 
+def _blocks_and_calls(message: AIMessage) -> list[dict[str, Any]]:
+    """Return the contents of chunks in the format v1, where a call of a tool is content too, each in its place."""
+    calls = list(_calls_in_pieces(message))
+    parts: list[dict[str, Any]] = []
+    for part in _contents(message.content, numbered=True):
+        (block,) = part["content"]
+        at = next((at for at, pieces in enumerate(calls) if pieces and _is_block_of(block, pieces[0])), None)
+        if at is None:
+            parts.append(part)
+            continue
+        index = f"lc_tc_{at}"
+        for piece in calls[at]:
+            chunk = {name: value for name, value in piece.items() if value is not None} | {"index": index}
+            parts.append({"content": [chunk], "tool_call_chunks": [piece]})
+        if "extras" in block:
+            parts[-len(calls[at])]["content"][0]["extras"] = block["extras"]
+        calls[at] = []
+    return [*parts, *({"tool_call_chunks": [piece]} for pieces in calls for piece in pieces)]
+
+
+def _is_block_of(block: object, piece: dict[str, Any]) -> bool:
+    """Return True if *block* is what LangChain makes of the call of a tool that begins with *piece*."""
+    if not isinstance(block, dict):
+        return False
+    fields = cast("dict[str, Any]", block)
+    return fields.get("type") == "tool_call" and piece["id"] is not None and fields.get("id") == piece["id"]
+
+
 def _calls(message: AIMessage) -> Iterator[dict[str, Any]]:
     """Yield the calls of tools: for each its name and id, then its arguments, piece by piece."""
+    for pieces in _calls_in_pieces(message):
+        for piece in pieces:
+            yield {"tool_call_chunks": [piece]}
+
+
+def _calls_in_pieces(message: AIMessage) -> Iterator[list[dict[str, Any]]]:
     calls = [
         *((call["name"], json.dumps(call["args"]), call["id"]) for call in message.tool_calls),
         *((call["name"], call["args"], call["id"]) for call in message.invalid_tool_calls),
     ]
     for index, (name, args, identity) in enumerate(calls):
-        yield {"tool_call_chunks": [{"name": name, "args": "", "id": identity, "index": index, "type": "tool_call_chunk"}]}
-        for piece in _pieces(args or ""):
-            yield {"tool_call_chunks": [{"name": None, "args": piece, "id": None, "index": index, "type": "tool_call_chunk"}]}
+        first = {"name": name, "args": "", "id": identity, "index": index, "type": "tool_call_chunk"}
+        rest = ({"name": None, "args": piece, "id": None, "index": index, "type": "tool_call_chunk"} for piece in _pieces(args or ""))
+        yield [first, *rest]
 
 
 def _whole(message: AIMessage) -> AIMessageChunk:

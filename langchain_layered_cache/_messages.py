@@ -3,6 +3,9 @@
 They keep their type, content, name, tool calls, tool results and additional fields. They lose ids, usage, response metadata (but
 for what steers how content is read) and artifacts, which no model sees. Ids of tool calls are numbered in the order in which they
 appear: providers draw them at random.
+
+Some ids inside of messages are random too, and do not count: the ids that LangChain gives to content blocks, and the ids of items in
+answers of OpenAI's Responses API (see `_item_ids`). The `index` that a stream adds to a tool call does not count either.
 """
 
 from __future__ import annotations
@@ -13,12 +16,19 @@ from typing import Any, cast
 
 from layered_cache import UncacheableRequestError
 
+from langchain_layered_cache._item_ids import without_item_id, without_item_ids_in_kwargs
+
 BY_ADDRESS = "holds an object that is known only by its address in memory"
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 _START = re.compile(r'\s*\[\s*\{\s*"lc"')
 _PATH = ["langchain", "schema", "messages"]
 _KINDS = {"HumanMessage": "human", "AIMessage": "ai", "SystemMessage": "system", "ToolMessage": "tool"}
+_BLOCK_ID = re.compile(r"lc_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # LangChain makes one for each block that has none
+_CALL_BLOCKS = frozenset({
+    "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "server_tool_call_chunk", "tool_use", "server_tool_use",
+    "mcp_tool_use", "function_call", "custom_tool_call",
+})  # fmt: skip
 _NO_ANSWER_DEPENDS_ON_IT = ("id", "usage_metadata", "artifact", "tool_call_chunks", "chunk_position", "example", "type")
 
 
@@ -39,7 +49,7 @@ def canonical_prompt(prompt: str, *, keep_ids: bool = False) -> object:
         raise UncacheableRequestError(msg)
     if not all(is_written_out(message) for message in messages):
         return prompt
-    ids = _Ids(renumber=not keep_ids)
+    ids = _Ids(renumber=not keep_ids, random='"lc_' in prompt)
     return [_canonical_message(cast("dict[str, Any]", message), ids) for message in messages]
 
 
@@ -69,10 +79,16 @@ def _known_by_address(value: object) -> bool:
 
 
 class _Ids:
-    """Names tool calls by the order in which they appear."""
+    """Names tool calls by the order in which they appear.
 
-    def __init__(self, *, renumber: bool) -> None:
+    Args:
+        renumber: False if the provider keeps the conversation, which its ids name.
+        random: Whether content may hold random ids of LangChain's.
+    """
+
+    def __init__(self, *, renumber: bool, random: bool) -> None:
         self.renumber = renumber
+        self.random = random
         self._names: dict[str, str] = {}
 
     def of_call(self, identity: object) -> object:
@@ -84,6 +100,10 @@ class _Ids:
     def if_call(self, identity: object) -> object:
         """Return the name of *identity* if it is a call's, else *identity*."""
         return self._names.get(identity, identity) if isinstance(identity, str) else identity
+
+    def is_random(self, identity: object) -> bool:
+        """Return True if *identity* is a random id of LangChain's, and not that of a call."""
+        return isinstance(identity, str) and _BLOCK_ID.fullmatch(identity) is not None and identity not in self._names
 
 
 def _canonical_message(item: dict[str, Any], ids: _Ids) -> dict[str, object]:
@@ -111,15 +131,17 @@ def _canonical_message(item: dict[str, Any], ids: _Ids) -> dict[str, object]:
     if "tool_call_id" in fields:
         message["tool_call_id"] = ids.of_call(fields.pop("tool_call_id"))
     content: object = fields.pop("content", None)
+    if ids.random:
+        content = _without_random_ids(content, ids)
     blocks = cast("list[object]", content) if isinstance(content, list) else None
-    message["content"] = content if blocks is None else [_canonical_block(block, ids) for block in blocks]
+    message["content"] = content if blocks is None else [_canonical_block(block, ids, answer=kind == "ai") for block in blocks]
     message.update((name, value) for name, value in fields.items() if value is not None)
     return message
 
 
 def _canonical_additional(additional: dict[str, Any], ids: _Ids) -> dict[str, object]:
-    """Return provider's own fields without `parsed`, which the content says already."""
-    kept = {name: value for name, value in additional.items() if name != "parsed"}
+    """Return the provider's own fields without `parsed`, which the content holds already, and without ids of items."""
+    kept = without_item_ids_in_kwargs({name: value for name, value in additional.items() if name != "parsed"})
     if isinstance(kept.get("tool_calls"), list):
         calls = cast("list[object]", kept["tool_calls"])
         kept["tool_calls"] = [_canonical_call(cast("dict[str, object]", call), ids) if isinstance(call, dict) else call for call in calls]
@@ -127,12 +149,26 @@ def _canonical_additional(additional: dict[str, Any], ids: _Ids) -> dict[str, ob
 
 
 def _canonical_call(call: dict[str, object], ids: _Ids) -> dict[str, object]:
-    return {**call, "id": ids.of_call(call.get("id"))}
+    return {**{name: value for name, value in call.items() if name != "index"}, "id": ids.of_call(call.get("id"))}
 
 
-def _canonical_block(block: object, ids: _Ids) -> object:
+def _canonical_block(block: object, ids: _Ids, *, answer: bool) -> object:
     if not isinstance(block, dict):
         return block
     fields = cast("dict[str, object]", block)
+    if answer:
+        fields = without_item_id(fields)
+        if "index" in fields and fields.get("type") in _CALL_BLOCKS:
+            fields = {name: value for name, value in fields.items() if name != "index"}
     names = fields.keys() & {"id", "call_id", "tool_use_id", "tool_call_id"}
     return {**fields, **{name: ids.if_call(fields[name]) for name in names}} if names else fields
+
+
+def _without_random_ids(value: object, ids: _Ids) -> object:
+    """Return *value*, which is content of a message, without the random ids of blocks, at any depth."""
+    if isinstance(value, list):
+        return [_without_random_ids(item, ids) for item in cast("list[object]", value)]
+    if not isinstance(value, dict):
+        return value
+    fields = cast("dict[str, object]", value)
+    return {name: _without_random_ids(item, ids) for name, item in fields.items() if name != "id" or not ids.is_random(item)}

@@ -28,6 +28,7 @@ from layered_cache.asking import Ask, check_only_cached, note_failure
 from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
+from langchain_layered_cache._item_ids import forget_item_ids, without_repeated_ids
 from langchain_layered_cache._key_options import known_key_options
 from langchain_layered_cache._marks import mark
 from langchain_layered_cache._runs import run_of
@@ -51,7 +52,7 @@ class _StandIn(_Uncached):
         run_manager: Any = None,  # noqa: ANN401 - LangChain's signature, as all below
         **kwargs: Any,  # noqa: ANN401
     ) -> ChatResult:
-        return _asker_of(self).answered(cast("Any", self), messages, stop, run_manager, kwargs)
+        return _asker_of(self).answered(cast("Any", self), without_repeated_ids(messages), stop, run_manager, kwargs)
 
     async def _agenerate_with_cache(
         self,
@@ -60,7 +61,7 @@ class _StandIn(_Uncached):
         run_manager: Any = None,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> ChatResult:
-        return await _asker_of(self).aanswered(cast("Any", self), messages, stop, run_manager, kwargs)
+        return await _asker_of(self).aanswered(cast("Any", self), without_repeated_ids(messages), stop, run_manager, kwargs)
 
 
 def _asker_of(stand_in: object) -> ModelAsker:
@@ -205,6 +206,7 @@ class ModelAsker:
         if not hit.generations:
             msg = "it holds no generations"
             raise ValueError(msg)
+        forget_item_ids(hit.generations)
         if self._marks_hits:
             mark(hit.generations, entry, None)
         return hit

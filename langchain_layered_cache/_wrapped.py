@@ -25,6 +25,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._chunks import ChatForm, Replay
+from langchain_layered_cache._item_ids import without_repeated_ids
 from langchain_layered_cache._key_options import current_key_options, key_options_of, known_key_options
 from langchain_layered_cache._runs import current_account, run_of
 from langchain_layered_cache._streams import Asking
@@ -132,7 +133,7 @@ class WrappedChat(_ChatModel):
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> ChatResult:
         with at_work(self):
-            return super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+            return super()._generate_with_cache(without_repeated_ids(messages), stop=stop, run_manager=run_manager, **kwargs)
 
     async def _agenerate_with_cache(
         self,
@@ -142,7 +143,7 @@ class WrappedChat(_ChatModel):
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> ChatResult:
         with at_work(self):
-            return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+            return await super()._agenerate_with_cache(without_repeated_ids(messages), stop=stop, run_manager=run_manager, **kwargs)
 
     def _stream(
         self,
@@ -151,7 +152,7 @@ class WrappedChat(_ChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> Iterator[ChatGenerationChunk]:
-        cache = answers_streams_of(self, kwargs)
+        cache, messages = answers_streams_of(self, kwargs), without_repeated_ids(messages)
         # not every model knows it; and what others read too must not depend on one reader's callbacks
         manager = {} if run_manager is None or cache is not None else {"run_manager": run_manager}
         begun, limiter = partial(super()._stream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
@@ -177,7 +178,7 @@ class WrappedChat(_ChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> AsyncIterator[ChatGenerationChunk]:
-        cache = answers_streams_of(self, kwargs)
+        cache, messages = answers_streams_of(self, kwargs), without_repeated_ids(messages)
         manager = {} if run_manager is None or cache is not None else {"run_manager": run_manager}
         begun, limiter = partial(super()._astream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
         # without a coroutine of the model's, this is `_stream` in threads, which asks by itself unless it is at work already

@@ -44,6 +44,7 @@ from layered_cache.streaming import producing
 
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import decode
+from langchain_layered_cache._item_ids import forget_item_ids
 from langchain_layered_cache._legacy import Legacy
 from langchain_layered_cache._marks import mark
 from langchain_layered_cache._messages import holds_messages
@@ -371,4 +372,6 @@ def _checked(call: Call, prompt: str, llm_string: str, found: list[Generation] |
         check_only_cached(call.options)
         if call.run is not None:
             note_asked(prompt, llm_string, call.run)
+    else:
+        forget_item_ids(found)
     return found
