@@ -29,6 +29,7 @@ from layered_cache.providers import load_prices
 from langchain_layered_cache._answers import to_answer
 from langchain_layered_cache._key_options import current_key_options
 from langchain_layered_cache._memo import Memo
+from langchain_layered_cache._messages import holds_messages
 from langchain_layered_cache._models import KnownModel, Model
 from langchain_layered_cache._requests import to_request
 from langchain_layered_cache._runs import METADATA, Run, current_account
@@ -43,12 +44,21 @@ _NO_ACCOUNT = (
 
 
 class Call(NamedTuple):
-    """One call: its run, if LangChain has told of one, what its caller has said, the cache of its namespace, and the rules for its key."""
+    """One call.
+
+    Attributes:
+        run: Its run, if LangChain has announced one.
+        options: The options of its caller.
+        cache: The cache of its namespace.
+        rules: The rules for its key.
+        plain: True if the model completes a text: a prompt that looks like messages is a text too.
+    """
 
     run: Run | None
     options: CallOptions
     cache: TieredCache
     rules: KeyRules
+    plain: bool = False
 
 
 def _length(reading: tuple[object, ...]) -> int:
@@ -76,8 +86,12 @@ class Calls:
         self.once = Once()
         load_prices()
 
-    def begin(self, run: Run | None) -> Call:
+    def begin(self, run: Run | None, *, plain: bool = False) -> Call:
         """Return the call of *run*; None: what its caller has said stands around it.
+
+        Args:
+            run: The run, if LangChain has announced one.
+            plain: Whether the model completes a text.
 
         Raises:
             ConfigurationError: Its caller has said what may not be said.
@@ -86,14 +100,14 @@ class Calls:
         options = current_options() if run is None else run.options
         rules = self.rules if (own := current_key_options.get()) is None else self._over(own)
         if options.namespace is not None:
-            return Call(run, options, self._tenant(options.namespace), rules)
+            return Call(run, options, self._tenant(options.namespace), rules, plain)
         if self._tenant_required:
             msg = (
                 "this cache serves tenants, and the call names none: "
                 f'config={{"metadata": {{"{METADATA}": {{"namespace": "tenant-7"}}}}}}, or with cache_options(namespace="tenant-7")'
             )
             raise TenantRequiredError(msg)
-        return Call(run, options, self._cache, rules)
+        return Call(run, options, self._cache, rules, plain)
 
     def _over(self, own: KeyOptions) -> KeyRules:
         if (rules := self._rules_over.get(own)) is None:
@@ -125,6 +139,8 @@ class Calls:
             reading = (*reading, options.namespace, options.sample, account)
         if call.rules is not self.rules:
             reading = (*reading, call.rules)
+        if call.plain and holds_messages(prompt):
+            reading = (*reading, "plain")
         if (key := self._keys.get(reading)) is None:
             if (request := self._request(call, prompt, model)) is None:
                 return None
@@ -168,7 +184,7 @@ class Calls:
             if account is None and self._separate_accounts:
                 raise UncacheableRequestError(_NO_ACCOUNT)  # noqa: TRY301 - told as the others are
             shown = None if account is None else fingerprint(account)
-            return to_request(prompt, model, call.rules, sample=call.options.sample, account=shown)
+            return to_request(prompt, model, call.rules, sample=call.options.sample, account=shown, plain=call.plain)
         except UncacheableRequestError as error:
             self.refuse(call, str(error))
             return None

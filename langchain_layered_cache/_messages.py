@@ -54,8 +54,13 @@ def canonical_prompt(prompt: str, *, keep_ids: bool = False) -> object:
 
 
 def holds_messages(prompt: object) -> bool:
-    """Whether *prompt* is what LangChain writes of messages: that of a chat model, hence."""
+    """Return True if *prompt* looks like messages that LangChain has written out. A prompt of a plain LLM may look like that too."""
     return isinstance(prompt, str) and _START.match(prompt) is not None
+
+
+def are_of_chat_model(prompt: object, llm_string: object) -> bool:
+    """Return True if the two texts can only be a chat model's. LangChain does not write out plain LLMs as JSON."""
+    return holds_messages(prompt) and isinstance(llm_string, str) and llm_string.startswith("{")
 
 
 def is_written_out(item: object) -> bool:

@@ -18,8 +18,18 @@ from langchain_layered_cache._models import Model
 FRAMEWORK = "langchain"
 
 
-def to_request(prompt: str, model: Model, rules: KeyRules = NO_RULES, *, sample: int = 0, account: str | None = None) -> Request:
-    """Return what *prompt* asks of *model*, on behalf of *account*, if accounts are told apart. *rules* are those of its key.
+def to_request(
+    prompt: str, model: Model, rules: KeyRules = NO_RULES, *, sample: int = 0, account: str | None = None, plain: bool = False
+) -> Request:
+    """Return the request that *prompt* is to *model*.
+
+    Args:
+        prompt: Messages as LangChain writes them out, or the text for a plain LLM.
+        model: Its identity.
+        rules: The rules for its key.
+        sample: See `Request`.
+        account: The account's fingerprint, if accounts are told apart.
+        plain: Whether *prompt* counts as it is, even if it looks like messages.
 
     Raises:
         UncacheableRequestError: No lasting key can be made of it.
@@ -31,7 +41,8 @@ def to_request(prompt: str, model: Model, rules: KeyRules = NO_RULES, *, sample:
         params = {**params, "environment": at}
     if account is not None:
         params = {**params, "account": account}
-    asked = canonical_prompt(prompt, keep_ids=model.keeps_ids)
-    if asked is prompt and holds_messages(prompt):  # which cannot be read: not all of it is of a user
+    looks_like_messages = holds_messages(prompt)
+    asked = prompt if plain and looks_like_messages else canonical_prompt(prompt, keep_ids=model.keeps_ids)
+    if asked is prompt and looks_like_messages and not plain:  # it cannot be read, so its user texts are unknown
         rules = NO_RULES
     return rules.request(asked, model=model.name, params=params, framework=FRAMEWORK, sample=sample)

@@ -96,6 +96,11 @@ class Run:
         """Whether that prompt is one of this call."""
         return run_id in self._ids
 
+    def is_of(self, llm_string: object) -> bool:
+        """Return False if *llm_string* names a model of another type: a plain LLM that is called while a stream of this call is open."""
+        kind = (self.params or {}).get("_type")
+        return kind is None or not isinstance(llm_string, str) or llm_string.startswith("{") or f"('_type', {kind!r})" in llm_string
+
     def take(self) -> bool:
         """Whether a lookup can be one of this call: of a chat model, each prompt is looked up once."""
         self._left -= 1
@@ -127,14 +132,14 @@ def current_run() -> Run | None:
     return run
 
 
-def take_run(*, plain: bool = False) -> Run | None:
+def take_run(llm_string: str, *, plain: bool = False) -> Run | None:
     """Return the call that a lookup is of; None if LangChain has told of none: then what stands around the lookup counts.
 
     A call may be over without a word (it was cancelled, a handler has hidden its error), or be open beside others (a stream in whose loop
     the caller is): so it is asked for its lookups, which are as many as its prompts, and comes before all others.
     """
     run = current_run()
-    return run if run is not None and run.plain is plain and run.take() else None
+    return run if run is not None and run.plain is plain and run.is_of(llm_string) and run.take() else None
 
 
 def run_of(run_manager: object) -> Run | None:

@@ -56,7 +56,7 @@ class Asking(Streaming[C], Generic[C]):
         self._texts = ("", "")
         self._form = form
         self._prepare = prepare
-        self._call: Call = cache.calls.begin(run)
+        self._call: Call = cache.calls.begin(run, plain=run is not None and run.plain)
         key: str | None = None
         try:
             if self._call.options.mode != "bypass":

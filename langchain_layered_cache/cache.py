@@ -47,8 +47,8 @@ from langchain_layered_cache._codec import decode
 from langchain_layered_cache._item_ids import forget_item_ids
 from langchain_layered_cache._legacy import Legacy
 from langchain_layered_cache._marks import mark
-from langchain_layered_cache._messages import holds_messages
-from langchain_layered_cache._runs import Run, asked_by, listen, note_asked, take_run
+from langchain_layered_cache._messages import are_of_chat_model, holds_messages
+from langchain_layered_cache._runs import asked_by, listen, note_asked, take_run
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
@@ -148,7 +148,7 @@ class LayeredCache(BaseCache):
             ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
             CacheMiss: There are none, and the caller wants nothing else.
         """
-        call = self._calls.begin(take_run(plain=not holds_messages(prompt)))
+        call = self._looked_up(prompt, llm_string)
         found = None
         try:
             if (key := self._calls.key(call, prompt, llm_string)) is not None:
@@ -164,7 +164,7 @@ class LayeredCache(BaseCache):
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """See lookup."""
-        call = self._calls.begin(take_run(plain=not holds_messages(prompt)))
+        call = self._looked_up(prompt, llm_string)
         found = None
         try:
             if (key := self._calls.key(call, prompt, llm_string)) is not None:
@@ -184,7 +184,7 @@ class LayeredCache(BaseCache):
         Raises:
             ConfigurationError, TenantRequiredError: As for lookup, which says so first.
         """
-        call = self._calls.begin(_asker(prompt, llm_string))
+        call = self._answered(prompt, llm_string)
         if not call.options.stores:
             return
         try:
@@ -200,7 +200,7 @@ class LayeredCache(BaseCache):
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """See update."""
-        call = self._calls.begin(_asker(prompt, llm_string))
+        call = self._answered(prompt, llm_string)
         if not call.options.stores:
             return
         try:
@@ -259,7 +259,7 @@ class LayeredCache(BaseCache):
 
     def key(self, prompt: str, llm_string: str) -> str | None:
         """Return the key of *prompt* under *llm_string*, for `invalidate(key=...)`; None if it has none."""
-        return self._calls.key(self._calls.begin(None), prompt, llm_string)
+        return self._calls.key(self._calls.begin(None, plain=not holds_messages(prompt)), prompt, llm_string)
 
     def __deepcopy__(self, memo: object) -> LayeredCache:
         return self  # it is a handle: who copies a model goes on with the same cache
@@ -292,6 +292,23 @@ class LayeredCache(BaseCache):
     def failed(self, operation: str, error: Exception) -> None:
         """Note what must not happen and must not hurt."""
         note_failure(self._cache, operation, error)
+
+    # --- calls
+
+    def _looked_up(self, prompt: str, llm_string: str) -> Call:
+        """Return the call that a lookup is of. LangChain announces calls of chat models; those of plain LLMs are known by its silence."""
+        if holds_messages(prompt) and (run := take_run(llm_string)) is not None:
+            return self._calls.begin(run)
+        run = take_run(llm_string, plain=True)
+        return self._calls.begin(run, plain=run is not None or not are_of_chat_model(prompt, llm_string))
+
+    def _answered(self, prompt: str, llm_string: str) -> Call:
+        """Return the call that an update is of: the one that looked these very texts up, if that is known."""
+        if (run := asked_by(prompt, llm_string)) is not None:
+            return self._calls.begin(run, plain=run.plain)
+        if are_of_chat_model(prompt, llm_string):
+            return self._calls.begin(None)
+        return self._calls.begin(take_run(llm_string, plain=True), plain=True)
 
     # --- hits
 
@@ -360,11 +377,6 @@ def _led(call: Call) -> Led | None:
     if run is None or producing.get() or options.mode != "default" or options.single_flight is False:
         return None
     return run.led
-
-
-def _asker(prompt: str, llm_string: str) -> Run | None:
-    """Return the call whose answer is handed over: of a chat model, the one that looked these very texts up."""
-    return asked_by(prompt, llm_string) if holds_messages(prompt) else take_run(plain=True)
 
 
 def _checked(call: Call, prompt: str, llm_string: str, found: list[Generation] | None) -> list[Generation] | None:

@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast
 
 from langchain_core.load.load import load
-from langchain_core.outputs import Generation
+from langchain_core.outputs import ChatGeneration, Generation
 from layered_cache import Answer, ConfigurationError, Request, TieredCache, TierUnavailableError
 
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import KNOWN_CLASSES
 from langchain_layered_cache._legacy import is_written_out
+from langchain_layered_cache._messages import are_of_chat_model
 from langchain_layered_cache.cache import LayeredCache
 
 if TYPE_CHECKING:
@@ -179,7 +180,8 @@ def _translated(calls: Calls, call: Call, one: _Stored) -> tuple[Request, Answer
     if not isinstance(prompt, str) or not isinstance(llm, str):
         raise _Skipped(_UNREADABLE)
     generations = _read(responses)
-    if (found := calls.answer(call, prompt, llm, generations)) is None:
+    of_chat_model = are_of_chat_model(prompt, llm) or any(isinstance(generation, ChatGeneration) for generation in generations)
+    if (found := calls.answer(call._replace(plain=not of_chat_model), prompt, llm, generations)) is None:
         raise _Skipped(_UNCACHEABLE)
     request, answer = found
     if answer is None:
