@@ -7,10 +7,10 @@ so that no two callers share one.
 Values stand in the order of the tables below, which is for ever. A field that a table does not name (of another release of
 LangChain) travels by name; a reader whose class has no such field refuses.
 
-What does not come back equal is refused by `EncodeError`, with three intended differences: a message that had an id gets a new one
+What does not come back equal is refused by `EncodeError`, with four intended differences: a message that had an id gets a new one
 (else LangGraph's `add_messages` would take a hit for the same message and overwrite the history), a `parsed` pydantic object becomes
-plain data of which it can be made again (the parsers of providers take either), and `total_cost: 0`, which LangChain adds to hits,
-is dropped.
+plain data of which it can be made again (the parsers of providers take either), `total_cost: 0`, which LangChain adds to hits,
+is dropped, and objects of unknown classes in metadata become plain data (`_bookkeeping`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from layered_cache.values import dumps, loads
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from langchain_layered_cache._bookkeeping import plain_metadata
 from langchain_layered_cache._marks import MARK
 
 CODEC = "lc-generations-1"
@@ -183,7 +184,11 @@ def encode(generations: Sequence[Generation]) -> bytes:
     Raises:
         EncodeError: They would not come back equal; the message names a class, never a content.
     """
-    return dumps(to_parts(generations))
+    parts = to_parts(generations)
+    try:
+        return dumps(parts)
+    except EncodeError:
+        return dumps([_with_plain_metadata(part) for part in parts])
 
 
 def decode(data: bytes) -> list[Generation]:
@@ -205,6 +210,15 @@ def _no_generations(cause: Exception | None) -> NoReturn:
 
 
 # --- to parts
+
+_INFO, _MESSAGE_PARTS, _METADATA = 4, 5, 5  # their places in the parts below
+
+
+def _with_plain_metadata(parts: list[Any]) -> list[Any]:
+    parts[_INFO] = plain_metadata(parts[_INFO])
+    if len(parts) > _MESSAGE_PARTS:
+        parts[_MESSAGE_PARTS][_METADATA] = plain_metadata(parts[_MESSAGE_PARTS][_METADATA])
+    return parts
 
 
 def to_parts(generations: Sequence[Generation]) -> list[list[object]]:
@@ -238,7 +252,7 @@ def _message_parts(message: BaseMessage) -> list[object]:
     if parts[3 + _ID] is not None:
         parts[3 + _ID] = True  # it had one
     if MARK in message.response_metadata:  # of the hit that this was; a part of no answer
-        parts[5] = {name: value for name, value in message.response_metadata.items() if name != MARK}
+        parts[_METADATA] = {name: value for name, value in message.response_metadata.items() if name != MARK}
     if (usage := values.get("usage_metadata")) and "total_cost" in usage:
         parts[3 + layout.names.index("usage_metadata")] = {name: usage[name] for name in usage if name != "total_cost"} or None
     if isinstance(parsed := message.additional_kwargs.get("parsed"), BaseModel):
