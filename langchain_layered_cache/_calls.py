@@ -26,6 +26,7 @@ from layered_cache.once import Once
 from layered_cache.options import fingerprint
 from layered_cache.providers import load_prices
 
+from langchain_layered_cache import _refusals
 from langchain_layered_cache._answers import to_answer
 from langchain_layered_cache._key_options import current_key_options
 from langchain_layered_cache._memo import Memo
@@ -147,6 +148,20 @@ class Calls:
             key = call.cache.key(request)
             self._keys.put(reading, key)
         return key
+
+    def noted(self, call: Call, key: str) -> Call:
+        """Return *call*, with the mode "refresh" if it retries a refused answer.
+
+        The chains around the call note *key*, the key of its answer. They remove the entry if they refuse the answer.
+        """
+        if not call.options.stores:  # a call that stores nothing removes nothing
+            return call
+        run = call.run
+        place = _refusals.place_here() if run is None or run.place is None else run.place
+        again = _refusals.note(place, _refusals.Given(call.cache, key, run))
+        if not again or call.options.mode != "default":
+            return call
+        return call._replace(options=dataclasses.replace(call.options, mode="refresh"))
 
     def request(self, call: Call, prompt: str, llm_string: str) -> Request | None:
         """Return what *prompt* asks under *llm_string*; None if no key can be made of it."""

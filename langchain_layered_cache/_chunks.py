@@ -1,8 +1,8 @@
 """Answers as chunks, and chunks as answers: the two forms of streams, of chat models and of plain ones.
 
-What is replayed comes, merged, to the message that was stored; where that cannot be reached in pieces, it is one piece. In the format v1 of
-LangChain, blocks get an `index`, as they do in any stream, but for calls of tools: these come in pieces, of which LangChain makes blocks
-without one. What is merged is merged by LangChain itself.
+The chunks of a replay merge to the stored message. A message that cannot be replayed in chunks is one chunk. In the format v1 of LangChain,
+blocks get an `index`, as in any stream. Tool calls do not: LangChain makes blocks without an index of their chunks. LangChain itself merges
+the chunks of a model.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _contents(content: str | list[Any], *, numbered: bool) -> Iterator[dict[str,
 
 
 def _blocks_and_calls(message: AIMessage) -> list[dict[str, Any]]:
-    """Return the contents of chunks in the format v1, where a call of a tool is content too, each in its place."""
+    """Return the contents of chunks in the format v1. There, tool calls are content too, and keep their places."""
     calls = list(_calls_in_pieces(message))
     parts: list[dict[str, Any]] = []
     for part in _contents(message.content, numbered=True):
@@ -183,7 +183,7 @@ def _blocks_and_calls(message: AIMessage) -> list[dict[str, Any]]:
 
 
 def _is_block_of(block: object, piece: dict[str, Any]) -> bool:
-    """Return True if *block* is what LangChain makes of the call of a tool that begins with *piece*."""
+    """Return True if *block* is the content block of the tool call that begins with *piece*."""
     if not isinstance(block, dict):
         return False
     fields = cast("dict[str, Any]", block)

@@ -1,27 +1,27 @@
 """Ids inside answers that a provider accepts once in a request.
 
-OpenAI's Responses API gives an id to every item of an answer (`rs_...`, `msg_...`, `fc_...`), and langchain-openai sends the items back with
-the next request. The API refuses a request that holds one id twice. It looks reasoning up by its id, which another account does not have.
-So an answer from the cache loses the ids of its items: an item without an id is new to the API. A made-up id would be one that the API does
-not find. All ids of a message go, since items refer to each other: a message without the reasoning that it belongs to is refused.
+OpenAI's Responses API gives an id to every item of an answer (`rs_...`, `msg_...`, `fc_...`), and langchain-openai sends the items back
+with the next request. The API refuses a request that holds one id twice. It looks reasoning up by its id, which another account does not
+have. So an answer from the cache loses the ids of its items: an item without an id is new to the API. A made-up id would be one that the
+API does not find. All ids of a message go, since items refer to each other: the API refuses a message without its reasoning.
 
-A message keeps its ids if one of its items is nothing without its own: a generated image is sent back as its id, an approval names the
+A message keeps its ids if one of its items cannot be sent without one: a generated image is sent back as its id, an approval names the
 request that it approves, and langchain-openai fails without the ids of server tools in the format v1.
 
-Replayed streams keep the ids, as their content equals that of the stream that was stored. Models that hold a cache of their own (`cached`,
-the middleware) therefore look at each request: a message whose ids stand in an earlier message loses them. There, calls of tools get other
-ids if an earlier message has the same ones; hits keep them, since results of tools refer to them.
+Replayed streams keep the ids, since their content equals that of the stored stream. The wrapper (`cached`) and the middleware therefore
+check each request: a message loses its item ids if an earlier message has them. They also give a tool call another id if an earlier message
+has the same one. Hits keep the ids of tool calls, since results of tools and keys of graph nodes refer to them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.outputs import Generation
+from layered_cache.call_ids import CallIds
 
 Fields: TypeAlias = dict[str, Any]
 
@@ -32,12 +32,11 @@ _WITH_ID = frozenset({
 })  # fmt: skip
 _NEED_ID = {"image_generation_call": "id", "mcp_approval_request": "id", "server_tool_call": "id", "server_tool_result": "tool_call_id"}
 _FUNCTION_IDS = "__openai_function_call_ids__"  # of langchain-openai's format v0, by the ids of calls
-_IN_KWARGS = ("reasoning", "tool_outputs", "reasoning_details", _FUNCTION_IDS)
+_IN_KWARGS = frozenset({"reasoning", "tool_outputs", "reasoning_details", _FUNCTION_IDS})
 _ITEM_ID = re.compile(r"(?:rs|msg|fc|ctc|ws|fs|cu|ci|mcp|mcpl|tsc|tso|apc|sh|lsh|cmp)_")
 _LANGCHAINS = "lc_"  # what LangChain's own ids of blocks begin with: they are not sent
 _ARGUMENTS = frozenset({"args", "input", "arguments"})
 _CALL_ID_NAMES = frozenset({"id", "call_id", "tool_use_id", "tool_call_id"})
-_RANDOM_CALL_ID = re.compile(r"[A-Za-z0-9_-]*[A-Za-z0-9-]{9}")  # not a counter: that one recurs without a cache too
 _SERVER_CALLS = frozenset({"server_tool_use", "mcp_tool_use"})  # of Anthropic, beside the calls of an application's tools
 
 
@@ -47,16 +46,15 @@ _SERVER_CALLS = frozenset({"server_tool_use", "mcp_tool_use"})  # of Anthropic, 
 def forget_item_ids(generations: Iterable[Generation]) -> None:
     """Remove the ids of items from *generations*, which are the caller's own."""
     for generation in generations:
-        if isinstance(generation, ChatGeneration) and _may_hold_ids(message := generation.message):
-            values = vars(message)
-            if not any(_needs_id(block) for block in _blocks(message)):
-                values.update(_without_ids(message))
+        message: BaseMessage | None = generation.__dict__.get("message")
+        if message is not None and _may_hold_ids(message) and not any(_needs_id(block) for block in _blocks(message)):
+            vars(message).update(_without_ids(message))
 
 
 def _may_hold_ids(message: BaseMessage) -> bool:
     """Return False at once for most answers, which are a text."""
-    values = vars(message)
-    return type(values["content"]) is list or any(name in values["additional_kwargs"] for name in _IN_KWARGS)
+    values = message.__dict__
+    return type(values["content"]) is list or not _IN_KWARGS.isdisjoint(values["additional_kwargs"])
 
 
 def without_item_id(block: Fields) -> Fields:
@@ -75,7 +73,7 @@ def without_item_id(block: Fields) -> Fields:
 
 def without_item_ids_in_kwargs(kwargs: Fields) -> Fields:
     """Return *kwargs*, the additional fields of a message, without the ids of items."""
-    if not any(name in kwargs for name in _IN_KWARGS):
+    if _IN_KWARGS.isdisjoint(kwargs):
         return kwargs
     return {name: _without_ids_within(value) if name in _IN_KWARGS else value for name, value in kwargs.items() if name != _FUNCTION_IDS}
 
@@ -113,11 +111,11 @@ def _is_generated_image(block: Fields) -> bool:
 
 
 def _without_ids(message: BaseMessage) -> Fields:
-    """Return the fields of *message* that are others without the ids of items."""
+    """Return content and additional fields of *message* without the ids of items."""
     content: object = message.content
-    kwargs = without_item_ids_in_kwargs(message.additional_kwargs)
+    kwargs: Fields = without_item_ids_in_kwargs(message.additional_kwargs)
     if _FUNCTION_IDS in message.additional_kwargs:
-        kwargs = {**kwargs, _FUNCTION_IDS: {}}  # it tells langchain-openai the format of the message
+        kwargs = {**kwargs, _FUNCTION_IDS: {}}  # langchain-openai detects the format v0 by it
     if isinstance(content, list):
         blocks = cast("list[object]", content)
         content = [without_item_id(cast("Fields", block)) if isinstance(block, dict) else block for block in blocks]
@@ -128,9 +126,9 @@ def _without_ids(message: BaseMessage) -> Fields:
 
 
 def without_repeated_ids(messages: list[BaseMessage]) -> list[BaseMessage]:
-    """Return *messages* without the ids of items that stand in an earlier message, and with an id of its own for each call of a tool.
+    """Return *messages* without item ids that an earlier message has, and with unique ids of tool calls.
 
-    Messages without such an id are the same objects; the list is the same if all are.
+    Messages without a repeated id are the same objects. The list is the same if all of them are.
     """
     found = _Repeats()
     checked = [found.checked(message) for message in messages]
@@ -146,13 +144,12 @@ class _Repeats:
 
     def __init__(self) -> None:
         self._items: set[str] = set()
-        self._calls: dict[str, int] = {}
-        self._renamed: dict[str, str] = {}
+        self._calls = CallIds()
 
     def checked(self, message: BaseMessage) -> BaseMessage:
         if isinstance(message, ToolMessage):
-            new = self._renamed.get(message.tool_call_id)
-            return message if new is None else message.model_copy(update={"tool_call_id": new})
+            new = self._calls.of_result(message.tool_call_id)
+            return message if new == message.tool_call_id else message.model_copy(update={"tool_call_id": new})
         if not isinstance(message, AIMessage):
             return message
         if _may_hold_ids(message):
@@ -171,14 +168,7 @@ class _Repeats:
         return rest.model_copy(update=_without_ids(rest))
 
     def _calls_checked(self, message: AIMessage) -> AIMessage:
-        names: dict[str, str] = {}
-        for identity in set(_call_ids(message)):
-            before = self._calls.get(identity, 0)
-            self._calls[identity] = before + 1
-            if before and _RANDOM_CALL_ID.fullmatch(identity):
-                names[identity] = _new_call_id(identity, before)
-            self._renamed.pop(identity, None)  # results that follow are of this message's call
-        self._renamed.update(names)
+        names = self._calls.of_message(_call_ids(message))
         if not names:
             return message
         parts = ("content", "additional_kwargs", "tool_calls", "invalid_tool_calls")
@@ -226,17 +216,10 @@ def _ids_within(value: object) -> Iterator[str]:
 
 
 def _stands_for(block: Fields, repeated: set[str]) -> bool:
-    """Return True if *block* is sent as its id, and *repeated* has it: then the request holds the item already."""
+    """Return True if *block* is sent as its id, and *repeated* has the id: the request holds the item already."""
     value = block.get("value") if block.get("type") == "non_standard" else None
     item = cast("Fields", value) if isinstance(value, dict) else block
     return _needs_id(item) and item.get(_NEED_ID.get(str(item.get("type")), "id")) in repeated
-
-
-def _new_call_id(identity: str, number: int) -> str:
-    """Return an id that looks like *identity*, the same one each time: providers check its form, and keep the beginnings of requests."""
-    start, separator, rest = identity.rpartition("_")
-    digest = hashlib.sha256(f"{identity} {number}".encode()).hexdigest()
-    return f"{start}{separator}{digest[: len(rest)]}"
 
 
 def _renamed(value: object, names: dict[str, str]) -> object:

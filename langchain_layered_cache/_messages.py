@@ -4,8 +4,8 @@ They keep their type, content, name, tool calls, tool results and additional fie
 for what steers how content is read) and artifacts, which no model sees. Ids of tool calls are numbered in the order in which they
 appear: providers draw them at random.
 
-Some ids inside of messages are random too, and do not count: the ids that LangChain gives to content blocks, and the ids of items in
-answers of OpenAI's Responses API (see `_item_ids`). The `index` that a stream adds to a tool call does not count either.
+Other random ids in messages are not part of the key: the ids that LangChain gives to content blocks, and the ids of items in answers of
+OpenAI's Responses API (see `_item_ids`). Nor is the `index` that a stream adds to a tool call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _START = re.compile(r'\s*\[\s*\{\s*"lc"')
 _PATH = ["langchain", "schema", "messages"]
 _KINDS = {"HumanMessage": "human", "AIMessage": "ai", "SystemMessage": "system", "ToolMessage": "tool"}
-_BLOCK_ID = re.compile(r"lc_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # LangChain makes one for each block that has none
+_BLOCK_ID = re.compile(r"lc_[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # LangChain gives one to each block without an id
 _CALL_BLOCKS = frozenset({
     "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "server_tool_call_chunk", "tool_use", "server_tool_use",
     "mcp_tool_use", "function_call", "custom_tool_call",
@@ -54,13 +54,13 @@ def canonical_prompt(prompt: str, *, keep_ids: bool = False) -> object:
 
 
 def holds_messages(prompt: object) -> bool:
-    """Return True if *prompt* looks like messages that LangChain has written out. A prompt of a plain LLM may look like that too."""
+    """Return True if *prompt* looks like serialized messages of LangChain. A prompt for a plain LLM may look like that too."""
     return isinstance(prompt, str) and _START.match(prompt) is not None
 
 
-def are_of_chat_model(prompt: object, llm_string: object) -> bool:
-    """Return True if the two texts can only be a chat model's. LangChain does not write out plain LLMs as JSON."""
-    return holds_messages(prompt) and isinstance(llm_string, str) and llm_string.startswith("{")
+def is_written_out_model(llm_string: object) -> bool:
+    """Return True if *llm_string* has the model as JSON. LangChain serializes chat models like that, but no plain LLM."""
+    return isinstance(llm_string, str) and llm_string.startswith("{")
 
 
 def is_written_out(item: object) -> bool:
@@ -107,7 +107,7 @@ class _Ids:
         return self._names.get(identity, identity) if isinstance(identity, str) else identity
 
     def is_random(self, identity: object) -> bool:
-        """Return True if *identity* is a random id of LangChain's, and not that of a call."""
+        """Return True if *identity* is a random id that LangChain gave to a block, and no id of a call."""
         return isinstance(identity, str) and _BLOCK_ID.fullmatch(identity) is not None and identity not in self._names
 
 

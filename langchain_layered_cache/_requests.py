@@ -21,15 +21,15 @@ FRAMEWORK = "langchain"
 def to_request(
     prompt: str, model: Model, rules: KeyRules = NO_RULES, *, sample: int = 0, account: str | None = None, plain: bool = False
 ) -> Request:
-    """Return the request that *prompt* is to *model*.
+    """Return the request for *prompt* and *model*.
 
     Args:
-        prompt: Messages as LangChain writes them out, or the text for a plain LLM.
+        prompt: Messages as LangChain serializes them, or the text for a plain LLM.
         model: Its identity.
         rules: The rules for its key.
         sample: See `Request`.
         account: The account's fingerprint, if accounts are told apart.
-        plain: Whether *prompt* counts as it is, even if it looks like messages.
+        plain: Whether *prompt* is a text even if it looks like messages.
 
     Raises:
         UncacheableRequestError: No lasting key can be made of it.

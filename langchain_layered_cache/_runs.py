@@ -22,6 +22,9 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 from layered_cache import CallOptions, ConfigurationError, current_options
 
+from langchain_layered_cache import _refusals
+from langchain_layered_cache._messages import is_written_out_model
+
 METADATA = "llm_cache"
 
 _DEEPEST = 16  # runs inside runs
@@ -55,13 +58,15 @@ class Run:
 
     `params` are the parameters of the call as they are now; `options` what the caller has said; it is `live` until the call is over.
     `outer` is the call that it is inside of, `depth` how many there are. It is of a chat model unless it is `plain`.
+    `place` is its position among the chains of LangChain, if that is known.
     """
 
-    __slots__ = ("_error", "_ids", "_left", "_options", "_releases", "depth", "live", "outer", "params", "plain")
+    __slots__ = ("_error", "_ids", "_left", "_options", "_releases", "depth", "live", "outer", "params", "place", "plain")
 
     def __init__(self, params: Mapping[str, Any] | None, said: object, outer: Run | None, *, plain: bool = False) -> None:
         self.params = params
         self.plain = plain
+        self.place: _refusals.Place | None = None
         self.live = True
         # what is far outside is forgotten: calls that are cancelled never end, and the next one takes them for its outer one
         self.outer = outer if outer is not None and outer.depth < _DEEPEST else None
@@ -97,9 +102,9 @@ class Run:
         return run_id in self._ids
 
     def is_of(self, llm_string: object) -> bool:
-        """Return False if *llm_string* names a model of another type: a plain LLM that is called while a stream of this call is open."""
+        """Return False if *llm_string* names a model of another type: a plain LLM called while a stream of this call is open."""
         kind = (self.params or {}).get("_type")
-        return kind is None or not isinstance(llm_string, str) or llm_string.startswith("{") or f"('_type', {kind!r})" in llm_string
+        return kind is None or is_written_out_model(llm_string) or f"('_type', {kind!r})" in str(llm_string)
 
     def take(self) -> bool:
         """Whether a lookup can be one of this call: of a chat model, each prompt is looked up once."""
@@ -132,14 +137,20 @@ def current_run() -> Run | None:
     return run
 
 
-def take_run(llm_string: str, *, plain: bool = False) -> Run | None:
+def take_run(llm_string: object, *, like_messages: bool) -> Run | None:
     """Return the call that a lookup is of; None if LangChain has told of none: then what stands around the lookup counts.
 
     A call may be over without a word (it was cancelled, a handler has hidden its error), or be open beside others (a stream in whose loop
     the caller is): so it is asked for its lookups, which are as many as its prompts, and comes before all others.
+
+    Args:
+        llm_string: As LangChain hands it over.
+        like_messages: Whether the prompt looks like messages: that of a chat model does.
     """
     run = current_run()
-    return run if run is not None and run.plain is plain and run.is_of(llm_string) and run.take() else None
+    if run is None or not (run.plain or (like_messages and run.is_of(llm_string))):
+        return None
+    return run if run.take() else None
 
 
 def run_of(run_manager: object) -> Run | None:
@@ -205,6 +216,8 @@ class _Listener(BaseCallbackHandler):
         messages: object,  # noqa: ARG002
         *,
         run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
@@ -213,6 +226,7 @@ class _Listener(BaseCallbackHandler):
         run = current_run()
         if run is None or params is None or run.params is not params:
             run = Run(params, metadata.get(METADATA) if metadata else None, run)
+            run.place = _refusals.Place(parent_run_id, tags)
             _current.set(run)
         run.begin(run_id)
 
@@ -222,6 +236,7 @@ class _Listener(BaseCallbackHandler):
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
         """Note that it is over."""
+        _refusals.of_a_model(error)
         self._end(run_id)
 
     @staticmethod
@@ -245,3 +260,4 @@ def listen() -> None:
     if not _registered:
         _registered = True
         register_configure_hook(hook, inheritable=True)
+        _refusals.listen()

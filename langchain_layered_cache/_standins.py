@@ -24,6 +24,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 from layered_cache import Answer, Entry, Request
 from layered_cache.asking import Ask, check_only_cached, note_failure
+from layered_cache.refusals import removals
 
 from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._calls import Call, Calls
@@ -31,6 +32,7 @@ from langchain_layered_cache._codec import decode
 from langchain_layered_cache._item_ids import forget_item_ids, without_repeated_ids
 from langchain_layered_cache._key_options import known_key_options
 from langchain_layered_cache._marks import mark
+from langchain_layered_cache._refusals import open_chains
 from langchain_layered_cache._runs import run_of
 
 M = TypeVar("M", bound=BaseChatModel)
@@ -147,6 +149,8 @@ class ModelAsker:
         """
         if (ask := self._ask(model, messages, stop, run_manager, kwargs)) is None:
             return _model(model)._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - as LangChain
+        if removals.pending:
+            removals.settle(ask.cache.key(ask.request))
         result = ask.answered()
         if isinstance(result, _Hit):
             answering = _answering(model, result.generations)
@@ -159,6 +163,8 @@ class ModelAsker:
         """See answered."""
         if (ask := self._ask(model, messages, stop, run_manager, kwargs)) is None:
             return await _model(model)._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001
+        if removals.pending:
+            await removals.asettle(ask.cache.key(ask.request))
         result = await ask.aanswered()
         if isinstance(result, _Hit):
             answering = _answering(model, result.generations)
@@ -176,6 +182,8 @@ class ModelAsker:
             prompt = dumps([message.model_copy(update={"id": None}) if message.id is not None else message for message in messages])
             llm_string = cast("Any", model)._get_llm_string(stop=stop, **kwargs)  # noqa: SLF001 - as LangChain does for its caches
             request = self._calls.request(call, prompt, llm_string)
+            if request is not None and open_chains:
+                call = self._calls.noted(call, call.cache.key(request))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             note_failure(call.cache, "reading a request", error)
             request = prompt = llm_string = None

@@ -13,6 +13,7 @@ from layered_cache import Answer, Request, UncacheableRequestError
 from layered_cache.streaming import Streaming
 
 from langchain_layered_cache._calls import Call
+from langchain_layered_cache._refusals import open_chains
 from langchain_layered_cache._runs import Run
 from langchain_layered_cache.cache import LayeredCache
 
@@ -61,7 +62,8 @@ class Asking(Streaming[C], Generic[C]):
         try:
             if self._call.options.mode != "bypass":
                 self._texts = _written(texts)
-                key = cache.calls.key(self._call, *self._texts)
+                if (key := cache.calls.key(self._call, *self._texts)) is not None and open_chains:
+                    self._call = cache.calls.noted(self._call, key)
         except UncacheableRequestError as error:
             cache.calls.refuse(self._call, str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers

@@ -40,6 +40,7 @@ from layered_cache.asking import check_only_cached, note_failure
 from layered_cache.cache import Hit, Led
 from layered_cache.config import default_tiers, load_settings
 from layered_cache.key_rules import KeyRules, NormalizeOption
+from layered_cache.refusals import removals
 from layered_cache.streaming import producing
 
 from langchain_layered_cache._calls import Call, Calls
@@ -47,7 +48,8 @@ from langchain_layered_cache._codec import decode
 from langchain_layered_cache._item_ids import forget_item_ids
 from langchain_layered_cache._legacy import Legacy
 from langchain_layered_cache._marks import mark
-from langchain_layered_cache._messages import are_of_chat_model, holds_messages
+from langchain_layered_cache._messages import holds_messages, is_written_out_model
+from langchain_layered_cache._refusals import open_chains
 from langchain_layered_cache._runs import asked_by, listen, note_asked, take_run
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
@@ -152,6 +154,10 @@ class LayeredCache(BaseCache):
         found = None
         try:
             if (key := self._calls.key(call, prompt, llm_string)) is not None:
+                if open_chains:
+                    call = self._calls.noted(call, key)
+                if removals.pending:
+                    removals.settle(key)
                 if call.options.looks:
                     if (held := self._at_hand(call, key)) is None:
                         held = call.cache.fetch(key, led=_led(call))
@@ -168,6 +174,10 @@ class LayeredCache(BaseCache):
         found = None
         try:
             if (key := self._calls.key(call, prompt, llm_string)) is not None:
+                if open_chains:
+                    call = self._calls.noted(call, key)
+                if removals.pending:
+                    await removals.asettle(key)
                 if call.options.looks:
                     if (held := self._at_hand(call, key)) is None:
                         held = await call.cache.afetch(key, led=_led(call))
@@ -276,16 +286,22 @@ class LayeredCache(BaseCache):
 
     def peek(self, call: Call, key: str) -> list[Generation] | None:
         """Return what memory has for *key*, at once."""
+        if key in removals.pending:
+            return None
         held = self._at_hand(call, key)
         return None if held is None else self._decoded(call, key, held)
 
     def find(self, call: Call, key: str, prompt: str, llm_string: str) -> list[Generation] | None:
         """Return what is held for *key*, wherever. Nobody waits for the caller, nor he for anybody."""
+        if removals.pending:
+            removals.settle(key)
         held = call.cache.fetch(key, leave=False)
         return self._brought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
 
     async def afind(self, call: Call, key: str, prompt: str, llm_string: str) -> list[Generation] | None:
         """See find."""
+        if removals.pending:
+            await removals.asettle(key)
         held = await call.cache.afetch(key, leave=False)
         return await self._abrought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
 
@@ -296,19 +312,17 @@ class LayeredCache(BaseCache):
     # --- calls
 
     def _looked_up(self, prompt: str, llm_string: str) -> Call:
-        """Return the call that a lookup is of. LangChain announces calls of chat models; those of plain LLMs are known by its silence."""
-        if holds_messages(prompt) and (run := take_run(llm_string)) is not None:
-            return self._calls.begin(run)
-        run = take_run(llm_string, plain=True)
-        return self._calls.begin(run, plain=run is not None or not are_of_chat_model(prompt, llm_string))
+        """Return the call of a lookup. LangChain announces the calls of chat models only, so a call without announcement is plain."""
+        like_messages = holds_messages(prompt)
+        if (run := take_run(llm_string, like_messages=like_messages)) is not None:
+            return self._calls.begin(run, plain=run.plain)
+        return self._calls.begin(None, plain=not (like_messages and is_written_out_model(llm_string)))
 
     def _answered(self, prompt: str, llm_string: str) -> Call:
-        """Return the call that an update is of: the one that looked these very texts up, if that is known."""
-        if (run := asked_by(prompt, llm_string)) is not None:
+        """Return the call of an update: the one that looked up the same text objects, if it is known."""
+        if (run := asked_by(prompt, llm_string) or take_run(llm_string, like_messages=False)) is not None:
             return self._calls.begin(run, plain=run.plain)
-        if are_of_chat_model(prompt, llm_string):
-            return self._calls.begin(None)
-        return self._calls.begin(take_run(llm_string, plain=True), plain=True)
+        return self._calls.begin(None, plain=not (holds_messages(prompt) and is_written_out_model(llm_string)))
 
     # --- hits
 

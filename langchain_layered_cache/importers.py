@@ -34,7 +34,7 @@ from layered_cache import Answer, ConfigurationError, Request, TieredCache, Tier
 from langchain_layered_cache._calls import Call, Calls
 from langchain_layered_cache._codec import KNOWN_CLASSES
 from langchain_layered_cache._legacy import is_written_out
-from langchain_layered_cache._messages import are_of_chat_model
+from langchain_layered_cache._messages import is_written_out_model
 from langchain_layered_cache.cache import LayeredCache
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _translated(calls: Calls, call: Call, one: _Stored) -> tuple[Request, Answer
     if not isinstance(prompt, str) or not isinstance(llm, str):
         raise _Skipped(_UNREADABLE)
     generations = _read(responses)
-    of_chat_model = are_of_chat_model(prompt, llm) or any(isinstance(generation, ChatGeneration) for generation in generations)
+    of_chat_model = is_written_out_model(llm) or any(isinstance(generation, ChatGeneration) for generation in generations)
     if (found := calls.answer(call._replace(plain=not of_chat_model), prompt, llm, generations)) is None:
         raise _Skipped(_UNCACHEABLE)
     request, answer = found

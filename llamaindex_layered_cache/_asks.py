@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 
 from layered_cache import Answer, Entry
 from layered_cache.asking import Ask, check_only_cached, note_failure
+from layered_cache.refusals import removals
 
 from llamaindex_layered_cache._codec import Response, decode
 from llamaindex_layered_cache._events import listener
 from llamaindex_layered_cache._keepers import Call
+from llamaindex_layered_cache._refusals import note
 
 
 def answered(call: Call, method: str, live: Callable[[], Response]) -> Response:
@@ -21,11 +23,15 @@ def answered(call: Call, method: str, live: Callable[[], Response]) -> Response:
     if call.request is None:
         check_only_cached(call.options)
         return live()
+    if removals.pending and call.key is not None:
+        removals.settle(call.key)
     if (response := _at_hand(call)) is None:
         ask = _Ask(call, live=live)
         response = ask.answered()
         if ask.is_live:
+            note(call, response)
             return response
+    note(call, response)
     if (hit := listener(call, method)) is not None:
         hit.whole(response)
     return response
@@ -36,11 +42,15 @@ async def aanswered(call: Call, method: str, live: Callable[[], Awaitable[Respon
     if call.request is None:
         check_only_cached(call.options)
         return await live()
+    if removals.pending and call.key is not None:
+        await removals.asettle(call.key)
     if (response := _at_hand(call)) is None:
         ask = _Ask(call, alive=live)
         response = await ask.aanswered()
         if ask.is_live:
+            note(call, response)
             return response
+    note(call, response)
     if (hit := listener(call, method)) is not None:
         hit.whole(response)
     return response

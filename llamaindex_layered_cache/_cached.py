@@ -25,6 +25,7 @@ from llama_index.core.llms.utils import resolve_llm  # pyright: ignore[reportUnk
 from llamaindex_layered_cache._codec import Raw, Replay
 from llamaindex_layered_cache._identities import PLAIN_CLASS, plain_class
 from llamaindex_layered_cache._keepers import EmitEvents, How, Keeper
+from llamaindex_layered_cache._refusals import listen
 from llamaindex_layered_cache._views import Held, copied
 from llamaindex_layered_cache._wrapped import BARE, OWN, CachedLLM, keeper_of
 
@@ -148,6 +149,7 @@ def _with_inner(structured: StructuredLLM, llm: LLM) -> StructuredLLM:
 
 
 def _wrapped(llm: LLM, cache: TieredCache, how: How) -> LLM:
+    listen()
     return _copied(llm, _class(plain_class(type(llm))), Keeper(llm, cache, how))
 
 

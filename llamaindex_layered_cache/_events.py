@@ -33,8 +33,11 @@ from llama_index_instrumentation.span_handlers.null import NullSpanHandler
 
 from llamaindex_layered_cache._codec import Response
 from llamaindex_layered_cache._keepers import Call
+from llamaindex_layered_cache._refusals import RefusalSpans
 
 TAGS = {"layered_cache": "hit"}
+
+_DEAF = (NullEventHandler, NullSpanHandler, RefusalSpans)  # handlers that need no events of hits
 
 _events = get_dispatcher("llama_index.core.llms.callbacks")  # who tells of calls
 
@@ -57,7 +60,7 @@ def _is_heard(dispatcher: Dispatcher) -> bool:
     at: Dispatcher | None = dispatcher
     while at is not None:
         for handler in (*cast("list[object]", at.event_handlers), *cast("list[object]", at.span_handlers)):
-            if type(handler) is not NullEventHandler and type(handler) is not NullSpanHandler:
+            if type(handler) not in _DEAF:
                 return True
         at = at.parent if at.propagate else None
     return False

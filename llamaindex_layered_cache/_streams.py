@@ -9,6 +9,7 @@ from typing import Any
 from layered_cache import Answer, Request
 from layered_cache.asking import check_only_cached
 from layered_cache.cache import Hit
+from layered_cache.refusals import removals
 from layered_cache.streaming import Streaming
 
 from llamaindex_layered_cache._codec import Response, decode_stream
@@ -104,14 +105,18 @@ class _Stream(Streaming[Any]):
 
     def peek(self, key: str) -> list[Any] | None:
         """See Streaming."""
-        return self._replayed(key, self.cache.peek(key))
+        return None if key in removals.pending else self._replayed(key, self.cache.peek(key))
 
     def find(self, key: str) -> list[Any] | None:
         """See Streaming."""
+        if removals.pending:
+            removals.settle(key)
         return self._held(key, self.cache.fetch(key, leave=False))
 
     async def afind(self, key: str) -> list[Any] | None:
         """See Streaming."""
+        if removals.pending:
+            await removals.asettle(key)
         return self._held(key, await self.cache.afetch(key, leave=False))
 
     def answer(self, chunks: list[Any]) -> tuple[Request, Answer] | None:

@@ -22,6 +22,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms import LLM
 
 from llamaindex_layered_cache._asks import aanswered, answered
+from llamaindex_layered_cache._call_ids import without_repeated_calls
 from llamaindex_layered_cache._identities import plain_class
 from llamaindex_layered_cache._keepers import Call, Keeper, Kind, Question
 from llamaindex_layered_cache._streams import astreamed, streamed
@@ -61,25 +62,25 @@ class CachedLLM(_LLM):
     """Stands in front of the class of an LLM."""
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:  # noqa: ANN401 - LlamaIndex's signature, as all below
-        asked = list(messages)
+        asked = without_repeated_calls(messages)
         if (call := _begun(self, "chat", asked, kwargs)) is None:
             return super().chat(messages, **kwargs)
         return cast("ChatResponse", answered(call, "chat", lambda: bare(self).chat(list(asked), **kwargs)))
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:  # noqa: ANN401
-        asked = list(messages)
+        asked = without_repeated_calls(messages)
         if (call := _begun(self, "chat", asked, kwargs)) is None:
             return await super().achat(messages, **kwargs)
         return cast("ChatResponse", await aanswered(call, "achat", lambda: bare(self).achat(list(asked), **kwargs)))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:  # noqa: ANN401
-        asked = list(messages)
+        asked = without_repeated_calls(messages)
         if (call := _begun(self, "chat", asked, kwargs, streams=True)) is None:
             return super().stream_chat(messages, **kwargs)
         return streamed(call, "stream_chat", lambda: bare(self).stream_chat(list(asked), **kwargs))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:  # noqa: ANN401
-        asked = list(messages)
+        asked = without_repeated_calls(messages)
         if (call := _begun(self, "chat", asked, kwargs, streams=True)) is None:
             return await super().astream_chat(messages, **kwargs)
         return await astreamed(call, "astream_chat", lambda: bare(self).astream_chat(list(asked), **kwargs))

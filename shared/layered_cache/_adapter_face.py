@@ -25,9 +25,9 @@ class AdapterFace:
     """The methods of `TieredCache` for adapters."""
 
     _engine: Engine
+    _namespace: str
     _computing: Computing
     _removing: Removing
-    _namespace: str
     _blocking: Blocking
     _asyncio: Asyncio
 
@@ -120,6 +120,13 @@ class AdapterFace:
     @property
     def _normalizers(self) -> Sequence[Normalize]:
         return self._engine.normalizers
+
+    def drop(self, key: str) -> None:
+        """Erase the entry of *key* from all tiers, for adapters: a program has refused the answer.
+
+        Nothing is recorded in the invalidation log. The memory of another process may keep the entry until it is refused there.
+        """
+        run(self._removing.drop(self._blocking, self._namespace, (key,)))
 
     def report(self, event: Event) -> None:
         """Count *event* and tell the observers of it: for adapters, of what the engine cannot see."""

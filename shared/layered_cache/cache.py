@@ -23,6 +23,7 @@ from layered_cache._engine.engine import Ask, Engine, Hit
 from layered_cache._engine.exit_hooks import EXIT
 from layered_cache._engine.listing import Listing
 from layered_cache._engine.removing import Removing
+from layered_cache._pending import pending
 from layered_cache._recipes import Recipe, checked_rules, forget, recipe_of, remade
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
@@ -430,6 +431,7 @@ class TieredCache(AdapterFace):
         at the end of the process.
         """
         forget(self._first or self)
+        pending.wait(EXIT)
         self._engine.backlog.close(EXIT)
         self._engine.watch.close()
         for tier in self._owned:

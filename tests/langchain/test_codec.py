@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import uuid
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,6 +239,22 @@ class MyGeneration(ChatGeneration):
     pass
 
 
+class Tokens(BaseModel):
+    """Usage as a client of some provider has it: litellm, say."""
+
+    model_config = {"extra": "allow"}
+    prompt_tokens: int = 3
+    details: Any = None
+
+
+class Shown:
+    """An object that is no model and no dataclass."""
+
+    def __init__(self) -> None:
+        self.tokens = 3
+        self._client = object()
+
+
 @dataclass
 class Data:
     x: int
@@ -271,6 +288,43 @@ def test_what_would_not_come_back_equal_is_refused(value: Any) -> None:
         with pytest.raises(EncodeError) as raised:
             encode([ChatGeneration(message=AIMessage("my secret", additional_kwargs=place))])
         assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        (Tokens(details=Tokens(seconds=0.5)), {"prompt_tokens": 3, "details": {"prompt_tokens": 3, "details": None, "seconds": 0.5}}),
+        (Data(1), {"x": 1}),
+        (Shown(), {"tokens": 3}),
+        (Colour.RED, "red"),
+        (MyText("a"), "a"),
+        ([Data(1), (Data(2), dt.date(2026, 1, 31))], [{"x": 1}, ({"x": 2}, dt.date(2026, 1, 31))]),
+        (OrderedDict({Colour.RED: Data(1)}), {"Colour.RED": {"x": 1}}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_objects_in_metadata_become_plain_data(value: Any, data: Any) -> None:
+    """Nobody depends on their classes; the text, the calls and the usage come back equal, and what was encoded is left as it is."""
+    full = MESSAGES["full"]
+    message = full.model_copy(update={"response_metadata": {"usage": value, "n": 1}})
+    info = {"usage": value, "finish_reason": "stop"}
+    (back,) = decode(encode([ChatGeneration(message=message, generation_info=info)]))
+
+    assert back.message.response_metadata == {"usage": data, "n": 1}  # type: ignore[attr-defined]
+    assert back.generation_info == {"usage": data, "finish_reason": "stop"}
+    assert without_ids(back).message == without_ids(ChatGeneration(message=message)).message.model_copy(  # type: ignore[attr-defined]
+        update={"response_metadata": {"usage": data, "n": 1}}
+    )
+    assert message.response_metadata["usage"] is info["usage"] is value
+    (text,) = decode(encode([Generation(text="a", generation_info={"usage": value})]))
+    assert text == Generation(text="a", generation_info={"usage": data})
+
+
+@pytest.mark.parametrize("value", [object(), len, Tokens, nested(100_000), memoryview(b"a")], ids=lambda value: type(value).__name__)
+def test_objects_without_data_are_refused_in_metadata_too(value: Any) -> None:
+    for place in ({"x": value}, {"x": Tokens(details=value)}):
+        with pytest.raises(EncodeError):
+            encode([ChatGeneration(message=AIMessage("a", response_metadata=place))])
 
 
 @pytest.mark.parametrize(

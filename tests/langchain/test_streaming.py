@@ -19,7 +19,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage, message_chunk_to_message
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.tools import tool
@@ -28,6 +28,8 @@ from layered_cache import CacheMiss, Event, Policy, cache_options
 from layered_cache.streaming import _under_way
 from layered_cache.streams import TaskStream, ThreadStream
 from layered_cache.testing import OpenAIServer
+from pydantic import BaseModel
+from scripted_server import ScriptedServer, response
 from worlds import World
 
 from langchain_layered_cache import LayeredCache, cached, uncached, usage_callback
@@ -222,6 +224,78 @@ def test_calls_of_tools_come_in_pieces(world: World, cache: LayeredCache, model:
     assert {piece["index"] for piece in pieces} == {0}
 
 
+def responses_and_a_call(path: str, body: dict[str, Any]) -> Any:
+    """Say something and call two tools; after their results, say something more."""
+    text = {"type": "output_text", "text": "Hello you", "annotations": []}
+    items: list[Any] = [{"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}]
+    if body["input"][-1].get("type") != "function_call_output":
+        call = {"type": "function_call", "name": "look", "status": "completed"}
+        items += [{**call, "id": f"fc_{at}", "call_id": f"call_{at}", "arguments": f'{{"city": "{at}"}}'} for at in (1, 2)]
+    return response(body, items)
+
+
+@pytest.mark.parametrize("version", [None, "v0", "responses/v1", "v1"])
+def test_replayed_calls_are_blocks_as_the_models(version: str | None, world: World, cache: LayeredCache) -> None:
+    """The next step of an agent finds its answer, too."""
+    with ScriptedServer(responses_and_a_call) as provider:
+        options: Any = {"output_version": version} if version else {}
+        model = cached(ChatOpenAI(model="gpt-5", base_url=provider.url, api_key="k", use_responses_api=True, **options), cache)
+        answers: list[Any] = []
+        for _ in range(2):
+            answer = message_chunk_to_message(merged(stream(world, model, "hi")))
+            assert isinstance(answer, AIMessage)
+            answers.append(answer)
+            results = [ToolMessage("sunny", tool_call_id=call["id"]) for call in answer.tool_calls]
+            stream(world, model, [HumanMessage("hi"), answer, *results])
+        calls = provider.calls
+
+    assert calls == 2
+    assert len(answers[0].tool_calls) == 2
+    assert said(answers[0]) == said(answers[1])
+
+
+@pytest.mark.parametrize("replay", ["chunks", "single"])
+def test_next_step_after_a_replay_is_the_one_after_an_invoke(replay: Any, world: World, cache: LayeredCache) -> None:
+    """In the format v1 a stream numbers blocks. Calls of tools do not count by their numbers."""
+    message = AIMessage(
+        [{"type": "tool_call", "id": "1", "name": "f", "args": {"a": 1}}, {"type": "tool_call", "id": "2", "name": "f", "args": {}}],
+        tool_calls=[{"name": "f", "args": {"a": 1}, "id": "1"}, {"name": "f", "args": {}, "id": "2"}],
+        response_metadata={"output_version": "v1", "model_provider": "openai"},
+    )
+    model = cached(Saying(message=message, output_version="v1"), cache, replay=replay)
+    asked = model.invoke("q")
+    replayed = message_chunk_to_message(merged(stream(world, model, "q")))
+    results = [ToolMessage("r", tool_call_id=identity) for identity in ("1", "2")]
+    for answer in (asked, replayed):
+        model.invoke([HumanMessage("q"), answer, *results])
+
+    assert cache.stats().misses == 2
+    if replay == "chunks":
+        assert replayed.content == asked.content
+
+
+def test_replayed_calls_keep_their_places(world: World, cache: LayeredCache) -> None:
+    """Between other blocks; a call without a block of its own comes last."""
+    calls: Any = [{"name": "f", "args": {"a": "x y z"}, "id": str(number)} for number in range(3)]
+    message = AIMessage(
+        [
+            {"type": "tool_call", **calls[0], "extras": {"item_id": "fc_1"}},
+            {"type": "text", "text": "between"},
+            {"type": "tool_call", **calls[1]},
+        ],
+        tool_calls=calls,
+        response_metadata={"output_version": "v1", "model_provider": "openai"},
+    )
+    model = cached(Saying(message=message, output_version="v1"), cache)
+    model.invoke("q")
+    chunks = stream(world, model, "q")
+
+    assert len(chunks) > 8
+    assert unnumbered(merged(chunks).content) == message.content
+    assert [block for block in merged(chunks).content if block["type"] == "tool_call"] == [message.content[0], message.content[2]]  # type: ignore[index]
+    assert merged(chunks).tool_calls == message.tool_calls
+
+
 def test_an_answer_may_come_in_one_piece(world: World, cache: LayeredCache, server: OpenAIServer) -> None:
     model = cached(ChatOpenAI(model="gpt-4o-mini", base_url=server.url, api_key="none"), replay="single")
     whole = stream(world, model, "hello there")
@@ -302,6 +376,30 @@ MESSAGES = {
     ], tool_calls=[{"name": "f", "args": {"a": 1}, "id": "1"}], response_metadata={"output_version": "v1", "model_provider": "openai"}),
     "more fields": AIMessage("a b", other={"a": 1}),
 }  # fmt: skip
+
+
+class Usage(BaseModel):
+    """Of a provider's client."""
+
+    tokens: int = 3
+
+
+def test_objects_in_metadata_do_not_prevent_caching(world: World, cache: LayeredCache) -> None:
+    class Counting(Async):
+        def _chunk(self, number: int, place: int, word: str) -> ChatGenerationChunk:
+            chunk = super()._chunk(number, place, word)
+            chunk.message.response_metadata["usage"] = Usage()
+            return chunk
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            self.calls.append(1)
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("one", response_metadata={"usage": Usage()}))])
+
+    model = cached(Counting(gates={}, calls=[], given=[], closed=[]))
+    for _ in range(2):
+        assert merged(stream(world, model, "one")).content == "one "
+        assert world.call(model, "invoke", "two").content in {"one", "two "}
+    assert len(model.calls) == 2
 
 
 class Saying(BaseChatModel):

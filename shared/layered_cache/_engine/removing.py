@@ -53,6 +53,20 @@ class Removing:
         except DeletionError:  # no other process learns of it now
             await self._engine.discard(fx, keys)
 
+    async def drop(self, fx: Effects, namespace: str, keys: Sequence[str]) -> None:
+        """Erase the entries of *keys*, refused answers, without a rule. There may be many, and a full log voids older entries.
+
+        The memory of another process may keep an entry until it is refused there, and so may a tier that fails now.
+        """
+        self._engine.backlog.forget(keys)
+        count = 0
+        for tier in reversed(self._engine.tiers):
+            try:
+                count += await fx.erase(tier, keys)
+            except TierError as error:
+                self._engine.tell.tier_failed(error)
+        self._engine.tell(Event(kind="invalidated", namespace=namespace, reason="refused", count=count))
+
     async def invalidate(self, fx: Effects, namespace: str, scope: Scope) -> Receipt:
         """Make everything that *scope* matches in *namespace* void."""
         return await self._void(fx, namespace, scope)
