@@ -87,7 +87,7 @@ def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", ignore: 
             msg = "replay is for models that stream; embeddings do not"
             raise ConfigurationError(msg)
         if ignore is not None or normalize is not None:
-            msg = "ignore and normalize must not be given for embeddings: a vector is that of one text. Leave them out"
+            msg = "ignore and normalize must not be given for embeddings: a vector is that of one text. Leave them out."
             raise ConfigurationError(msg)
         return cached_embeddings(model, cache, **options)
     if not isinstance(model, BaseChatModel | BaseLLM):

@@ -71,7 +71,7 @@ class Calls:
 
     Args:
         cache: The engine.
-        rules: For keys, where the model has no options of its own.
+        rules: The rules for keys of models without their own options.
     """
 
     def __init__(self, cache: TieredCache, rules: KeyRules = NO_RULES) -> None:

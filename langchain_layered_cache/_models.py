@@ -146,7 +146,7 @@ class _Variant:
 
 
 def parse_model(llm_string: str, now: Mapping[str, object] | None = None, ignore: frozenset[str] = frozenset()) -> Model:
-    """Return what *llm_string* says, and what the parameters as they are *now* say beyond it; without the parameters in *ignore*.
+    """Return the model of *llm_string*, with the parameters as they are *now*, without those in *ignore*.
 
     It raises nothing: a text of an unknown form counts as it is.
     """

@@ -9,8 +9,8 @@ The laws of this edge:
   tenants gives each a store of its own namespace.
 - It is a cache: what it holds may be gone, at the end of its time or before, so it must not be the only copy.
 - A tier that fails counts as empty: `mget` finds nothing there, `mset` goes on in the others. Nothing is raised, but for removals.
-- A value that is set replaces the older value of its key in every tier. If it cannot be kept (it is too large, say), its key holds
-  nothing.
+- A value that is set replaces the older value of its key in every tier. If it cannot be kept, for example because
+  it is too large, its key holds nothing.
 - A value says which key it belongs to: so keys can be listed where requests are not kept, and no key ever gets another one's value.
 """
 

@@ -84,7 +84,7 @@ class How:
             object.__setattr__(self, name, value)
 
     def over(self, rules: KeyRules) -> How:
-        """Return these options, those of *rules* where they say nothing."""
+        """Return these options, completed by those of *rules*."""
         found = key_rules(self.ignore, self.normalize, rules)
         return dataclasses.replace(self, ignore=found.ignore, normalize=found.normalize or ())
 

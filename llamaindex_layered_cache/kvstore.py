@@ -74,7 +74,7 @@ class LayeredKVStore(BaseKVStore):
         strict: Whether `put` and its like raise where a value cannot be kept. An `EncodeError` before any I/O: the value would not come
             back equal, the slowest tier cannot hold so many bytes, or the policy of *cache* refuses it. A `TierError`: the log of removals
             was never read, so that no tier would keep the pair. If not strict, the value is left out: its key holds nothing then, one
-            warning is logged, and a pipeline goes on.
+            warning is logged, and a pipeline continues.
 
     Raises:
         ConfigurationError: Before any I/O, if an argument is wrong; so do all methods.

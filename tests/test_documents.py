@@ -36,6 +36,7 @@ def blocks(language: str) -> list[str]:
 OUTCOMES = {
     "from the cache, {stats.saved_tokens}": (1, "1 of 2 from the cache"),
     '"only_cached"}': (5, "the model was not called"),
+    "another form of the question": (1, "1 hit for another form of the question"),
     "usage_callback": (1, "'hit': True"),
     "astream": (2, "1 answer for 100 who stream"),
     "LayeredCacheMiddleware": (2, "6 of 9 from the cache"),

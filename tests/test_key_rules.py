@@ -1,4 +1,4 @@
-"""`ignore` and `normalize`: what counts for a key and what does not."""
+"""`ignore` and `normalize`: the parts of requests that count for keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = [
     for also in ((), ("code",), ("system", "assistant", "tool"))
 ]
 settings = st.sampled_from(SETTINGS)
-# many of what the aspects and fences are about
+# with many characters that the aspects and fences concern
 texts = st.text(st.sampled_from("aAeéEÉßſKK\u0301\u0345\u0327ΐΣςİ`~ \t\n\r\x0b\u00a0\u2003ﬁ\u1fef")) | st.text()
 fenced = st.lists(st.sampled_from(["```", "~~~", "```py\n", "\n```\n", "\n~~~~\n", "  ``` x `\n", "a B\n", "  C  d", "\n\n", "É"])).map(
     "".join
@@ -90,7 +90,7 @@ def test_texts_that_differ_in_the_aspects_alone_share_a_key(setting: Normalize, 
 
 
 def exactly(setting: Normalize, text: str) -> str:
-    """Return *text* in another spelling of the aspects: what they are by definition."""
+    """Return *text* normalised by the definition of the aspects, in another way than the code does it."""
     if "case" in setting.aspects:
         text = (unicodedata.normalize("NFD", text) if "unicode" in setting.aspects else text).casefold()
     if "unicode" in setting.aspects:
@@ -109,7 +109,7 @@ def test_texts_that_differ_otherwise_have_different_keys(setting: Normalize, tex
 
 @given(settings, fenced, st.sampled_from(["```", "~~~~"]), st.text())
 def test_fenced_code_stays_byte_for_byte(setting: Normalize, before: str, fence: str, code: str) -> None:
-    """It is a part of the key as it is, whatever stands around it."""
+    """It is a part of the key as it is."""
     code = code.replace("`", "").replace("~", "").replace("\u1fef", "")
     block = f"{fence}Py\n{code}\n{fence}"
     if "code" in setting.also:
@@ -136,6 +136,14 @@ FENCES = [
 @pytest.mark.parametrize(("text", "normalized"), FENCES)
 def test_fences_are_those_of_markdown(text: str, normalized: str) -> None:
     assert Normalize(ASPECTS).text(text) == normalized
+
+
+def test_casefolding_keeps_canonical_equivalence() -> None:
+    """Marks in another order are the same text to Unicode, and casefolding makes letters of some."""
+    text, other = "\u03b1\u0345\u0301", "\u03b1\u0301\u0345"
+    assert unicodedata.normalize("NFC", text) == unicodedata.normalize("NFC", other)
+    rules = key_rules(None, ["unicode", "case"])
+    assert key(rules, text) == key(rules, other)
 
 
 def test_what_is_x_has_one_key() -> None:
@@ -228,7 +236,7 @@ def test_a_function_that_nothing_names_is_refused() -> None:
 
 @pytest.mark.parametrize("function", [lambda text: None, lambda text: 1 / 0])
 def test_a_function_that_fails_makes_no_key(function: Any) -> None:
-    """Its error is told by its class: its text may be the prompt's."""
+    """Only the class of its error is shown: the text of the error can contain the prompt."""
     rules = key_rules(None, Normalize(function, name="mine"))
     with pytest.raises(UncacheableRequestError, match=r"the function 'mine' of normalize (raised ZeroDivisionError|returned no text)"):
         key(rules, "secret")
@@ -297,7 +305,7 @@ PARAMS: dict[str, Any] = {
 
 
 def test_ignored_parameters_are_left_out() -> None:
-    """At the top and in what is sent along, but not inside of other parameters, such as schemas of tools."""
+    """At the top and in additional parameters, but not inside of others, such as schemas of tools."""
     assert without(PARAMS, frozenset({"user", "metadata"})) == {
         "temperature": 0.5,
         "extra_body": {"keep": {"user": "ann"}},

@@ -26,7 +26,7 @@ LIMIT = 500
 
 
 class PickyTier(FakeTier):
-    """Refuses large values for good, and has not said so before."""
+    """Refuses large values for good, and declares no limit."""
 
     def _set(self, entries: Sequence[Entry]) -> None:
         super()._set([entry for entry in entries if len(entry.value) <= LIMIT])
@@ -44,13 +44,13 @@ class SlowTier(FakeTier):
 
 
 def declared(name: str) -> FakeTier:
-    """Return a tier that says how much it can hold."""
+    """Return a tier that declares its limit."""
     tier: Any = FakeTier(name)
     tier.max_entry_bytes = LIMIT
     return tier
 
 
-# --- writers: each replaces a value of one key by another one, and says what a reader gets
+# --- writers: each replaces the value of one key
 
 
 def set_(world: World, cache: TieredCache, size: int) -> None:
@@ -113,7 +113,7 @@ def test_a_refused_value_leaves_no_older_one(
     writer: Callable[[World, TieredCache, int], None],
     write: str,
 ) -> None:
-    """The others have the new one."""
+    """The slowest tier has the new one."""
     monkeypatch.setattr(backlog, "_BATCH_BYTES", LIMIT)
     monkeypatch.setattr(backlog, "_FIRST_PAUSE", 0.001)
     tier, slowest = make("small"), FakeAuthority(clock=clock)
@@ -143,7 +143,7 @@ def test_a_value_over_the_policy_leaves_no_older_one(
     writer(world, cache, LARGE)
 
     assert sizes(slowest) == []
-    assert len(sizes(away)) == 1  # it could not be told
+    assert len(sizes(away)) == 1  # it is not reachable
     assert [event.reason for event in events if event.kind == "not_stored"] == ["too large"]
     key = next(key for key, entry in away.held.items() if isinstance(entry, Entry) and len(entry.value) >= SMALL - 20)
     assert cache.tiers[0].get_many([key]) == {}
@@ -283,7 +283,7 @@ def test_large_entries_do_not_fail_with_others(clock: FakeClock, monkeypatch: py
     assert [len(call.split()) - 1 for call in tier.calls if call.startswith("set ")] == [2, 1, 1]
 
 
-# --- what can be held
+# --- limits of tiers
 
 
 @pytest.mark.slow
@@ -360,7 +360,7 @@ def test_a_full_redis_serves_no_older_value(world: World, own_redis: Callable[..
 def test_a_redis_that_is_too_slow_serves_no_older_value(
     world: World, own_redis: Callable[..., RedisServer], db: str, events: list[Event]
 ) -> None:
-    """A value that never gets through within the budget is given up; the tier goes on with others."""
+    """A value that never gets through within the budget is given up, and the tier takes other writes again."""
     server = own_redis()
     with TieredCache(f"{server.url}#timeout=5ms", db, observers=[events.append]) as cache, TieredCache(f"{server.url}#timeout=2s") as other:
         while "lc1" not in server.cli("keys", "*"):

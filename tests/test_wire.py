@@ -396,7 +396,7 @@ def test_what_is_cut_short_is_worthless_as_soon_as_it_says_its_version() -> None
 
 
 def test_a_value_may_have_64_mib() -> None:
-    """And no byte more, also if it is stored without compression: what is written can be read."""
+    """And no byte more, also if it is stored without compression."""
     for compress in (True, False):
         largest = encode(an_entry(value=bytes(64 * 2**20)), compress=compress)
         assert isinstance(decode(largest, "k"), Entry)

@@ -85,7 +85,7 @@ class AdapterFace:
     def discard(self, keys: Sequence[str]) -> None:
         """Have no tier serve an entry of *keys*: values that cannot be held have replaced them. A tier that fails erases them later.
 
-        For stores. As `delete`, but if the log cannot be written, other processes go on with what they have in memory.
+        For stores. As `delete`, but if the log cannot be written, other processes still serve the entries in their memory.
         """
         run(self._removing.discard(self._blocking, self._namespace, keys))
 

@@ -21,7 +21,7 @@ _BATCH = 250  # values: a few megabytes of vectors, which a tier can send within
 
 
 def engine_of(cache: object) -> TieredCache:
-    """Return the engine of *cache*, which takes requests as they are: an adapter makes them by rules of its own.
+    """Return the engine of *cache* without its `normalize`: adapters have their own rules for keys.
 
     Raises:
         ConfigurationError: It is neither a `TieredCache` nor an adapter of one, which has it as its `engine`.

@@ -57,8 +57,8 @@ class TieredCache(AdapterFace):
         observers: Told of every event, inline.
         clock: Of tests.
         normalize: How texts of users are normalised in keys: `"unicode"`, `"whitespace"`, `"case"`, several of them, a function, or a
-            `Normalize`. It holds for the methods that take a request, and for models that are cached over this cache, unless they say it
-            themselves. Keys of stores, embeddings, tools and graphs stay exact.
+            `Normalize`. It applies to the methods that take a request, and to models that are cached over this cache without an own
+            `normalize`. Keys of stores, embeddings, tools and graphs stay exact.
 
     Raises:
         ConfigurationError: Before any I/O, if anything is wrong with the arguments.

@@ -6,9 +6,9 @@ Both change the key and nothing else: the request is sent as it is.
 all other messages, tool calls and schemas, unless `Normalize(also=...)` names them. The setting is part of the key. So requests with
 different settings never share an entry, and a request without the option has the key that it always had.
 
-Aspects are applied in one order, whatever the order in which they are given, so that settings with the same aspects share entries.
+The order in which aspects are given does not count, so that settings with the same aspects share entries.
 
-An entry of a normalised request has a `prompt_digest` of its own kind. It is the same for all texts that differ in no more than the three
+The `prompt_digest` of a normalised request is of a separate kind. It is the same for all texts that differ in no more than the three
 aspects, so that `invalidate(prompt=...)` finds the entry by each of these texts, in every process (see `digests`).
 """
 
@@ -57,7 +57,7 @@ class Normalize:
     Args:
         how: One or several of `"unicode"` (NFC), `"whitespace"` (runs become one space, none at the ends) and `"case"` (casefold). Or a
             function that returns the normalised text.
-        also: What is normalised beside the texts of users: `"code"` (fenced code), and the texts of `"system"`, `"assistant"` and
+        also: More parts to normalise: `"code"` (fenced code), and the texts of `"system"`, `"assistant"` and
             `"tool"` messages.
         name: Identifies the function in keys. Give another name when the function returns something else than before.
 
@@ -73,12 +73,12 @@ class Normalize:
         put = object.__setattr__
         put(self, "also", _several("also", self.also, PARTS))
         if self.name is not None and (not isinstance(self.name, str) or not self.name):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
-            msg = f"name must be a text that is not empty, got {self.name!r}. Leave it out, or name the function"
+            msg = f"name must be a text that is not empty, got {self.name!r}. Leave it out, or name the function."
             raise ConfigurationError(msg)
         if not callable(self.how):
             put(self, "how", _several("normalize", self.how, ASPECTS))
             if self.name is not None:
-                msg = f"name must be that of a function, got {self.name!r} with aspects. Leave it out"
+                msg = f"name must be that of a function, got {self.name!r} with aspects. Leave it out."
                 raise ConfigurationError(msg)
         elif self.name is None:
             put(self, "name", _identity(self.how))
@@ -110,7 +110,7 @@ class Normalize:
         parts = [part if is_code else self._normalized(part) for is_code, part in _split(text)]
         if not callable(self.how) and "whitespace" not in self.aspects:
             return "".join(parts)
-        return "\n".join(part for part in parts if part)  # a fence begins a line, so that the parts can be told apart
+        return "\n".join(part for part in parts if part)  # a fence begins a line, so that the parts stay distinct
 
     def prompt(self, prompt: object) -> object:
         """Return *prompt*, a text or messages as plain data, with its texts normalised."""
@@ -198,7 +198,7 @@ def _several(option: str, given: object, allowed: tuple[str, ...]) -> tuple[str,
     """Return *given*, one name or several, each once and in the order of *allowed*."""
     names = (given,) if isinstance(given, str) else given
     if not isinstance(names, Iterable):
-        msg = f"{option} must be one or several of {', '.join(allowed)}, got {given!r}. Name them in a list"
+        msg = f"{option} must be one or several of {', '.join(allowed)}, got {given!r}. Name them in a list."
         raise ConfigurationError(msg)
     found = set(cast("Iterable[object]", names))
     for name in found:
@@ -215,7 +215,7 @@ def _identity(function: Callable[[str], str]) -> str:
     """
     name = getattr(function, "__qualname__", "<lambda>")
     if "<" in name or (module := getattr(function, "__module__", None)) in {None, "__main__"}:
-        msg = f"normalize must be a function with a name, got {name!r}. Name it: Normalize(function, name='what it does')"
+        msg = f"normalize must be a function with a name, got {name!r}. Name it: Normalize(function, name='what it does')."
         raise ConfigurationError(msg)
     return f"{module}.{name}"
 
@@ -289,15 +289,15 @@ def _ignored(names: str | Iterable[str]) -> frozenset[str]:
     given = (names,) if isinstance(names, str) else names
     each = tuple(given) if isinstance(given, Iterable) else None  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
     if each is None or not all(isinstance(name, str) and name for name in each):  # pyright: ignore[reportUnnecessaryIsInstance]
-        msg = f"ignore must be names of parameters, got {names!r}. Name them in a tuple: ignore=('user', 'metadata')"
+        msg = f"ignore must be names of parameters, got {names!r}. Name them in a tuple: ignore=('user', 'metadata')."
         raise ConfigurationError(msg)
     for name in each:
         flat = _CAMEL.sub("_", name).lower().replace("-", "_").strip("_")
         if is_secret_name(name) and flat not in _NO_SECRETS:
-            msg = f"ignore must be names of parameters that are no credentials, got {name!r}. Leave it out"
+            msg = f"ignore must be names of parameters that are no credentials, got {name!r}. Leave it out."
             raise ConfigurationError(msg)
         if flat in _ANSWERS or _ANSWER.match(flat):
-            msg = f"ignore must be names of parameters that change no answer, got {name!r}. Leave it out"
+            msg = f"ignore must be names of parameters that change no answer, got {name!r}. Leave it out."
             raise ConfigurationError(msg)
     return frozenset(each)
 
@@ -333,11 +333,11 @@ class KeyRules:
         return without(params, self.ignore) if self.ignore else params
 
     def counted(self, name: str, value: object) -> object:
-        """Return what counts of *value*, the setting *name*; None if it is ignored."""
+        """Return the part of *value*, the setting *name*, that is in keys; None if it is ignored."""
         return without({name: value}, self.ignore).get(name) if self.ignore else value
 
     def request(self, prompt: object, *, model: str | None, params: Mapping[str, object], framework: str, sample: int = 0) -> Request:
-        """Return the request of *prompt* and *params*, from which its key is made. *params* are not changed by `ignore` here.
+        """Return the normalised request of *prompt* and *params*. `ignore` does not change *params* here: see `kept`.
 
         Raises:
             UncacheableRequestError: No key can be made of it.

@@ -16,7 +16,7 @@ class Once:
         self._said: set[str] = set()
 
     def warn(self, text: str, *, about: str | None = None) -> None:
-        """Log *text* as a warning, unless it was before, or another one *about* the same."""
+        """Log *text* as a warning, but only one warning with the same text or the same *about*."""
         about = about or text
         if about not in self._said and len(self._said) < _MOST:
             self._said.add(about)

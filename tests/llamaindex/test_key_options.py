@@ -1,4 +1,4 @@
-"""`ignore` and `normalize` of cached LLMs: what is sent stays, and equal questions cost one call."""
+"""`ignore` and `normalize` of cached LLMs: the request stays, and equal questions cost one call."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ ENTRIES: dict[str, Callable[[World, LLM, str], object]] = {
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_texts_that_normalise_alike_cost_one_call(world: World, bare: OpenAI, cache: TieredCache, server: OpenAIServer, entry: str) -> None:
-    """The request of the first goes to the provider as it is."""
+    """The provider gets the first request as it is."""
     llm, ask = cached(bare, cache, normalize=HOW), ENTRIES[entry]
     for text in TEXTS:
         ask(world, llm, text)
@@ -155,7 +155,7 @@ def test_the_setting_of_the_cache_is_inherited(bare: OpenAI, server: OpenAIServe
 @pytest.mark.parametrize("prompt", [*TEXTS, "what is x?"])
 def test_invalidate_finds_what_was_normalised(world: World, bare: OpenAI, db: str, server: OpenAIServer, prompt: str) -> None:
     """By the text of any caller, or the normalised one; a function is known to the cache that the LLM is over."""
-    settings: list[Any] = [HOW, Normalize(lambda text: " ".join(text.lower().split()), name="squeezed")]
+    settings: list[Any] = [HOW, Normalize(lambda text: " ".join(text.lower().strip("? ").split()), name="squeezed")]
     for how in settings:
         with TieredCache("memory://", db) as cache, TieredCache(db) as other:
             llm = cached(bare, cache, normalize=how)
@@ -186,7 +186,7 @@ def test_a_function_that_fails_leaves_the_call_uncached(
 
 
 def test_ignored_arguments_are_sent_and_are_not_in_the_key(world: World, bare: OpenAI, cache: TieredCache, server: OpenAIServer) -> None:
-    """Of each way to ask, in the call and in what is sent along with it."""
+    """For chats and completions, as arguments and as entries of `extra_body`."""
     llm = cached(bare, cache, ignore=("user", "metadata"))
     for method, asked in (("chat", user("why?")), ("complete", "why?")):
         server.reset()
@@ -202,7 +202,7 @@ def test_ignored_arguments_are_sent_and_are_not_in_the_key(world: World, bare: O
 
 
 def test_ignored_settings_are_not_in_the_key(bare: OpenAI, cache: TieredCache, server: OpenAIServer) -> None:
-    """Fields of the LLM, and entries of what it sends along; an object without a lasting text is none of the key's business then."""
+    """Entries of `additional_kwargs`, and an object without a lasting text."""
     llms = [
         OpenAI(model="gpt-4o-mini", api_base=server.url, api_key="sk-none", additional_kwargs={"user": user, "seed": 1})
         for user in ("a", "b")
@@ -218,7 +218,7 @@ def test_ignored_settings_are_not_in_the_key(bare: OpenAI, cache: TieredCache, s
 
 
 class Traced(OpenAI):
-    """An LLM with a field of its own."""
+    """An LLM with an additional field."""
 
     trace: str = ""
 
@@ -238,7 +238,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], bare: OpenAI, cache:
 
 
 def test_options_of_llms_are_none_of_embeddings(cache: TieredCache, bare: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vector is that of one text; `configure` knows which option is for which."""
+    """A vector is that of one text. `configure` gives these options to the LLM only."""
     for options in ({"ignore": "user"}, {"normalize": "case"}):
         with pytest.raises(ConfigurationError, match="unknown argument of cached embeddings"):
             cached(MockEmbedding(embed_dim=3, model_name="mock"), cache, **options)

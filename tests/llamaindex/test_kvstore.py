@@ -448,7 +448,7 @@ def test_time(world: World, clock: FakeClock) -> None:
 
 
 def test_what_is_too_large_leaves_nothing_behind(world: World, events: list[Event], caplog: pytest.LogCaptureFixture) -> None:
-    """An older value least of all. One warning says how large it is, and what to do."""
+    """An older value least of all. One warning shows the size and the option to change."""
     store = LayeredKVStore(TieredCache("memory://", policy=Policy(max_entry_bytes=100), observers=[events.append]))
     world.call(store, "put", "k", {"old": 1})
     world.call(store, "put_all", [("k", {"new": "x" * 100}), ("small", {})])
@@ -484,7 +484,7 @@ STRICT: list[tuple[str, Policy, int, str]] = [
 def test_strict_store_raises_on_a_value_that_is_too_large(
     world: World, url: str, policy: Policy, size: int, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Before any I/O, hence also of a server that is not there; nothing of the call is stored, and the older value stays."""
+    """Before any I/O, so the server need not be reachable. Nothing of the call is stored, and the older value stays."""
     monkeypatch.chdir(tmp_path)
     store = LayeredKVStore(TieredCache(url, policy=policy), strict=True)
     if "mongodb" not in url:

@@ -6,8 +6,8 @@ oldest writes are dropped, and counted. Of two writes of one key to one tier, th
 queued, through `pending`.
 
 A write that a tier does not take must not leave an older value there. So the queue also holds erasures: a key without an entry. An entry
-becomes one if the tier refuses it for good, or if the queue has no room for it. An entry that is void or has expired before its turn comes
-erases what is as old as itself.
+becomes one if the tier refuses it for good, or if the queue has no room for it. An entry that is void or expired before it is written
+erases the entry of its key if that is not newer.
 
 Beside writes, the thread does small courtesies when it has time: to let tiers forget what has expired, or was found to be void.
 
@@ -338,7 +338,7 @@ class Backlog:
         return dict(lane.writing), 0
 
     def _one_by_one(self, lane: _Lane, refused: TierError) -> tuple[TierError | None, Writes, int]:
-        """Try each write alone: one of them is to blame, and the others shall not go down with it.
+        """Try each write alone, so that one bad entry does not take the rest of the batch with it.
 
         Return an error, the writes that are to be tried again, and how many entries are given up.
         """

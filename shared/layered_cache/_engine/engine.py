@@ -7,7 +7,7 @@ Computing stands in `computing`, removing in `removing`; both work on this. The 
   nothing back.
 - An answer is written to memory first (the next caller may come at once), then to the slower tiers, slowest first, each within its
   budget; what a budget leaves over waits in the backlog.
-- A tier that cannot hold a value erases the older value of its key: after a write, no tier serves what the write replaced.
+- A tier that cannot hold a value erases the older value of its key. So no tier serves a replaced value after a write.
 - An answer is paid for: a caller that is cancelled while it is stored does not lose it.
 """
 
@@ -232,7 +232,7 @@ class Engine:
                     self.local.put(entry, view.position)
             else:
                 fitting = self._for_tier(tier, {entry.key: entry for entry in entries})
-                # nothing was replaced: what the tier cannot hold it does not hold
+                # a promotion replaces nothing, so it erases nothing
                 self.backlog.put(tier, {key: entry for key, entry in fitting.items() if entry is not None})
 
     # --- counting what was found
@@ -302,7 +302,7 @@ class Engine:
         tickets: Mapping[str, tuple[Ticket, float] | None],
         computed: AbstractSet[str],
     ) -> tuple[list[Entry], list[str]]:
-        """Return the entries to hold of *answers*, and the keys whose older entries the slower tiers must erase.
+        """Return the entries to hold of *answers*, and the keys that the slower tiers must erase.
 
         A value that was *computed* after a miss replaces nothing that its caller could have got.
         """
@@ -411,7 +411,7 @@ class Engine:
         return [entry.capped(until) for entry in entries]
 
     def _for_tier(self, tier: Tier, writes: Writes) -> dict[str, Entry | None]:
-        """Return *writes* as *tier*, a slower one, does them: for as long as it may; a key whose entry it cannot hold is erased."""
+        """Return *writes* as *tier*, a slower one, does them: for as long as it may. It erases the keys of entries that it cannot hold."""
         readable = tier is self.tiers[-1]
         fitting = dict(writes)
         for entry in self._capped(tier, [entry for entry in writes.values() if entry is not None]):

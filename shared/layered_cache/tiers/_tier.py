@@ -47,7 +47,7 @@ class Tier(Protocol):
 
     More may be said by attributes that need not be there. `keeps_time = True`: the coroutines bound themselves, and better than others
     could; nobody need watch the time for them. `max_entry_bytes`: a larger value is not handed over, and the older entry of its key is
-    erased. `compresses = True`: what counts for that is the size of the compressed value (`wire.stored_bytes`).
+    erased. `compresses = True`: that limit is one of the compressed size (`wire.stored_bytes`).
     """
 
     name: str

@@ -374,7 +374,7 @@ def _driver(url: str | None, client: Any, async_client: Any, timeout: float, con
 
 
 def _without_room(entries: Sequence[Entry], replies: Sequence[Reply]) -> list[str]:
-    """Return the keys of *entries* for which Redis had no memory: it would go on with the older entries."""
+    """Return the keys of *entries* that Redis refused because it is full: it still holds the older entries."""
     pairs = zip(entries, replies, strict=False)
     return [entry.key for entry, reply in pairs if isinstance(reply, Exception) and code_of(reply) == "OOM"]
 

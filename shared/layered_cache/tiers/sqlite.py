@@ -82,7 +82,7 @@ class SQLiteTier(ThreadedTier):
         self.name = name
         self.timeout = timeout
         self.ttl = ttl
-        self.max_bytes = self.max_entry_bytes = max_bytes  # a larger entry would push out all others, and then itself
+        self.max_bytes = self.max_entry_bytes = max_bytes  # a larger entry would evict all entries, and then itself
         self._clock = clock
         self._file = SQLiteFile(Path(path).expanduser().absolute(), timeout, name)
         self._log = SQLiteLog(self._file, clock, name)
