@@ -19,6 +19,7 @@ from layered_cache.key_rules import KeyOptions, NormalizeOption, key_options
 
 from langchain_layered_cache._chunks import Replay
 from langchain_layered_cache._key_options import KEY_OPTIONS, key_options_of
+from langchain_layered_cache._settings import KEY_EXTRA, check_key_extra
 from langchain_layered_cache._wrapped import LateLimiter, WrappedChat
 from langchain_layered_cache._wrapped_plain import WrappedPlain
 from langchain_layered_cache.cache import LayeredCache
@@ -40,6 +41,7 @@ def cached(
     cache: LayeredCache | None = None,
     *,
     replay: Replay = "chunks",
+    key_extra: object = None,
     ignore: str | Iterable[str] | None = None,
     normalize: NormalizeOption = None,
 ) -> M: ...
@@ -49,7 +51,17 @@ def cached(
 def cached(model: Embeddings, /, cache: LayeredCache | TieredCache | None = None, **options: Any) -> CachedEmbeddings: ...  # noqa: ANN401
 
 
-def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", ignore: Any = None, normalize: Any = None, **options: Any) -> Any:
+def cached(
+    model: Any,
+    /,
+    cache: Any = None,
+    *,
+    replay: Any = "chunks",
+    key_extra: object = None,
+    ignore: Any = None,
+    normalize: Any = None,
+    **options: Any,
+) -> Any:
     """Return a copy of *model* that is answered from the cache wherever LangChain does not ask it.
 
     - `stream`, `astream` and `astream_events` are answered from the cache and stored in it; they share entries with `invoke`, both ways.
@@ -72,6 +84,7 @@ def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", ignore: 
             entries of `model_kwargs` and `extra_body`. They are sent as before. As the cache has it, unless given.
         normalize: How texts of users are normalised in keys: `"unicode"`, `"whitespace"`, `"case"`, several of them, a function, or a
             `layered_cache.Normalize`. The request is sent as it is. As the cache has it, unless given.
+        key_extra: Identifies a model that has no name, or settings that cannot be read: plain data, such as `"name/and-settings"`.
         options: Of embeddings.
 
     Raises:
@@ -89,21 +102,25 @@ def cached(model: Any, /, cache: Any = None, *, replay: Any = "chunks", ignore: 
         if ignore is not None or normalize is not None:
             msg = "ignore and normalize must not be given for embeddings: a vector is that of one text. Leave them out."
             raise ConfigurationError(msg)
+        if key_extra is not None:
+            msg = "key_extra is for models, got embeddings. Identify them by model='name/and-settings'"
+            raise ConfigurationError(msg)
         return cached_embeddings(model, cache, **options)
     if not isinstance(model, BaseChatModel | BaseLLM):
         kind = type(cast("object", model)).__qualname__
         msg = f"cached() takes a chat model, a model that completes a text, or embeddings, not a {kind}; wrap a model before you bind it"
         raise ConfigurationError(msg)
     if options:
-        allowed = ("cache", "replay", "ignore", "normalize")
+        allowed = ("cache", "replay", "key_extra", "ignore", "normalize")
         raise ConfigurationError.unknown(what="argument of cached", name=min(options), allowed=allowed)
     if replay not in get_args(Replay):
         raise ConfigurationError.unknown(what="replay", name=str(replay), allowed=get_args(Replay))
     if cache is not None and not isinstance(cache, LayeredCache):
         msg = f"cache must be a LayeredCache, not a {type(cache).__qualname__}"
         raise ConfigurationError(msg)
+    check_key_extra(key_extra)
     own = key_options(ignore, normalize)
-    return _wrapped(model, cache, replay, None if own == KeyOptions() else own)
+    return _wrapped(model, cache, replay, None if own == KeyOptions() else own, key_extra)
 
 
 def uncached(model: M) -> M:
@@ -113,6 +130,7 @@ def uncached(model: M) -> M:
         object.__setattr__(plain, "__class__", _plain_class(type(plain)))
         private = dict(plain.__pydantic_private__ or {})
         private.pop(KEY_OPTIONS, None)
+        private.pop(KEY_EXTRA, None)
         if _BEFORE in private:
             plain.cache = private.pop(_BEFORE)
         object.__setattr__(plain, "__pydantic_private__", private or (private if type(plain).__private_attributes__ else None))
@@ -122,12 +140,18 @@ def uncached(model: M) -> M:
 
 
 def _wrapped(
-    model: BaseChatModel | BaseLLM, cache: LayeredCache | None, replay: Replay, key_options: KeyOptions | None = None
+    model: BaseChatModel | BaseLLM,
+    cache: LayeredCache | None,
+    replay: Replay,
+    key_options: KeyOptions | None = None,
+    key_extra: object = None,
 ) -> BaseChatModel | BaseLLM:
     wrapped = copy.copy(model)
     object.__setattr__(wrapped, "__class__", _class(_plain_class(type(model)), replay))
     if key_options is not None:
         object.__setattr__(wrapped, "__pydantic_private__", {**(wrapped.__pydantic_private__ or {}), KEY_OPTIONS: key_options})
+    if key_extra is not None:
+        object.__setattr__(wrapped, "__pydantic_private__", {**(wrapped.__pydantic_private__ or {}), KEY_EXTRA: key_extra})
     if cache is not None:
         private = wrapped.__pydantic_private__ or {}
         object.__setattr__(wrapped, "__pydantic_private__", {_BEFORE: wrapped.cache, **private})  # the first one counts
@@ -163,4 +187,5 @@ def _reduce(self: Any) -> tuple[Any, ...]:  # noqa: ANN401 - one of the classes 
     plain = uncached(self)
     if isinstance(plain.cache, LayeredCache):
         plain.cache = None
-    return _wrapped, (plain, None, cast("type[WrappedChat]", type(self)).replay, key_options_of(self))
+    private: dict[str, object] = self.__pydantic_private__ or {}
+    return _wrapped, (plain, None, cast("type[WrappedChat]", type(self)).replay, key_options_of(self), private.get(KEY_EXTRA))

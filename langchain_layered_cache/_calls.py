@@ -6,9 +6,10 @@ Keys are remembered by the texts that LangChain hands over: to compare a text is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
+from langchain_core.language_models.base import BaseLanguageModel
 from langchain_core.outputs import Generation
 from layered_cache import (
     Answer,
@@ -34,14 +35,20 @@ from langchain_layered_cache._messages import holds_messages
 from langchain_layered_cache._models import KnownModel, Model
 from langchain_layered_cache._requests import to_request
 from langchain_layered_cache._runs import METADATA, Run, current_account
+from langchain_layered_cache._settings import Settings, reference_to, settings_of
 
 # characters of prompts whose keys are remembered: to compare a text is quicker than to hash it as a key must be, by two microseconds
 _REMEMBERED = 16 * 1024 * 1024
 
+_NO_MODEL = "this call of LangChain's does not show its model. Wrap the model: cached(model, cache)"
 _NO_ACCOUNT = (
     "separate_accounts is on, and LangChain does not tell a cache the API key: wrap the model, cached(model, cache), "
     "or name the account, cache_options(account=...)"
 )
+
+
+def _unknown() -> None:
+    """Return no settings."""
 
 
 class Call(NamedTuple):
@@ -53,6 +60,8 @@ class Call(NamedTuple):
         cache: The cache of its namespace.
         rules: The rules for its key.
         plain: True if the model completes a text: a prompt that looks like messages is a text too.
+        settings: The settings of its model at the time of the lookup; None if the model is not known.
+        settings_now: Reads the settings again.
     """
 
     run: Run | None
@@ -60,10 +69,40 @@ class Call(NamedTuple):
     cache: TieredCache
     rules: KeyRules
     plain: bool = False
+    settings: Settings | None = None
+    settings_now: Callable[[], Settings | None] = _unknown
+
+
+class Asked(NamedTuple):
+    """A lookup without a result: the call, and the text of the model with which it looked."""
+
+    call: Call
+    text: str
 
 
 def _length(reading: tuple[object, ...]) -> int:
     return len(cast("str", reading[0])) + 300  # and what else a key takes
+
+
+def _with_model(call: Call, model: BaseLanguageModel[Any] | None, key_extra: object) -> Call:
+    """Return *call* with the settings of *model*. It does not keep the model alive: notes of calls may outlive it."""
+    if model is None:
+        return call
+    held = reference_to(model)
+
+    def now() -> Settings | None:
+        return None if (alive := held()) is None else settings_of(alive, key_extra)
+
+    return call._replace(settings=settings_of(model, key_extra), settings_now=now)
+
+
+def _changed(call: Call) -> str | None:
+    """Return a sentence if the model of *call* has other settings now than at the lookup; None if it has the same."""
+    before, now = call.settings, call.settings_now()
+    if before is None or now is None or before.digest == now.digest:
+        return None
+    names = ", ".join(map(repr, before.difference(now)))
+    return f"the settings of a {before.kind} have changed during the call ({names}). Keep state of the model in private attributes"
 
 
 class Calls:
@@ -87,11 +126,13 @@ class Calls:
         self.once = Once()
         load_prices()
 
-    def begin(self, run: Run | None, *, plain: bool = False) -> Call:
-        """Return the call of *run*; None: what its caller has said stands around it.
+    def begin(self, run: Run | None, model: BaseLanguageModel[Any] | None = None, key_extra: object = None, *, plain: bool = False) -> Call:
+        """Return the call of *run*; without a run, the options around the caller count.
 
         Args:
             run: The run, if LangChain has announced one.
+            model: The model that is called, if it is known.
+            key_extra: Identifies what cannot be read of the model.
             plain: Whether the model completes a text.
 
         Raises:
@@ -101,14 +142,14 @@ class Calls:
         options = current_options() if run is None else run.options
         rules = self.rules if (own := current_key_options.get()) is None else self._over(own)
         if options.namespace is not None:
-            return Call(run, options, self._tenant(options.namespace), rules, plain)
+            return _with_model(Call(run, options, self._tenant(options.namespace), rules, plain), model, key_extra)
         if self._tenant_required:
             msg = (
                 "this cache serves tenants, and the call names none: "
                 f'config={{"metadata": {{"{METADATA}": {{"namespace": "tenant-7"}}}}}}, or with cache_options(namespace="tenant-7")'
             )
             raise TenantRequiredError(msg)
-        return Call(run, options, self._cache, rules, plain)
+        return _with_model(Call(run, options, self._cache, rules, plain), model, key_extra)
 
     def _over(self, own: KeyOptions) -> KeyRules:
         if (rules := self._rules_over.get(own)) is None:
@@ -123,7 +164,7 @@ class Calls:
         if options.namespace is not None or options.sample or self._account(call) is not None:
             return False
         model = self._model(call, llm_string)
-        return not model.holds_classes and "changed" not in model.params
+        return model.is_text and not model.holds_classes
 
     def _tenant(self, name: str) -> TieredCache:
         if (cache := self._tenants.get(name)) is None:
@@ -172,6 +213,10 @@ class Calls:
         model = self._model(call, llm_string)
         if not generations or (request := self._request(call, prompt, model)) is None:
             return None
+        if (changed := _changed(call)) is not None:
+            call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model.name, reason="the settings have changed"))
+            self.once.warn(f"an answer is not cached: {changed}")
+            return request, None
         try:
             answer = to_answer(generations, model.name)
         except EncodeError as error:
@@ -188,13 +233,15 @@ class Calls:
         if (known := self._models.get(text)) is None:
             known = KnownModel(llm_string, ignore)
             self._models.put(text, known)
-        return known.now(None if call.run is None else call.run.params)
+        return known.now(call.settings, None if call.run is None else call.run.params)
 
     def _account(self, call: Call) -> str | None:
         return call.options.account or (current_account.get() if self._separate_accounts else None)
 
     def _request(self, call: Call, prompt: str, model: Model) -> Request | None:
         try:
+            if call.run is not None and call.settings is None:
+                raise UncacheableRequestError(_NO_MODEL)  # noqa: TRY301 - told as the others are
             account = self._account(call)
             if account is None and self._separate_accounts:
                 raise UncacheableRequestError(_NO_ACCOUNT)  # noqa: TRY301 - told as the others are

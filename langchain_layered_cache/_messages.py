@@ -29,11 +29,14 @@ _CALL_BLOCKS = frozenset({
     "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "server_tool_call_chunk", "tool_use", "server_tool_use",
     "mcp_tool_use", "function_call", "custom_tool_call",
 })  # fmt: skip
+_STEERING = ("model_provider", "output_version")  # of the metadata of an answer: how its content is read
 _NO_ANSWER_DEPENDS_ON_IT = ("id", "usage_metadata", "artifact", "tool_call_chunks", "chunk_position", "example", "type")
 
 
-def canonical_prompt(prompt: str, *, keep_ids: bool = False) -> object:
+def canonical_prompt(prompt: str, *, keep_ids: bool = False, sends: tuple[str, ...] = ()) -> object:
     """Return the messages in *prompt* as plain data; a text that holds none as it is.
+
+    With *keep_ids*, ids of earlier answers count. *sends* names the metadata of earlier answers that count.
 
     Raises:
         UncacheableRequestError: A message holds an object that has no lasting text.
@@ -50,7 +53,7 @@ def canonical_prompt(prompt: str, *, keep_ids: bool = False) -> object:
     if not all(is_written_out(message) for message in messages):
         return prompt
     ids = _Ids(renumber=not keep_ids, random='"lc_' in prompt)
-    return [_canonical_message(cast("dict[str, Any]", message), ids) for message in messages]
+    return [_canonical_message(cast("dict[str, Any]", message), ids, sends) for message in messages]
 
 
 def holds_messages(prompt: object) -> bool:
@@ -111,7 +114,7 @@ class _Ids:
         return isinstance(identity, str) and _BLOCK_ID.fullmatch(identity) is not None and identity not in self._names
 
 
-def _canonical_message(item: dict[str, Any], ids: _Ids) -> dict[str, object]:
+def _canonical_message(item: dict[str, Any], ids: _Ids, sends: tuple[str, ...]) -> dict[str, object]:
     path, fields = item["id"], dict(item["kwargs"])
     standard = path[:3] == _PATH and len(path) == 4  # noqa: PLR2004
     kind: object = path[-1].replace("MessageChunk", "Message") if standard else path
@@ -121,7 +124,8 @@ def _canonical_message(item: dict[str, Any], ids: _Ids) -> dict[str, object]:
     for name in _NO_ANSWER_DEPENDS_ON_IT:
         fields.pop(name, None)
     message: dict[str, object] = {"type": kind}
-    kept = {name: metadata[name] for name in ("model_provider", "output_version") if metadata.get(name) is not None}
+    sent = sends if isinstance(fields.get("content"), list) else tuple(name for name in sends if name != "model_name")
+    kept = {name: metadata[name] for name in (*_STEERING, *sent) if metadata.get(name) is not None}
     if not ids.renumber:  # the provider keeps the conversation, and these ids say which
         kept.update((name, metadata[name]) for name in ("id",) if name in metadata)
         if identity is not None:

@@ -7,8 +7,6 @@ leave out where the requests go. `_messages` reads the one, `_models` the other.
 
 from __future__ import annotations
 
-import os
-
 from layered_cache import Request, UncacheableRequestError
 from layered_cache.key_rules import NO_RULES, KeyRules
 
@@ -37,12 +35,12 @@ def to_request(
     if model.refusal is not None:
         raise UncacheableRequestError(model.refusal)
     params = model.params
-    if model.environment and (at := {name: os.environ[name] for name in model.environment if os.environ.get(name)}):
+    if at := model.at:
         params = {**params, "environment": at}
     if account is not None:
         params = {**params, "account": account}
     looks_like_messages = holds_messages(prompt)
-    asked = prompt if plain and looks_like_messages else canonical_prompt(prompt, keep_ids=model.keeps_ids)
+    asked = prompt if plain and looks_like_messages else canonical_prompt(prompt, keep_ids=model.keeps_ids, sends=model.sends)
     if asked is prompt and looks_like_messages and not plain:  # it cannot be read, so its user texts are unknown
         rules = NO_RULES
     return rules.request(asked, model=model.name, params=params, framework=FRAMEWORK, sample=sample)

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models.base import BaseLanguageModel
 from langchain_core.tracers.context import register_configure_hook
 from layered_cache import CallOptions, ConfigurationError, current_options
 
@@ -58,15 +59,16 @@ class Run:
 
     `params` are the parameters of the call as they are now; `options` what the caller has said; it is `live` until the call is over.
     `outer` is the call that it is inside of, `depth` how many there are. It is of a chat model unless it is `plain`.
-    `place` is its position among the chains of LangChain, if that is known.
+    `place` is its position among the chains of LangChain, if that is known. `model` is the model that is called, if that is wrapped.
     """
 
-    __slots__ = ("_error", "_ids", "_left", "_options", "_releases", "depth", "live", "outer", "params", "place", "plain")
+    __slots__ = ("_error", "_ids", "_left", "_options", "_releases", "depth", "live", "model", "outer", "params", "place", "plain")
 
     def __init__(self, params: Mapping[str, Any] | None, said: object, outer: Run | None, *, plain: bool = False) -> None:
         self.params = params
         self.plain = plain
         self.place: _refusals.Place | None = None
+        self.model: BaseLanguageModel[Any] | None = None
         self.live = True
         # what is far outside is forgotten: calls that are cancelled never end, and the next one takes them for its outer one
         self.outer = outer if outer is not None and outer.depth < _DEEPEST else None
@@ -164,29 +166,42 @@ def run_of(run_manager: object) -> Run | None:
     return run
 
 
-# texts by which a lookup was in vain, and whose it was: what happens between it and the update may leave another call in its place
-_asked: ContextVar[tuple[tuple[str, str, Run], ...]] = ContextVar("layered_cache_asked", default=())
+Asked = TypeVar("Asked")
+
+# the texts of lookups without a result, and what was looked up by them: before the update, the current run may have changed
+_asked: ContextVar[tuple[tuple[str | None, str, object], ...]] = ContextVar("layered_cache_asked", default=())
 
 
-def note_asked(prompt: str, llm_string: str, run: Run) -> None:
-    """Note that these very texts were looked up in *run*, and that an update may follow."""
-    _asked.set((*_asked.get()[-_DEEPEST:], (prompt, llm_string, run)))
+def note_asked(prompt: str | None, llm_string: str, asked: object) -> None:
+    """Note what was looked up by these very texts, because an update may follow; None stands for all prompts of one call."""
+    noted = _asked.get()
+    if prompt is None and noted and noted[-1][0] is None and noted[-1][1] is llm_string:
+        return
+    _asked.set((*noted[-_DEEPEST:], (prompt, llm_string, asked)))
 
 
-def asked_by(prompt: str, llm_string: str) -> Run | None:
-    """Return the call in which these very texts were looked up, once."""
-    asked = _asked.get()
-    for place in range(len(asked) - 1, -1, -1):
-        if asked[place][0] is prompt and asked[place][1] is llm_string:
-            _asked.set((*asked[:place], *asked[place + 1 :]))
-            return asked[place][2]
+def asked_by(prompt: str, llm_string: str, kind: type[Asked]) -> Asked | None:
+    """Return what was looked up by these very texts: by a prompt of its own once, else as often as there are prompts."""
+    noted = _asked.get()
+    for place in range(len(noted) - 1, -1, -1):
+        of, text, asked = noted[place]
+        if text is llm_string and (of is prompt or of is None) and isinstance(asked, kind):
+            if of is not None:
+                _asked.set((*noted[:place], *noted[place + 1 :]))
+            return asked
     return None
 
 
 @contextmanager
-def in_run(said: object) -> Generator[None]:
-    """Have the caller be inside a call of a plain model, of which LangChain tells nobody in time; *said*: in its metadata, to the cache."""
+def in_run(model: BaseLanguageModel[Any], said: object) -> Generator[None]:
+    """Have the caller be inside a call of a plain *model*, which LangChain reports too late.
+
+    Args:
+        model: The model.
+        said: What the metadata of the call say to the cache.
+    """
     run = Run(None, said, current_run(), plain=True)
+    run.model = model
     token = _current.set(run)
     try:
         yield

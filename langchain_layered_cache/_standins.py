@@ -15,7 +15,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.language_models import BaseChatModel
@@ -42,6 +42,8 @@ _STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydant
 
 class _Uncached:
     """What the class of a view has more than the model's: it asks no cache."""
+
+    layered_cache_front: ClassVar[bool] = True
 
 
 class _StandIn(_Uncached):
@@ -122,10 +124,12 @@ class ModelAsker:
         calls: Makes requests and answers.
         ttl: Seconds for which answers are kept where the call does not say it; None: as the policy says.
         marks_hits: Whether answers from the cache say so.
+        key_extra: Identifies what cannot be read of the models.
     """
 
-    def __init__(self, calls: Calls, *, ttl: float | None, marks_hits: bool) -> None:
+    def __init__(self, calls: Calls, *, ttl: float | None, marks_hits: bool, key_extra: object = None) -> None:
         self._calls = calls
+        self._key_extra = key_extra
         self._ttl = ttl
         self._marks_hits = marks_hits
         self._classes: dict[type[BaseChatModel], type[BaseChatModel]] = {}
@@ -195,7 +199,7 @@ class ModelAsker:
 
     def _begin(self, model: BaseChatModel, run_manager: object) -> Call:
         with known_key_options(model):
-            call = self._calls.begin(run_of(run_manager))
+            call = self._calls.begin(run_of(run_manager), model, self._key_extra)
         options = call.options
         if options.keep_for is None and self._ttl is not None:
             options = dataclasses.replace(options, ttl=self._ttl)

@@ -6,8 +6,9 @@ What is stored is what LangChain would have stored of an `invoke` that streams; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from langchain_core.language_models.base import BaseLanguageModel
 from langchain_core.outputs import Generation
 from layered_cache import Answer, Request, UncacheableRequestError
 from layered_cache.streaming import Streaming
@@ -40,6 +41,7 @@ class Asking(Streaming[C], Generic[C]):
     """One stream that is asked for.
 
     Args:
+        model: The model that streams.
         cache: Of whom.
         texts: Returns the `prompt` and the `llm_string`, as LangChain would hand them to a cache. If it raises, nothing is cached.
         form: What it consists of.
@@ -51,13 +53,19 @@ class Asking(Streaming[C], Generic[C]):
     """
 
     def __init__(
-        self, cache: LayeredCache, texts: Callable[[], tuple[str, str]], form: Form[C], prepare: Callable[[], object], run: Run | None
+        self,
+        model: BaseLanguageModel[Any],
+        cache: LayeredCache,
+        texts: Callable[[], tuple[str, str]],
+        form: Form[C],
+        prepare: Callable[[], object],
+        run: Run | None,
     ) -> None:
         self._cache = cache
         self._texts = ("", "")
         self._form = form
         self._prepare = prepare
-        self._call: Call = cache.calls.begin(run, plain=run is not None and run.plain)
+        self._call: Call = cache.calls.begin(run, model, plain=run is not None and run.plain)
         key: str | None = None
         try:
             if self._call.options.mode != "bypass":

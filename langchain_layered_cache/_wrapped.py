@@ -27,7 +27,7 @@ from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._chunks import ChatForm, Replay
 from langchain_layered_cache._item_ids import without_repeated_ids
 from langchain_layered_cache._key_options import current_key_options, key_options_of, known_key_options
-from langchain_layered_cache._runs import current_account, run_of
+from langchain_layered_cache._runs import Run, current_account, run_of
 from langchain_layered_cache._streams import Asking
 from langchain_layered_cache.cache import LayeredCache
 
@@ -59,10 +59,12 @@ def known_account(model: BaseLanguageModel[Any], cache: LayeredCache) -> Generat
 
 
 @contextmanager
-def at_work(model: BaseLanguageModel[Any]) -> Generator[None]:
-    """Note that *model* is being asked inside the block, and is known to the cache."""
+def at_work(model: BaseLanguageModel[Any], run: Run | None = None) -> Generator[None]:
+    """Note that *model* is being asked inside the block, in *run*, and is known to the cache."""
     token = _at_work.set(model)
     options = current_key_options.set(key_options_of(model))
+    if run is not None:
+        run.model = model
     try:
         if (cache := cache_of(model)) is not None and cache.engine.policy.separate_accounts:
             with known_account(model, cache):
@@ -124,6 +126,7 @@ class WrappedChat(_ChatModel):
 
     __slots__ = ()
     replay: ClassVar[Replay]
+    layered_cache_front: ClassVar[bool] = True
 
     def _generate_with_cache(
         self,
@@ -132,7 +135,7 @@ class WrappedChat(_ChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> ChatResult:
-        with at_work(self):
+        with at_work(self, run_of(run_manager)):
             return super()._generate_with_cache(without_repeated_ids(messages), stop=stop, run_manager=run_manager, **kwargs)
 
     async def _agenerate_with_cache(
@@ -142,7 +145,7 @@ class WrappedChat(_ChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> ChatResult:
-        with at_work(self):
+        with at_work(self, run_of(run_manager)):
             return await super()._agenerate_with_cache(without_repeated_ids(messages), stop=stop, run_manager=run_manager, **kwargs)
 
     def _stream(
@@ -212,4 +215,4 @@ class WrappedChat(_ChatModel):
 
         with known_key_options(self), known_account(self, cache) as account:
             form = ChatForm(type(self).replay, self.output_version)
-            return Asking(cache, texts, form, partial(begin_work, self, account), run_of(run_manager))
+            return Asking(self, cache, texts, form, partial(begin_work, self, account), run_of(run_manager))

@@ -36,6 +36,7 @@ class WrappedPlain(_PlainModel):
 
     __slots__ = ()
     replay: ClassVar[Replay]
+    layered_cache_front: ClassVar[bool] = True
 
     def generate(self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any) -> LLMResult:  # noqa: ANN401 - LangChain's
         """See BaseLLM.generate."""
@@ -112,7 +113,8 @@ class WrappedPlain(_PlainModel):
             return prompt, str(sorted({**written(), "stop": stop, **kwargs}.items()))
 
         with known_key_options(self), known_account(self, cache) as account:
-            return Asking(cache, texts, PlainForm(type(self).replay), partial(begin_work, self, account), Run(None, said, None, plain=True))
+            run = Run(None, said, None, plain=True)
+            return Asking(self, cache, texts, PlainForm(type(self).replay), partial(begin_work, self, account), run)
 
 
 _OF_CALLS = ("callbacks", "tags", "metadata", "run_name", "run_id")
@@ -152,7 +154,7 @@ def _known(model: WrappedPlain, said: object, of_call: dict[str, Any]) -> Genera
     """Have the cache know of a call with *of_call*: its parameters, and what its caller has *said*."""
     token = _kwargs.set({name: value for name, value in of_call.items() if name not in _OF_CALLS})
     try:
-        with at_work(model), in_run(said):
+        with at_work(model), in_run(model, said):
             yield
     finally:
         _kwargs.reset(token)

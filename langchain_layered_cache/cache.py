@@ -23,6 +23,7 @@ from os import PathLike
 from typing import Any
 
 from langchain_core.caches import BaseCache
+from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation
 from layered_cache import (
     ConfigurationError,
@@ -43,14 +44,15 @@ from layered_cache.key_rules import KeyRules, NormalizeOption
 from layered_cache.refusals import removals
 from layered_cache.streaming import producing
 
-from langchain_layered_cache._calls import Call, Calls
+from langchain_layered_cache._asking import asking
+from langchain_layered_cache._calls import Asked, Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._item_ids import forget_item_ids
 from langchain_layered_cache._legacy import Legacy
 from langchain_layered_cache._marks import mark
 from langchain_layered_cache._messages import holds_messages, is_written_out_model
 from langchain_layered_cache._refusals import open_chains
-from langchain_layered_cache._runs import asked_by, listen, note_asked, take_run
+from langchain_layered_cache._runs import Run, asked_by, listen, note_asked, take_run
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
@@ -150,10 +152,11 @@ class LayeredCache(BaseCache):
             ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
             CacheMiss: There are none, and the caller wants nothing else.
         """
-        call = self._looked_up(prompt, llm_string)
+        asked = self._asked(prompt, llm_string)
+        call, text = asked
         found = None
         try:
-            if (key := self._calls.key(call, prompt, llm_string)) is not None:
+            if (key := self._calls.key(call, prompt, text)) is not None:
                 if open_chains:
                     call = self._calls.noted(call, key)
                 if removals.pending:
@@ -161,19 +164,20 @@ class LayeredCache(BaseCache):
                 if call.options.looks:
                     if (held := self._at_hand(call, key)) is None:
                         held = call.cache.fetch(key, led=_led(call))
-                    found = self._brought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
+                    found = self._brought(call, prompt, text) if held is None else self._decoded(call, key, held)
                 elif call.options.mode == "refresh":
                     call.cache.expect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             self.failed("lookup", error)
-        return _checked(call, prompt, llm_string, found)
+        return _checked(Asked(call, text), prompt, llm_string, found)
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """See lookup."""
-        call = self._looked_up(prompt, llm_string)
+        asked = self._asked(prompt, llm_string)
+        call, text = asked
         found = None
         try:
-            if (key := self._calls.key(call, prompt, llm_string)) is not None:
+            if (key := self._calls.key(call, prompt, text)) is not None:
                 if open_chains:
                     call = self._calls.noted(call, key)
                 if removals.pending:
@@ -181,12 +185,12 @@ class LayeredCache(BaseCache):
                 if call.options.looks:
                     if (held := self._at_hand(call, key)) is None:
                         held = await call.cache.afetch(key, led=_led(call))
-                    found = await self._abrought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
+                    found = await self._abrought(call, prompt, text) if held is None else self._decoded(call, key, held)
                 elif call.options.mode == "refresh":
                     await call.cache.aexpect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             self.failed("lookup", error)
-        return _checked(call, prompt, llm_string, found)
+        return _checked(Asked(call, text), prompt, llm_string, found)
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """Keep *return_val* for *prompt* under *llm_string*, as far as the policy and the caller admit it.
@@ -194,11 +198,11 @@ class LayeredCache(BaseCache):
         Raises:
             ConfigurationError, TenantRequiredError: As for lookup, which says so first.
         """
-        call = self._answered(prompt, llm_string)
+        call, text = asked_by(prompt, llm_string, Asked) or self._asked_without_lookup(prompt, llm_string)
         if not call.options.stores:
             return
         try:
-            if (found := self._calls.answer(call, prompt, llm_string, return_val)) is None:
+            if (found := self._calls.answer(call, prompt, text, return_val)) is None:
                 return
             request, answer = found
             if answer is None:
@@ -210,11 +214,11 @@ class LayeredCache(BaseCache):
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """See update."""
-        call = self._answered(prompt, llm_string)
+        call, text = asked_by(prompt, llm_string, Asked) or self._asked_without_lookup(prompt, llm_string)
         if not call.options.stores:
             return
         try:
-            if (found := self._calls.answer(call, prompt, llm_string, return_val)) is None:
+            if (found := self._calls.answer(call, prompt, text, return_val)) is None:
                 return
             request, answer = found
             if answer is None:
@@ -311,18 +315,23 @@ class LayeredCache(BaseCache):
 
     # --- calls
 
-    def _looked_up(self, prompt: str, llm_string: str) -> Call:
-        """Return the call of a lookup. LangChain announces the calls of chat models only, so a call without announcement is plain."""
-        like_messages = holds_messages(prompt)
-        if (run := take_run(llm_string, like_messages=like_messages)) is not None:
-            return self._calls.begin(run, plain=run.plain)
-        return self._calls.begin(None, plain=not (like_messages and is_written_out_model(llm_string)))
+    def _asked(self, prompt: str, llm_string: str) -> Asked:
+        """Return the call that looks up by these texts, with its model if that is known."""
+        found = asking()
+        like_messages = holds_messages(prompt) and (found is None or not isinstance(found.model, BaseLLM))
+        run = take_run(llm_string, like_messages=like_messages)
+        if run is not None and run.model is not None:
+            return Asked(self._calls.begin(run, run.model, plain=run.plain), llm_string)
+        if found is None:
+            return Asked(self._calls.begin(run, plain=_is_plain(run, prompt, llm_string)), llm_string)
+        call = self._calls.begin(run, found.model, plain=isinstance(found.model, BaseLLM))
+        return Asked(call, llm_string if found.text is None else found.text)
 
-    def _answered(self, prompt: str, llm_string: str) -> Call:
-        """Return the call of an update: the one that looked up the same text objects, if it is known."""
-        if (run := asked_by(prompt, llm_string) or take_run(llm_string, like_messages=False)) is not None:
-            return self._calls.begin(run, plain=run.plain)
-        return self._calls.begin(None, plain=not (holds_messages(prompt) and is_written_out_model(llm_string)))
+    def _asked_without_lookup(self, prompt: str, llm_string: str) -> Asked:
+        """Return the call of an update whose lookup is not known."""
+        run = take_run(llm_string, like_messages=False)
+        model = None if run is None else run.model
+        return Asked(self._calls.begin(run, model, plain=_is_plain(run, prompt, llm_string)), llm_string)
 
     # --- hits
 
@@ -393,11 +402,17 @@ def _led(call: Call) -> Led | None:
     return run.led
 
 
-def _checked(call: Call, prompt: str, llm_string: str, found: list[Generation] | None) -> list[Generation] | None:
+def _is_plain(run: Run | None, prompt: str, llm_string: str) -> bool:
+    """Return True for a model that completes a text. LangChain announces calls of chat models only, so a call without a run is plain."""
+    return run.plain if run is not None else not (holds_messages(prompt) and is_written_out_model(llm_string))
+
+
+def _checked(asked: Asked, prompt: str, llm_string: str, found: list[Generation] | None) -> list[Generation] | None:
+    call = asked.call
     if found is None:
         check_only_cached(call.options)
-        if call.run is not None:
-            note_asked(prompt, llm_string, call.run)
+        if call.run is not None or call.settings is not None:
+            note_asked(prompt if holds_messages(prompt) else None, llm_string, asked)
     else:
         forget_item_ids(found)
     return found

@@ -35,6 +35,7 @@ from layered_cache.units import parse_duration, seconds
 from langchain_layered_cache._calls import Calls
 from langchain_layered_cache._chains import listen as listen_to_chains
 from langchain_layered_cache._runs import listen
+from langchain_layered_cache._settings import check_key_extra
 from langchain_layered_cache._standins import ModelAsker, stand_in
 from langchain_layered_cache._tools import ToolAsker
 from langchain_layered_cache.cache import LayeredCache
@@ -64,6 +65,7 @@ class LayeredCacheMiddleware(_Middleware):
             belongs here if equal arguments give equal results for everyone and it changes nothing.
         models: Whether answers of the model are kept.
         mark_hits: Whether answers from the cache say so, as those of `LayeredCache` do; `tier` is None where that is not known.
+        key_extra: Identifies models that have no name, or settings that cannot be read: plain data, such as `"name/and-settings"`.
         ignore: Names of parameters of the model that keys leave out; as *cache* has it, unless given. See `LayeredCache`.
         normalize: How texts of users are normalised in keys; as *cache* has it, unless given. Keys of tools are exact.
 
@@ -79,13 +81,16 @@ class LayeredCacheMiddleware(_Middleware):
         tools: Mapping[str, Ttl] | Iterable[str] = (),
         models: bool = True,
         mark_hits: bool = False,
+        key_extra: object = None,
         ignore: str | Iterable[str] | None = None,
         normalize: NormalizeOption = None,
     ) -> None:
         super().__init__()
+        check_key_extra(key_extra)
         calls = Calls(engine_of(cache), rules_of(cache, ignore, normalize))
         self._calls = calls
-        self._models = ModelAsker(calls, ttl=_seconds(ttl, "ttl"), marks_hits=mark_hits) if models else None
+        asker = ModelAsker(calls, ttl=_seconds(ttl, "ttl"), marks_hits=mark_hits, key_extra=key_extra)
+        self._models = asker if models else None
         ttls = _ttls(tools)
         self._tools = ToolAsker(calls, ttls)
         listen()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from providers.answers import ALL
 from providers.page import Results
-from providers.recorder import Recorder
+from providers.recorder import Recorder, quick_clients
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it is fetched on import
 
@@ -17,6 +17,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it is fetc
 @pytest.fixture(scope="session")
 def recorder() -> Iterator[Recorder]:
     """A local server that answers as the providers do."""
+    quick_clients()
     with Recorder(ALL) as server:
         yield server
 

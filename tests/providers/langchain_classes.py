@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from providers.langchain_entries import CHAT, Binding
-from providers.oracle import Subject
-from pydantic import BaseModel
+from providers.langchain_entries import CHAT, PLAIN, Binding
+from providers.oracle import Made, Subject
+from pydantic import BaseModel, SecretStr
 
 
 class Paint(BaseModel):
@@ -140,11 +141,24 @@ _OPENAI_ASIDE = {
     "openai_proxy": "the way to the address",
 }
 
+_AZURE_ASIDE = {
+    "azure_ad_token": "lets the caller in",
+    "azure_ad_token_provider": "lets the caller in",
+    "azure_ad_async_token_provider": "lets the caller in",
+}
+
+
+def _after(container: str) -> list[Any]:
+    return [HumanMessage("Hello."), AIMessage("Hello!", response_metadata={"container": {"id": container}}), HumanMessage("Which colour?")]
+
+
+_CONTAINERS = {"an answer from a container": _after("one"), "an answer from another container": _after("two")}
+
 OPENAI = Subject(
     name="ChatOpenAI",
     module="langchain_openai",
     distribution="langchain-openai",
-    needs={"model": "gpt-4o-mini", "base_url": "{url}/v1", "api_key": "none"},
+    needs={"model": "gpt-4o-mini", "base_url": "{url}/v1", "api_key": "none", "max_retries": 0},
     address=("base_url",),
     addresses={"OPENAI_BASE_URL": "{url}/v1", "OPENAI_API_BASE": "{url}/v1"},
     values=OPENAI_VALUES,
@@ -155,4 +169,446 @@ OPENAI = Subject(
     entries=CHAT,
 )
 
-SUBJECTS = (OPENAI,)
+RESPONSES = replace(
+    OPENAI,
+    name="ChatOpenAI",
+    variant="Responses",
+    needs={**OPENAI.needs, "use_responses_api": True},
+    bound={name: binding for name, binding in BOUND.items() if not name.startswith(("stop", "another stop"))},
+)
+
+AZURE = Subject(
+    name="AzureChatOpenAI",
+    module="langchain_openai",
+    distribution="langchain-openai",
+    needs={"azure_deployment": "mine", "azure_endpoint": "{url}", "api_version": "2024-10-21", "api_key": "none", "max_retries": 0},
+    address=("azure_endpoint",),
+    addresses={"AZURE_OPENAI_ENDPOINT": "{url}"},
+    values={**OPENAI_VALUES, "azure_endpoint": ("{url}", "{url}/other"), "openai_api_version": ("2024-10-21", "2024-12-01-preview")},
+    not_varied={**_OPENAI_ASIDE, **_AZURE_ASIDE},
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+
+OPENAI_COMPLETIONS = Subject(
+    name="OpenAI",
+    module="langchain_openai",
+    distribution="langchain-openai",
+    needs={"model": "gpt-3.5-turbo-instruct", "base_url": "{url}/v1", "api_key": "none", "max_retries": 0},
+    address=("base_url",),
+    addresses={"OPENAI_BASE_URL": "{url}/v1", "OPENAI_API_BASE": "{url}/v1"},
+    values={
+        **HEADERS,
+        "openai_api_base": ("{url}/v1", "{url}/other/v1"),
+        "model_kwargs": ({"user": "a"}, {"user": "b"}),
+        "default_query": ({"a": "1"}, {"a": "2"}),
+        "logit_bias": ({"1": 5.0}, {"1": 6.0}),
+        "extra_body": ({"a": 1}, {"a": 2}),
+        "n": (2, 3),
+        "best_of": (2, 3),
+    },
+    not_varied=_OPENAI_ASIDE,
+    calls={"stop": (["END"], ["FIN"]), "temperature": (0.25, 0.75), "max_tokens": (64, 128)},
+    prompts={"plain": "Which colour?", "another text": "Which size?"},
+    entries=PLAIN,
+)
+
+ANTHROPIC = Subject(
+    name="ChatAnthropic",
+    module="langchain_anthropic",
+    distribution="langchain-anthropic",
+    needs={"model": "claude-sonnet-4-5", "base_url": "{url}", "api_key": "none", "max_tokens": 64, "max_retries": 0},
+    address=("base_url",),
+    addresses={"ANTHROPIC_BASE_URL": "{url}", "ANTHROPIC_API_URL": "{url}"},
+    values={
+        **HEADERS,
+        "anthropic_api_url": ("{url}", "{url}/other"),
+        "model_kwargs": ({"metadata": {"user_id": "a"}}, {"metadata": {"user_id": "b"}}),
+        "thinking": ({"type": "enabled", "budget_tokens": 1024}, {"type": "enabled", "budget_tokens": 2048}),
+        "mcp_servers": (
+            [{"type": "url", "url": "https://a.test", "name": "a", "authorization_token": "t"}],
+            [{"type": "url", "url": "https://b.test", "name": "b", "authorization_token": "t"}],
+        ),
+        "context_management": (
+            {"edits": [{"type": "clear_tool_uses_20250919"}]},
+            {"edits": [{"type": "clear_tool_uses_20250919", "keep": {"type": "tool_uses", "value": 3}}]},
+        ),
+        "betas": (["one-2025-01-01"], ["two-2025-01-01"]),
+        "output_version": ("v0", "v1"),
+        "output_config": ({"effort": "low"}, {"effort": "high"}),
+        "container": ("one", "two"),
+        "max_tokens": (65, 66),
+    },
+    not_varied={**OF_LANGCHAIN, "anthropic_proxy": "the way to the address"},
+    calls=CALLS,
+    prompts={**PROMPTS, **_CONTAINERS},
+    bound=BOUND,
+    entries=CHAT,
+)
+ANTHROPIC_CONTAINERS = replace(
+    ANTHROPIC,
+    variant="reuse_last_container",
+    needs={**ANTHROPIC.needs, "reuse_last_container": True},
+    values={},
+    fields=(),
+    bound={},
+    calls={},
+)
+
+GOOGLE = Subject(
+    name="ChatGoogleGenerativeAI",
+    module="langchain_google_genai",
+    distribution="langchain-google-genai",
+    needs={"model": "gemini-2.5-flash", "google_api_key": "none", "base_url": "{url}", "max_retries": 1},
+    address=("base_url",),
+    addresses={"GOOGLE_GEMINI_BASE_URL": "{url}"},
+    values={
+        "base_url": ("{url}", "{url}/other"),
+        "additional_headers": ({"X-Tenant": "a"}, {"X-Tenant": "b"}),
+        "api_version": ("v1", "v1alpha"),
+        "thinking_budget": (128, 256),
+        "thinking_level": ("low", "high"),
+        "response_modalities": (["TEXT"], ["IMAGE"]),
+        "media_resolution": ("MEDIA_RESOLUTION_LOW", "MEDIA_RESOLUTION_HIGH"),
+        "safety_settings": (
+            {"HARM_CATEGORY_HARASSMENT": "BLOCK_NONE"},
+            {"HARM_CATEGORY_HARASSMENT": "BLOCK_ONLY_HIGH"},
+        ),
+        "response_mime_type": ("application/json", "text/plain"),
+        "model_kwargs": ({"seed": 1}, {"seed": 2}),
+        "image_config": ({"aspect_ratio": "1:1"}, {"aspect_ratio": "16:9"}),
+        "thinking_config": ({"thinking_budget": 128}, {"thinking_budget": 256}),
+        "cached_content": ("cachedContents/a", "cachedContents/b"),
+        "default_metadata": ([("x-tenant", "a")], [("x-tenant", "b")]),
+        "labels": ({"a": "1"}, {"a": "2"}),
+    },
+    not_varied={**OF_LANGCHAIN, **HTTP, "credentials": "let the caller in"},
+    calls={**CALLS, "max_output_tokens": (64, 128), "cached_content": ("cachedContents/a", "cachedContents/b")},
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+
+_AWS = {
+    "AWS_ACCESS_KEY_ID": "a",
+    "AWS_SECRET_ACCESS_KEY": "b",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_MAX_ATTEMPTS": "1",
+}
+_AWS_ASIDE = {
+    **OF_LANGCHAIN,
+    **HTTP,
+    "bedrock_client": "looks models up",
+    "credentials_profile_name": "names credentials",
+    "bedrock_api_key": "lets the caller in, and needs HTTPS",
+    "config": "an object of botocore, for time-outs and retries",
+}
+_AWS_VALUES: dict[str, tuple[Any, Any]] = {
+    **HEADERS,
+    "endpoint_url": ("{url}", "{url}/other"),
+    "guardrails": ({"guardrailIdentifier": "a", "guardrailVersion": "1"}, {"guardrailIdentifier": "b", "guardrailVersion": "1"}),
+    "guardrail_config": ({"guardrailIdentifier": "a", "guardrailVersion": "1"}, {"guardrailIdentifier": "b", "guardrailVersion": "1"}),
+    "model_kwargs": ({"top_k": 3}, {"top_k": 4}),
+    "region_name": ("us-west-2", "eu-west-1"),
+    "performance_config": ({"latency": "standard"}, {"latency": "optimized"}),
+    "service_tier": ("default", "priority"),
+    "request_metadata": ({"a": "1"}, {"a": "2"}),
+    "additional_model_request_fields": ({"top_k": 3}, {"top_k": 4}),
+    "additional_model_response_field_paths": (["/a"], ["/b"]),
+    "aws_access_key_id": (SecretStr("a"), SecretStr("b")),
+    "aws_secret_access_key": (SecretStr("a"), SecretStr("b")),
+    "aws_session_token": (SecretStr("a"), SecretStr("b")),
+}
+BEDROCK = Subject(
+    name="ChatBedrock",
+    module="langchain_aws",
+    distribution="langchain-aws",
+    needs={"model": "anthropic.claude-3-haiku-20240307-v1:0", "endpoint_url": "{url}", "region_name": "us-east-1"},
+    environment=_AWS,
+    address=("endpoint_url",),
+    addresses={"AWS_ENDPOINT_URL_BEDROCK_RUNTIME": "{url}", "AWS_ENDPOINT_URL": "{url}"},
+    values=_AWS_VALUES,
+    not_varied=_AWS_ASIDE,
+    calls={"stop": (["END"], ["FIN"]), "temperature": (0.25, 0.75), "max_tokens": (64, 128)},
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+BEDROCK_CONVERSE = replace(
+    BEDROCK,
+    name="ChatBedrockConverse",
+    values={
+        **_AWS_VALUES,
+        "system": (["Be brief."], ["Be long."]),
+        "output_config": ({"effort": "low"}, {"effort": "high"}),
+    },
+)
+
+OLLAMA = Subject(
+    name="ChatOllama",
+    module="langchain_ollama",
+    distribution="langchain-ollama",
+    needs={"model": "llama3", "base_url": "{url}"},
+    address=("base_url",),
+    addresses={"OLLAMA_HOST": "{url}"},
+    values={
+        "base_url": ("{url}", "{url}/other"),
+        "format": ("json", {"type": "object"}),
+        "client_kwargs": ({"headers": {"X-Tenant": "a"}}, {"headers": {"X-Tenant": "b"}}),
+        "sync_client_kwargs": ({"headers": {"X-Tenant": "a"}}, {"headers": {"X-Tenant": "b"}}),
+        "async_client_kwargs": ({"headers": {"X-Tenant": "a"}}, {"headers": {"X-Tenant": "b"}}),
+        "model": ("mistral", "gemma"),
+    },
+    not_varied={**OF_LANGCHAIN, "validate_model_on_init": "a request when the model is made"},
+    calls={
+        "stop": (["END"], ["FIN"]),
+        "options": ({"seed": 1}, {"seed": 2}),
+        "model": ("mistral", "gemma"),
+        "format": ("json", {"type": "object"}),
+    },
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+OLLAMA_COMPLETIONS = replace(
+    OLLAMA,
+    name="OllamaLLM",
+    calls={"stop": (["END"], ["FIN"]), "options": ({"seed": 1}, {"seed": 2})},
+    prompts={"plain": "Which colour?", "another text": "Which size?"},
+    bound={},
+    entries=PLAIN,
+)
+
+MISTRAL = Subject(
+    name="ChatMistralAI",
+    module="langchain_mistralai",
+    distribution="langchain-mistralai",
+    needs={"model": "mistral-small", "base_url": "{url}/v1", "api_key": "none", "max_retries": 0},
+    address=("base_url",),
+    addresses={"MISTRAL_BASE_URL": "{url}/v1"},
+    values={"endpoint": ("{url}/v1", "{url}/other/v1"), "model_kwargs": ({"a": 1}, {"a": 2})},
+    not_varied={**OF_LANGCHAIN, **HTTP},
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+
+GROQ = Subject(
+    name="ChatGroq",
+    module="langchain_groq",
+    distribution="langchain-groq",
+    needs={"model": "llama3", "base_url": "{url}", "api_key": "none"},
+    address=("base_url",),
+    addresses={"GROQ_API_BASE": "{url}", "GROQ_BASE_URL": "{url}"},
+    values={
+        **HEADERS,
+        "groq_api_base": ("{url}", "{url}/other"),
+        "default_query": ({"a": "1"}, {"a": "2"}),
+        "model_kwargs": ({"seed": 1}, {"seed": 2}),
+        "service_tier": ("flex", "auto"),
+        "reasoning_effort": ("low", "high"),
+    },
+    not_varied={**OF_LANGCHAIN, **HTTP, "groq_proxy": "the way to the address"},
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+
+DEEPSEEK = Subject(
+    name="ChatDeepSeek",
+    module="langchain_deepseek",
+    distribution="langchain-deepseek",
+    needs={"model": "deepseek-chat", "api_base": "{url}/v1", "api_key": "none"},
+    address=("api_base",),
+    addresses={"DEEPSEEK_API_BASE": "{url}/v1"},
+    values={**OPENAI_VALUES, "api_base": ("{url}/v1", "{url}/other/v1"), "openai_api_base": ("one", "two")},
+    not_varied=_OPENAI_ASIDE,
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+XAI = Subject(
+    name="ChatXAI",
+    module="langchain_xai",
+    distribution="langchain-xai",
+    needs={"model": "grok-4", "xai_api_base": "{url}/v1", "xai_api_key": "none"},
+    values={
+        **OPENAI_VALUES,
+        "xai_api_base": ("{url}/v1", "{url}/other/v1"),
+        "openai_api_base": ("one", "two"),
+        "search_parameters": ({"mode": "on"}, {"mode": "off"}),
+    },
+    not_varied=_OPENAI_ASIDE,
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+TOGETHER = Subject(
+    name="ChatTogether",
+    module="langchain_together",
+    distribution="langchain-together",
+    needs={"model": "llama3", "base_url": "{url}/v1", "api_key": "none", "max_retries": 0},
+    address=("base_url",),
+    addresses={"TOGETHER_API_BASE": "{url}/v1"},
+    values={**OPENAI_VALUES, "together_api_base": ("{url}/v1", "{url}/other/v1"), "openai_api_base": ("one", "two")},
+    not_varied=_OPENAI_ASIDE,
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+FIREWORKS = Subject(
+    name="ChatFireworks",
+    module="langchain_fireworks",
+    distribution="langchain-fireworks",
+    needs={"model": "llama3", "base_url": "{url}/v1", "api_key": "none", "max_retries": 0},
+    address=("base_url",),
+    addresses={"FIREWORKS_API_BASE": "{url}/v1", "FIREWORKS_BASE_URL": "{url}/v1"},
+    values={"fireworks_api_base": ("{url}/v1", "{url}/other/v1"), "model_kwargs": ({"seed": 1}, {"seed": 2}), "service_tier": ("a", "b")},
+    not_varied={**OF_LANGCHAIN, **HTTP},
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+NVIDIA = Subject(
+    name="ChatNVIDIA",
+    module="langchain_nvidia_ai_endpoints",
+    distribution="langchain-nvidia-ai-endpoints",
+    needs={"model": "m", "base_url": "{url}/v1", "api_key": "none", "max_retries": 0},
+    address=("base_url",),
+    addresses={"NVIDIA_BASE_URL": "{url}/v1"},
+    values={**HEADERS, "base_url": ("{url}/v1", "{url}/other/v1"), "model": ("m", "n"), "model_kwargs": ({"a": 1}, {"a": 2})},
+    not_varied={**OF_LANGCHAIN, "usage_telemetry_enabled": "whether use is reported"},
+    calls={**CALLS, "model": ("m", "n")},
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+COHERE = Subject(
+    name="ChatCohere",
+    module="langchain_cohere",
+    distribution="langchain-cohere",
+    needs={"model": "command-a", "base_url": "{url}", "cohere_api_key": "none"},
+    address=("base_url",),
+    addresses={"CO_API_URL": "{url}"},
+    values={"base_url": ("{url}", "{url}/other")},
+    not_varied={**OF_LANGCHAIN, **HTTP},
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+PERPLEXITY = Subject(
+    name="ChatPerplexity",
+    module="langchain_perplexity",
+    distribution="langchain-perplexity",
+    needs={"model": "sonar", "api_key": "none"},
+    environment={"PERPLEXITY_BASE_URL": "{url}"},
+    addresses={"PERPLEXITY_BASE_URL": "{url}"},
+    values={
+        "model_kwargs": ({"a": 1}, {"a": 2}),
+        "search_mode": ("web", "academic"),
+        "reasoning_effort": ("low", "high"),
+        "web_search_options": ({"search_context_size": "low"}, {"search_context_size": "high"}),
+        "media_response": ({"overrides": {"return_images": True}}, {"overrides": {"return_images": False}}),
+        "search_recency_filter": ("day", "week"),
+        "search_after_date_filter": ("1/1/2025", "1/2/2025"),
+        "search_before_date_filter": ("1/1/2025", "1/2/2025"),
+    },
+    not_varied={**OF_LANGCHAIN, **HTTP},
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+LITELLM = Subject(
+    name="ChatLiteLLM",
+    module="langchain_litellm",
+    distribution="langchain-litellm",
+    needs={"model": "openai/gpt-4o-mini", "api_base": "{url}/v1", "api_key": "none"},
+    address=("api_base",),
+    addresses={"OPENAI_BASE_URL": "{url}/v1", "OPENAI_API_BASE": "{url}/v1"},
+    values={
+        "api_base": ("{url}/v1", "{url}/other/v1"),
+        "model": ("openai/gpt-4o", "openai/gpt-4.1"),
+        "model_name": ("openai/gpt-4o", "openai/gpt-4.1"),
+        "custom_llm_provider": ("openai", "deepseek"),
+        "extra_headers": ({"X-Tenant": "a"}, {"X-Tenant": "b"}),
+        "model_kwargs": ({"seed": 1}, {"seed": 2}),
+        "stream_options": ({"include_usage": True}, {"include_usage": False}),
+    },
+    not_varied={**OF_LANGCHAIN, **HTTP},
+    calls={**CALLS, "model": ("openai/gpt-4o", "openai/gpt-4.1")},
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+OPENROUTER = Subject(
+    name="ChatOpenRouter",
+    module="langchain_openrouter",
+    distribution="langchain-openrouter",
+    needs={"model": "openai/gpt-4o-mini", "base_url": "{url}/v1", "api_key": "none", "max_retries": 0},
+    address=("base_url",),
+    addresses={"OPENROUTER_API_BASE": "{url}/v1"},
+    values={
+        **HEADERS,
+        "openrouter_api_base": ("{url}/v1", "{url}/other/v1"),
+        "reasoning": ({"effort": "low"}, {"effort": "high"}),
+        "openrouter_provider": ({"order": ["a"]}, {"order": ["b"]}),
+        "plugins": ([{"id": "web"}], [{"id": "file-parser"}]),
+        "model_kwargs": ({"top_k": 1}, {"top_k": 2}),
+        "trace": ({"a": "1"}, {"a": "2"}),
+    },
+    not_varied={**OF_LANGCHAIN, **HTTP},
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+HUGGING_FACE = Subject(
+    name="HuggingFaceEndpoint",
+    module="langchain_huggingface",
+    distribution="langchain-huggingface",
+    needs={"endpoint_url": "{url}/gpt", "huggingfacehub_api_token": "none"},
+    values={
+        "endpoint_url": ("{url}/a", "{url}/b"),
+        "inference_server_url": ("{url}/a", "{url}/b"),
+        "repo_id": ("a/b", "a/c"),
+        "model": ("{url}/a", "{url}/b"),
+        "server_kwargs": ({"headers": {"X-Tenant": "a"}}, {"headers": {"X-Tenant": "b"}}),
+        "model_kwargs": ({"a": 1}, {"a": 2}),
+    },
+    not_varied={**OF_LANGCHAIN, **HTTP},
+    calls={"stop": (["END"], ["FIN"]), "temperature": (0.25, 0.75), "max_new_tokens": (64, 128)},
+    prompts={"plain": "Which colour?", "another text": "Which size?"},
+    entries=PLAIN,
+)
+CHAT_HUGGING_FACE = Subject(
+    name="ChatHuggingFace",
+    module="langchain_huggingface",
+    distribution="langchain-huggingface",
+    needs={
+        "llm": Made("langchain_huggingface", "HuggingFaceEndpoint", {"endpoint_url": "{url}/v1/", "huggingfacehub_api_token": "none"}),
+        "model_id": "m",
+    },
+    values={},
+    not_varied={**OF_LANGCHAIN, **HTTP},
+    calls=CALLS,
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=CHAT,
+)
+
+SUBJECTS = (
+    OPENAI, RESPONSES, AZURE, OPENAI_COMPLETIONS, ANTHROPIC, ANTHROPIC_CONTAINERS, GOOGLE, BEDROCK, BEDROCK_CONVERSE, OLLAMA,
+    OLLAMA_COMPLETIONS, MISTRAL, GROQ, DEEPSEEK, XAI, TOGETHER, FIREWORKS, NVIDIA, COHERE, PERPLEXITY, LITELLM, OPENROUTER, HUGGING_FACE,
+    CHAT_HUGGING_FACE,
+)  # fmt: skip

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib import import_module
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
@@ -207,11 +208,13 @@ class Subject:
 
     Args:
         name: The class.
+        variant: How it is set up, where a class is described more than once.
         module: Where it is imported from. If that is missing, its tests are skipped.
         distribution: What to install for it; its release is reported.
         needs: The constructor arguments that it always gets. They send every request to `{url}`.
         environment: Variables that are always set, for example credentials.
         values: Two values of fields for which none can be found by their type.
+        fields: The fields to be varied; None: all that are declared.
         not_varied: Fields that are not varied, with the reason.
         calls: Two values of arguments of a call.
         prompts: The prompts of its calls, by name; `plain` is the usual one.
@@ -223,12 +226,14 @@ class Subject:
     """
 
     name: str
+    variant: str = ""
     module: str
     distribution: str
     needs: Mapping[str, Any]
     entries: tuple[Entry, ...]
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     values: Mapping[str, tuple[Any, Any]] = field(default_factory=dict[str, tuple[Any, Any]])
+    fields: tuple[str, ...] | None = None
     not_varied: Mapping[str, str] = field(default_factory=dict[str, str])
     calls: Mapping[str, tuple[Any, Any]] = field(default_factory=dict[str, tuple[Any, Any]])
     prompts: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -237,14 +242,30 @@ class Subject:
     address: tuple[str, ...] = ()
     misses: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def title(self) -> str:
+        """The name in reports."""
+        return f"{self.name}, {self.variant}" if self.variant else self.name
+
     def arguments(self, situation: Situation, url: str) -> dict[str, Any]:
         """Return the arguments of the constructor in *situation*."""
         needs = {name: value for name, value in self.needs.items() if name not in situation.without}
         return {name: placed(value, url) for name, value in {**needs, **situation.fields}.items()}
 
 
+@dataclass(frozen=True)
+class Made:
+    """An argument that is an object of the class *name* in *module*, made with *arguments*."""
+
+    module: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
 def placed(value: Any, url: str) -> Any:
-    """Return *value* with *url* for each `{url}` in its texts."""
+    """Return *value* with *url* for each `{url}` in its texts, and objects made."""
+    if isinstance(value, Made):
+        return getattr(import_module(value.module), value.name)(**placed(dict(value.arguments), url))
     if isinstance(value, str):
         return value.replace("{url}", url)
     if isinstance(value, dict):

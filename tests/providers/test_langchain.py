@@ -12,10 +12,10 @@ from providers.report import Oracle
 pytestmark = [pytest.mark.providers, pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.title)
 def test_requests_that_differ_have_different_keys(subject: Subject, recorder: Recorder, results: Results) -> None:
     pytest.importorskip(subject.module, reason=f"{subject.distribution} is not installed")
     oracle = Oracle(subject, recorder)
     outcomes = [*oracle.outcomes()]
-    results.classes[subject.name] = oracle.summary(outcomes)
+    results.classes[subject.title] = oracle.summary(outcomes)
     assert oracle.breaches(outcomes) == []

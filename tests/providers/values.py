@@ -62,7 +62,7 @@ def variations_of(subject: Subject, cls: type[BaseModel], url: str) -> tuple[lis
     variations: list[Variation] = []
     left = dict(subject.not_varied)
     for name, field in cls.model_fields.items():
-        if name in left:
+        if name in left or (subject.fields is not None and name not in subject.fields):
             continue
         argument = _argument(cls, name, field)
         pair = subject.values.get(name) or _valid_pair(field, argument, lambda fields: cls(**subject.arguments(BASE, url) | fields))

@@ -1,0 +1,469 @@
+"""The settings of a model as they are at the moment of a call: everything that it may send, and nothing that only concerns transport.
+
+A model that LangChain writes out as JSON is written out anew: the text that LangChain keeps is as old as the first use of the model.
+Fields that this text leaves out count too: excluded ones, secrets that are no credentials (by their fingerprint), objects that can be read.
+Of any other model the declared fields count. Nulls, credentials, clients, and settings that only concern transport do not count.
+
+- In a class of a library every field counts.
+- A class of the user's own may count its calls or collect them. So a whole number that a method of the class assigns does not count, and
+  neither does a collection that a method adds to. Private attributes count if they are plain and no method assigns them.
+- A model is refused if it holds an object that cannot be read, because that object may be the model. `key_extra` identifies it then.
+
+Every call compares the settings with those of the call before. That is done by comparing objects, which takes two microseconds.
+"""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+import inspect
+import marshal
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import is_
+from typing import Any, TypeVar, cast
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import BaseLanguageModel
+from langchain_core.load import dumpd
+from langchain_core.load.serializable import Serializable
+from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.keys import canonical
+from layered_cache.options import fingerprint
+from layered_cache.setting_names import is_client, is_credential
+from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic.fields import FieldInfo
+
+from langchain_layered_cache._clients import Clients, clients_of
+from langchain_layered_cache._memo import Memo
+from langchain_layered_cache._reprs import schema_of
+
+T = TypeVar("T")
+
+OF_CALLS = frozenset({
+    "request_timeout", "timeout", "max_retries", "stream", "streaming", "stream_usage", "stream_options", "stream_chunk_timeout",
+})  # fmt: skip
+"""Arguments of a call that do not change its answer."""
+
+OF_MODELS = OF_CALLS | {
+    "default_request_timeout", "retries", "stop_after_attempt", "http_client", "http_async_client", "http_socket_options", "client",
+    "async_client", "root_client", "root_async_client", "disable_streaming", "name", "verbose", "cache", "callbacks", "rate_limiter",
+    "custom_get_token_ids", "profile", "azure_ad_token_provider", "azure_ad_async_token_provider", "credentials",
+}  # fmt: skip
+"""The same of a model that LangChain writes out. What other models mean by these names is not known."""
+
+KEY_EXTRA = "_layered_cache_key_extra"
+"""The private attribute in which a model that was wrapped keeps `key_extra`."""
+
+# of a library's model that is not written out
+_OF_LIBRARIES = OF_MODELS | {
+    "tags", "metadata", "timeout_seconds", "user_agent", "batch_size", "max_concurrent_requests", "request_parallelism",
+    "wait_exponential_kwargs", "validate_model_on_init", "usage_telemetry_enabled", "credentials_profile_name", "openai_proxy",
+    "include_response_headers", "tiktoken_model_name",
+}  # fmt: skip
+# of LangChain's base classes, whatever class is derived from them
+_OF_LANGCHAIN = frozenset({
+    "name", "cache", "callbacks", "tags", "metadata", "verbose", "rate_limiter", "custom_get_token_ids", "profile", "disable_streaming",
+})  # fmt: skip
+_NAMES = (
+    "model_name", "model", "model_id", "azure_deployment", "deployment_name", "repo_id", "endpoint_url", "endpoint_name", "model_path",
+    "model_url", "inference_server_url",
+)  # fmt: skip
+_SCALARS = (str, int, float, bool)
+_COLLECTIONS = (list, dict, set)
+_ADDING = frozenset({"add", "append", "appendleft", "clear", "extend", "insert", "pop", "popleft", "remove", "setdefault", "update"})
+_NO_STEPS = frozenset({"CACHE", "NOP", "RESUME", "PRECALL"})
+# objects that keep threads and tasks in order: no model is one of these
+_SYNCHRONISATION = frozenset({"threading", "_thread", "asyncio", "_asyncio", "queue", "_queue", "concurrent", "_contextvars", "logging"})
+_FAKES = "langchain_core.language_models.fake"
+_WITHOUT_REFERENCES = 2  # of marshal: equal values give equal bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one model at one moment.
+
+    `head` is the model as LangChain would write it out now; empty if it does not. `fields` are those that count beside it; of these,
+    `defaults` have the value that the class declares. `class_name` identifies a class of the user's own. `name` is that of the model.
+    `clients` are the settings of its clients; None if they are not known. `refusal` is the reason why it has no key. `digest` is of
+    all this. `kind` is the class; `is_fake`: it is one of LangChain's own, for tests.
+    """
+
+    kind: str
+    is_fake: bool
+    head: dict[str, Any]
+    fields: dict[str, object]
+    defaults: frozenset[str]
+    class_name: str | None
+    name: str | None
+    clients: Clients | None
+    key_extra: object
+    refusal: str | None
+    digest: bytes
+
+    def difference(self, other: Settings) -> list[str]:
+        """Return the names of the fields that differ between two moments."""
+        places = [{**one.head.get("kwargs", {}), **one.fields} for one in (self, other)]
+        names = sorted({*places[0], *places[1]})
+        return [name for name in names if places[0].get(name) != places[1].get(name)]
+
+
+def plain_class(cls: type[Any]) -> type[Any]:
+    """Return the class that a wrapped model or a stand-in had before."""
+    while getattr(cls, "layered_cache_front", False):
+        cls = cast("type[Any]", cls.__bases__[1])
+    return cls
+
+
+def check_key_extra(key_extra: object) -> None:
+    """Refuse what cannot be a part of a key.
+
+    Raises:
+        ConfigurationError: It holds an object that has no lasting text.
+    """
+    try:
+        canonical(key_extra, "key_extra")
+    except UncacheableRequestError as error:
+        msg = f"key_extra must be plain data, such as 'name/and-settings', got a {type(key_extra).__qualname__}. {error}"
+        raise ConfigurationError(msg) from None
+
+
+def settings_of(model: BaseLanguageModel[Any], key_extra: object = None) -> Settings:
+    """Return the settings of *model* now. It raises nothing: a model that cannot be read has a `refusal`.
+
+    Args:
+        model: The model.
+        key_extra: Identifies what cannot be read of it; if None, what `cached` was given for it.
+    """
+    place = id(vars(model))
+    try:
+        if (known := _known.get(place)) is None or not known.is_of(model, key_extra):
+            known = _Known(model, key_extra)
+            _known.put(place, known)
+    except Exception as error:  # noqa: BLE001 - whatever a setting does when it is looked at, the model answers
+        return _unreadable(model, error)
+    return known.settings
+
+
+class _Known:
+    """Settings, and the objects that they were read from: to see that these are the same is quicker than to read them again."""
+
+    def __init__(self, model: BaseLanguageModel[Any], key_extra: object) -> None:
+        plan = _plan_of(plain_class(type(model)))
+        values = model.__dict__
+        self._class = type(model)
+        self._private = _private(model)
+        self._key_extra = key_extra
+        present = [(name, value) for name in plan.looked_at if (value := values.get(name)) is not None]
+        held = [(name, value) for name, value in present if type(value) not in _SCALARS]
+        self._names = [name for name in plan.looked_at if name not in dict(held)]
+        self._values = [values.get(name) for name in self._names]
+        # a strong reference to a client would keep its sockets open
+        self._objects = [(name, reference_to(value)) for name, value in held]
+        self._contents = [(name, _content(value)) for name, value in held if name not in plan.clients]
+        self.settings = _read(model, plan, key_extra)
+
+    def is_of(self, model: BaseLanguageModel[Any], key_extra: object) -> bool:
+        """Return True if *model* is made of the same objects, with the same content."""
+        values = model.__dict__
+        return (
+            type(model) is self._class
+            and key_extra is self._key_extra
+            and all(map(is_, map(values.get, self._names), self._values))
+            and all(reference() is values.get(name) for name, reference in self._objects)
+            and all(_content(values[name]) == content for name, content in self._contents)
+            and _private(model) == self._private
+        )
+
+
+_known: Memo[int, _Known] = Memo(1024)
+
+
+def reference_to(value: T) -> Callable[[], T | None]:
+    """Return a weak reference to *value*, a strong one if it takes none."""
+    try:
+        return weakref.ref(value)
+    except TypeError:  # a collection, for example
+        return lambda: value
+
+
+def _content(value: object) -> object:
+    """Return a text that changes if the content of *value* does."""
+    if isinstance(value, BaseLanguageModel):
+        return settings_of(cast("BaseLanguageModel[Any]", value)).digest
+    try:
+        return marshal.dumps(cast("Any", value), _WITHOUT_REFERENCES)
+    except ValueError:
+        return repr(value)
+
+
+def _private(model: BaseLanguageModel[Any]) -> list[tuple[str, object]]:
+    """Return the private attributes that can be settings, with their types: to Python, 1 is True."""
+    found = (model.__pydantic_private__ or {}).items()
+    return [(name, (type(value), value)) for name, value in found if type(value) in _SCALARS or name == KEY_EXTRA]
+
+
+# --- which fields of a class count
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How the fields of a class are read.
+
+    `looked_at` are those that can count, and the `clients`. `users` are declared in a class of the user's own. Methods of such a class
+    change the `changed` attributes.
+    """
+
+    is_written: bool
+    is_users: bool
+    looked_at: tuple[str, ...]
+    clients: frozenset[str]
+    users: frozenset[str]
+    changed: frozenset[str]
+    fields: Mapping[str, FieldInfo]
+
+
+@lru_cache(maxsize=1024)
+def _plan_of(cls: type[BaseLanguageModel[Any]]) -> _Plan:
+    fields = cls.model_fields
+    users = frozenset(name for name in fields if _is_users(_owner(cls, name)))
+    clients = frozenset(name for name in fields if is_client(name) and not name.endswith(("_kwargs", "_args", "_options")))
+    is_written = issubclass(cls, BaseChatModel) and cls.is_lc_serializable()
+    of_libraries = OF_MODELS if is_written else _OF_LIBRARIES
+    looked_at = tuple(
+        name for name in fields if name not in _OF_LANGCHAIN and (name in clients or name in users or name not in of_libraries)
+    )
+    changed = frozenset(name for one in cls.__mro__ if _is_users(one) for name in _changed_in(one))
+    return _Plan(is_written, _is_users(cls), looked_at, clients, users, changed, fields)
+
+
+def _owner(cls: type, field: str) -> type:
+    return next((one for one in cls.__mro__ if field in inspect.get_annotations(one)), cls)
+
+
+@lru_cache(maxsize=1024)
+def _is_users(cls: type) -> bool:
+    """Return True if *cls* belongs to no library."""
+    top = cls.__module__.partition(".")[0]
+    if top in sys.stdlib_module_names or top.startswith(("langchain", "pydantic")):
+        return top == "__main__"
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    return "site-packages" not in file and "dist-packages" not in file
+
+
+def _changed_in(cls: type) -> Iterator[str]:
+    """Yield the names of attributes that the methods of *cls* change, apart from its constructor."""
+    for name, member in vars(cls).items():
+        function = inspect.unwrap(member) if callable(member) else getattr(member, "__func__", None)
+        if isinstance(function, types.FunctionType) and name not in {"__init__", "model_post_init"}:
+            yield from _changed_by(function.__code__)
+
+
+def _changed_by(code: types.CodeType) -> Iterator[str]:
+    """Yield the names of attributes that *code* assigns, has items of assigned, or calls a method of that adds to a collection."""
+    steps = [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname not in _NO_STEPS]
+    for place, (name, value) in enumerate(steps):
+        if name == "STORE_ATTR":
+            yield str(value)
+        elif name in {"LOAD_ATTR", "LOAD_METHOD"} and value in _ADDING and place > 0 and steps[place - 1][0] == "LOAD_ATTR":
+            yield str(steps[place - 1][1])
+        elif name == "STORE_SUBSCR" and place > 1 and steps[place - 2][0] == "LOAD_ATTR":
+            yield str(steps[place - 2][1])
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _changed_by(constant)
+
+
+# --- reading
+
+
+def _unreadable(model: BaseLanguageModel[Any], error: Exception) -> Settings:
+    kind = plain_class(type(model)).__qualname__
+    refusal = f"the settings of a {kind} cannot be read ({type(error).__name__})"
+    return Settings(kind, False, {}, {}, frozenset(), None, None, None, None, refusal, b"")  # noqa: FBT003 - in their order
+
+
+def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Settings:
+    cls = plain_class(type(model))
+    class_name = f"{cls.__module__}.{cls.__qualname__}"
+    if key_extra is None:
+        key_extra = (model.__pydantic_private__ or {}).get(KEY_EXTRA)
+    head: dict[str, Any] = {}
+    fields: dict[str, object] = {}
+    refusal = None
+    try:
+        if plan.is_written:
+            head = _written(model, plan, lenient=key_extra is not None)
+        fields = dict(_fields(model, plan, head, lenient=key_extra is not None))
+    except UncacheableRequestError as error:
+        refusal = f"nothing identifies a {cls.__qualname__} ({error}). Identify it: cached(model, key_extra='name/and-settings')"
+    name = next((value for one in _NAMES if isinstance(value := getattr(model, one, None), str) and value), None)
+    clients = clients_of(model)
+    shown = None if clients is None else [clients.addresses, clients.added]
+    known = [class_name, head, fields, shown, key_extra, refusal]
+    return Settings(
+        kind=cls.__qualname__,
+        is_fake=any(one.__module__.startswith(_FAKES) for one in cls.__mro__),
+        head=head,
+        fields=fields,
+        defaults=frozenset(name for name in fields if _is_default(plan, name, fields[name])),
+        class_name=class_name if plan.is_users else None,
+        name=name,
+        clients=clients,
+        key_extra=key_extra,
+        refusal=refusal,
+        digest=hashlib.sha256(canonical(known)).digest(),
+    )
+
+
+def _written(model: BaseLanguageModel[Any], plan: _Plan, *, lenient: bool) -> dict[str, Any]:
+    """Return *model* as LangChain writes it out, with objects that LangChain leaves out.
+
+    Raises:
+        UncacheableRequestError: An object cannot be read.
+    """
+    head = cast("dict[str, Any]", dumpd(model))
+    kwargs: dict[str, Any] = {}
+    for name, value in cast("dict[str, Any]", head.get("kwargs", {})).items():
+        if _is_note(model, plan, name):
+            continue
+        if not _is_object_left_out(value):
+            kwargs[name] = value
+        elif name not in OF_MODELS and (read := _read_field(model, plan, name, lenient=lenient)) is not None:
+            kwargs[name] = read
+    return {"id": head.get("id"), "kwargs": kwargs}
+
+
+def _fields(model: BaseLanguageModel[Any], plan: _Plan, head: Mapping[str, Any], *, lenient: bool) -> Iterator[tuple[str, object]]:
+    """Yield the fields that count and are not in *head*.
+
+    Raises:
+        UncacheableRequestError: An object cannot be read.
+    """
+    written = head.get("kwargs", {})
+    for name in plan.looked_at:
+        if head and not (plan.fields[name].exclude or is_secret(written.get(name))):
+            continue
+        read = None if _is_note(model, plan, name) else _read_field(model, plan, name, lenient=lenient)
+        if read is not None and not (head and _is_default(plan, name, read)):
+            yield name, read
+    for name, value in (model.__pydantic_extra__ or {}).items():
+        if value is not None and not is_credential(name):
+            yield name, plain(value)
+    for name, value in (model.__pydantic_private__ or {}).items() if plan.is_users else ():
+        if type(value) in _SCALARS and name not in plan.changed and not is_credential(name):
+            yield name, value
+
+
+def _is_note(model: BaseLanguageModel[Any], plan: _Plan, name: str) -> bool:
+    """Return True if a class of the user's own uses the field to note what it does."""
+    if name not in plan.users:
+        return plan.fields.get(name) is not None and name == "i" and _owner(plain_class(type(model)), name).__module__.startswith(_FAKES)
+    value = model.__dict__.get(name)
+    return name in plan.changed and (type(value) is int or isinstance(value, _COLLECTIONS))
+
+
+def _read_field(model: BaseLanguageModel[Any], plan: _Plan, name: str, *, lenient: bool) -> object:
+    """Return the value of a field as plain data; None if it does not count.
+
+    Raises:
+        UncacheableRequestError: It holds an object that cannot be read.
+    """
+    value = model.__dict__.get(name)
+    if value is None or is_credential(name) or (name in plan.clients and type(value) not in _SCALARS):
+        return None
+    try:
+        read = plain(value)
+        return fingerprint(canonical(read).hex()) if name in model.lc_secrets else read
+    except UncacheableRequestError as error:
+        if lenient or _may_be_left_out(model, plan, name):
+            return None
+        msg = f"its field {name!r} holds {error}"
+        raise UncacheableRequestError(msg) from None
+
+
+def _may_be_left_out(model: BaseLanguageModel[Any], plan: _Plan, name: str) -> bool:
+    """Return True if an object in the field *name* that cannot be read is not the model."""
+    field = plan.fields[name]
+    if name not in plan.users:
+        return bool(field.exclude) or _owner(plain_class(type(model)), name).__module__.startswith(_FAKES)
+    return name not in model.model_fields_set or bool(cast("Any", model)._identifying_params)  # noqa: SLF001 - by which a class says what it is
+
+
+def _is_default(plan: _Plan, name: str, value: object) -> bool:
+    field = plan.fields.get(name)
+    if field is None or field.default_factory is not None:
+        return False
+    try:
+        return canonical(plain(field.default)) == canonical(value)
+    except UncacheableRequestError:
+        return False
+
+
+def is_secret(written: object) -> bool:
+    """Return True if LangChain has written a secret out by its name alone."""
+    return isinstance(written, dict) and cast("dict[str, object]", written).get("type") == "secret" and "lc" in written
+
+
+def _is_object_left_out(written: object) -> bool:
+    """Return True if LangChain has written no more than the class of an object somewhere in *written*."""
+    if isinstance(written, dict):
+        fields = cast("dict[str, object]", written)
+        return (fields.get("lc") == 1 and fields.get("type") == "not_implemented") or any(map(_is_object_left_out, fields.values()))
+    return isinstance(written, list) and any(map(_is_object_left_out, cast("list[object]", written)))
+
+
+def plain(value: object) -> object:  # noqa: PLR0911 - one for each kind of value
+    """Return *value* as plain data of which a key can be made; secrets as their fingerprints.
+
+    Raises:
+        UncacheableRequestError: It holds an object that cannot be read. The message begins with the kind of object.
+    """
+    if value is None or type(value) in _SCALARS:
+        return value
+    if _is_synchronisation(value):
+        return None
+    if isinstance(value, SecretStr | SecretBytes):
+        return fingerprint(str(value.get_secret_value()))
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in cast("Mapping[object, object]", value).items() if not _is_synchronisation(item)}
+    if isinstance(value, list | tuple):
+        items = [plain(item) for item in cast("list[object]", value) if not _is_synchronisation(item)]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, BaseLanguageModel):
+        return _model_as_plain(cast("BaseLanguageModel[Any]", value))
+    if isinstance(value, type) and issubclass(value, BaseModel) and (schema := schema_of(value)) is not None:
+        return {"schema": schema}
+    if isinstance(value, BaseModel):
+        return _object_as_plain(value)
+    kind = type(cast("object", value))
+    try:
+        canonical(cast("object", value))
+    except UncacheableRequestError:
+        msg = f"a {kind.__qualname__}, which cannot be read"
+        raise UncacheableRequestError(msg) from None
+    return cast("object", value)
+
+
+def _is_synchronisation(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] in _SYNCHRONISATION
+
+
+def _model_as_plain(model: BaseLanguageModel[Any]) -> object:
+    settings = settings_of(model)
+    if settings.refusal is not None:
+        msg = f"a model of which {settings.refusal}"
+        raise UncacheableRequestError(msg)
+    return {"model": settings.digest}
+
+
+def _object_as_plain(value: BaseModel) -> object:
+    cls = type(value)
+    if isinstance(value, Serializable) and value.is_lc_serializable() and not _is_object_left_out(written := dumpd(value)):
+        return written
+    held = {**value.__dict__, **(value.__pydantic_extra__ or {}), **(value.__pydantic_private__ or {})}
+    return {"class": f"{cls.__module__}.{cls.__qualname__}", "fields": {name: plain(item) for name, item in held.items()}}
