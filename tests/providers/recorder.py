@@ -144,7 +144,8 @@ def quick_clients() -> None:
         from botocore.loaders import JSONFileLoader
     except ImportError:
         return
-    JSONFileLoader.load_file = functools.cache(JSONFileLoader.load_file)
+    read = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
+    JSONFileLoader.load_file = lambda _, path: read(path)
 
 
 @contextmanager
