@@ -1,8 +1,7 @@
 """Which model an LLM is: its class, and every setting that may change its answers, as they are at the moment of a call.
 
-Fields count, but for nulls, secrets, and what is about transport or about what LlamaIndex does with an answer. What an LLM keeps privately
-counts as it was when the LLM was wrapped: some have settings there, others note what they do. Not asked is what would ask the provider,
-or tell a secret: `metadata`, `to_dict`.
+Fields and private attributes count, except nulls, secrets, transport settings, and settings for the handling of answers.
+`metadata` and `to_dict` are not used: the first may send a request, the second may contain a secret.
 
 A model is refused if nothing names it: its class may be another one in another program. LlamaIndex's own mocks are what they are. It is
 refused, too, if it keeps an object that nobody can read: that may be the model, and the name a default. Clients are known by their names.
@@ -11,6 +10,7 @@ refused, too, if it keeps an object that nobody can read: that may be the model,
 from __future__ import annotations
 
 import hashlib
+import marshal
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -51,6 +51,7 @@ _SHOWN = (
 _REMEMBERED = ("store", "background", "previous_response_id", "conversation", "container")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SCALARS = (str, int, float, bool)
+_WITHOUT_REFERENCES = 2  # version 2 of `marshal`: its bytes do not depend on reference counts
 
 
 class Identity:
@@ -71,10 +72,11 @@ class Identity:
         self._class = class_of(plain_class(type(llm)))
         self._automatic_window = _window(llm) == -1
         self._remembered: tuple[bytes, str] | None = None
+        self._read: dict[str, tuple[bytes, object]] = {}
+        self._inside: dict[str, tuple[LLM, Identity]] = {}
         try:
-            self._private = _private_settings(llm, lenient=extra is not None)
-            canonical([self._private, extra], "key_extra")
-            self._settings(llm)
+            canonical(extra, "key_extra")
+            canonical(self._settings(llm))
         except UncacheableRequestError as error:
             msg = f"nothing says exactly which model a {self._class} is ({error}): say by key_extra='name/and-settings' what stands for it"
             raise ConfigurationError(msg) from None
@@ -114,7 +116,7 @@ class Identity:
 
     def _settings(self, llm: LLM) -> list[object]:
         model = self._model(llm)
-        return [model, self._fields(llm), self._private, _inner(llm), _address(llm), self._extra]
+        return [model, self._fields(llm), self._private(llm), _inner(llm), _address(llm), self._extra]
 
     def _model(self, llm: LLM) -> object:
         """Return plain data that identifies the class of *llm*."""
@@ -141,13 +143,57 @@ class Identity:
             if name in _plain_fields(type(llm)) or value is generic_messages_to_prompt or isinstance(value, SecretStr | SecretBytes):
                 continue
             try:
-                if (said := _setting(name, value)) not in ({}, []):
+                if (said := self._setting(name, value)) not in ({}, []):
                     found[name] = said
             except UncacheableRequestError as error:
                 if self._extra is None:
                     msg = f"its field {name!r}: {error}"
                     raise UncacheableRequestError(msg) from None
         return found
+
+    def _private(self, llm: LLM) -> dict[str, object]:
+        """Return the private settings of *llm*."""
+        found: dict[str, object] = {}
+        for name, value in (llm.__pydantic_private__ or {}).items():
+            if value is None or isinstance(value, SecretStr | SecretBytes) or _is_private_aside(name, value):
+                continue
+            try:
+                found[name] = value if type(value) in _SCALARS else self._unless_read(name, value)
+            except UncacheableRequestError as error:
+                if self._extra is None:  # the object may be the model itself, and the name in a field only a default
+                    msg = f"what it keeps as {name!r}: {error}"
+                    raise UncacheableRequestError(msg) from None
+        return found
+
+    def _unless_read(self, name: str, value: object) -> object:
+        """Return the private setting *value* as plain data: the same object as the last time if nothing in it has changed.
+
+        The comparison is by `marshal`, which knows types: 1, 1.0 and True differ.
+        """
+        try:
+            text = marshal.dumps(cast("Any", value), _WITHOUT_REFERENCES)
+        except ValueError:  # it holds an object: only its plain data can be compared
+            return self._setting(name, value)
+        if (known := self._read.get(name)) is not None and known[0] == text:
+            return known[1]
+        said = self._setting(name, value)
+        self._read[name] = text, said
+        return said
+
+    def _setting(self, name: str, value: object) -> object:
+        if isinstance(value, LLM):
+            known = self._inside.get(name)
+            try:
+                identity = known[1] if known is not None and known[0] is value else Identity(value, None)
+            except ConfigurationError as error:
+                raise UncacheableRequestError(str(error)) from None
+            self._inside[name] = value, identity
+            return [identified(plain_class(type(value))), identity.params(value)]
+        if isinstance(value, BasePromptTemplate):  # some LLMs apply it to prompts; its output parser is applied to answers
+            return [identified(type(value)), plain({name: item for name, item in value.__dict__.items() if name != "output_parser"})]
+        if name == "additional_kwargs" and isinstance(value, Mapping):
+            return plain_arguments({str(key): item for key, item in cast("Mapping[object, object]", value).items() if not _is_secret(key)})
+        return plain(value)
 
 
 def is_stateful(llm: LLM, arguments: Mapping[str, object]) -> bool:
@@ -207,38 +253,8 @@ def _is_aside(name: str) -> bool:
     return name in _NOT_ASKED or is_account(name)
 
 
-def _setting(name: str, value: object) -> object:
-    if isinstance(value, LLM):
-        try:
-            return [identified(plain_class(type(value))), Identity(value, None).params(value)]
-        except ConfigurationError as error:
-            raise UncacheableRequestError(str(error)) from None
-    if isinstance(value, BasePromptTemplate):  # which some apply by themselves; what reads an answer does not count
-        return [identified(type(value)), plain({name: item for name, item in value.__dict__.items() if name != "output_parser"})]
-    if name == "additional_kwargs" and isinstance(value, Mapping):
-        return plain_arguments({str(key): item for key, item in cast("Mapping[object, object]", value).items() if not _is_secret(key)})
-    return plain(value)
-
-
 def _is_secret(name: object) -> bool:
     return isinstance(name, str) and is_account(name)
-
-
-def _private_settings(llm: LLM, *, lenient: bool) -> dict[str, object]:
-    """Return what *llm* keeps privately."""
-    found: dict[str, object] = {}
-    for name, value in (llm.__pydantic_private__ or {}).items():
-        if value is None or isinstance(value, SecretStr | SecretBytes):
-            continue
-        if _is_private_aside(name, value):
-            continue
-        try:
-            found[name] = _setting(name, value)
-        except UncacheableRequestError as error:
-            if not lenient:  # it may be the model itself, whatever a field says of its name
-                msg = f"what it keeps as {name!r}: {error}"
-                raise UncacheableRequestError(msg) from None
-    return found
 
 
 def _is_private_aside(name: str, value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import logging
 import multiprocessing
 import pickle
@@ -345,7 +346,7 @@ def test_what_settings_hold_is_cached_until_it_is_undone(cache: TieredCache) -> 
     """In a block, or until `undo`; what somebody has set since stays."""
     llm = Settings.llm = MockLLM(max_tokens=2)
     before = Settings.embed_model = MockEmbedding(8)
-    with configure(cache, tags=["a"], key_extra="mock") as configured:
+    with configure(cache, tags=["a"], embed_key_extra="mock") as configured:
         assert isinstance(Settings.llm, CachedLLM)
         assert type(Settings.embed_model) is not type(before)
         assert isinstance(Settings.embed_model, type(before))
@@ -354,7 +355,7 @@ def test_what_settings_hold_is_cached_until_it_is_undone(cache: TieredCache) -> 
     assert Settings.llm is llm
     assert Settings.embed_model is before
 
-    done = configure(cache, key_extra="mock")
+    done = configure(cache, embed_key_extra="mock")
     other = Settings.llm = MockLLM()
     done.undo()
     done.undo()
@@ -383,6 +384,55 @@ def test_wrong_arguments_leave_settings_alone(cache: TieredCache) -> None:
     with pytest.raises(ConfigurationError, match="key_extra"):
         configure(cache)
     assert (Settings.llm, Settings.embed_model) == (llm, embed_model)
+
+
+def test_configure_separates_the_key_extras(cache: TieredCache) -> None:
+    Settings.llm, Settings.embed_model = Around(object()), MockEmbedding(8)
+    with pytest.raises(ConfigurationError, match="keeps as '_engine'"):
+        configure(cache, embed_key_extra="mock")  # it does not excuse what cannot be read of the LLM
+    with configure(cache, llm_key_extra="around", embed_key_extra="mock"):
+        assert isinstance(Settings.llm, CachedLLM)
+
+
+@pytest.mark.parametrize(("alone", "other"), [("llm", "embed_model"), ("embed_model", "llm")])
+def test_configure_takes_one_model_alone(cache: TieredCache, alone: str, other: str) -> None:
+    Settings.llm, Settings.embed_model = MockLLM(), MockEmbedding(8)
+    before = getattr(Settings, f"_{other}")
+    with configure(cache, embed_key_extra="mock", **{other: False}):
+        assert getattr(Settings, f"_{other}") is before
+        assert type(getattr(Settings, f"_{alone}")) not in {MockLLM, MockEmbedding}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"key_extra": "a"}, "Use llm_key_extra= or embed_key_extra="),
+        ({"llm": False, "embed_model": False}, "must not both be False"),
+        ({"llm": MockLLM()}, "llm must be True or False"),
+        ({"llm": False, "replay": "single"}, "replay"),
+    ],
+)
+def test_configure_refuses_wrong_arguments(cache: TieredCache, how: dict[str, Any], said: str) -> None:
+    Settings.llm, Settings.embed_model = before = MockLLM(), MockEmbedding(8)
+    with pytest.raises(ConfigurationError, match=said):
+        configure(cache, embed_key_extra="mock", **how)
+    assert (Settings.llm, Settings.embed_model) == before
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_overlapping_configures_restore_settings(order: tuple[int, ...]) -> None:
+    """In whichever order they are undone, the last one in use applies until then."""
+    llm = Settings.llm = MockLLM(max_tokens=2)
+    caches = [TieredCache("memory://") for _ in range(3)]
+    blocks = [configure(cache, embed_model=False) for cache in caches]
+    in_use = [0, 1, 2]
+    for number in order:
+        blocks[number].undo()
+        in_use.remove(number)
+        expected = caches[in_use[-1]] if in_use else None
+        keeper = Settings.llm.__dict__.get(OWN)
+        assert (keeper.cache if keeper else None) is expected
+    assert Settings.llm is llm
 
 
 def test_the_package_is_loaded_by_and_by() -> None:

@@ -410,6 +410,52 @@ def test_a_name_does_not_excuse_a_setting(cache: TieredCache, name: str) -> None
     assert requests[0] == requests[2] != requests[1]
 
 
+class Adapter(BaseModel):
+    """Attached to a model by a user."""
+
+    path: str
+
+
+PRIVATE_CHANGES: list[tuple[Callable[[], LLM], Callable[[Any], object]]] = [
+    (lambda: Own(hidden="a"), lambda llm: setattr(llm, "_hidden", "b")),
+    (lambda: Own(hidden=1), lambda llm: setattr(llm, "_hidden", True)),
+    (lambda: Own(hidden={"a": [1]}), lambda llm: llm._hidden["a"].append(2)),
+    (lambda: Own(hidden={"a": 1}), lambda llm: llm._hidden.update(a=1.0)),
+    (lambda: Own(hidden=Adapter(path="a")), lambda llm: setattr(llm._hidden, "path", "b")),
+    (lambda: Own(hidden=[Adapter(path="a")]), lambda llm: setattr(llm._hidden[0], "path", "b")),
+    (lambda: Own(hidden=Own()), lambda llm: setattr(llm._hidden, "voice", "high")),
+    (lambda: Own(hidden=Own(hidden="a")), lambda llm: setattr(llm._hidden, "_hidden", "b")),
+    (google, lambda llm: llm._generation_config.update(top_p=0.5)),
+    (google, lambda llm: setattr(llm, "_generation_config", {**llm._generation_config, "seed": 1})),
+    (google, lambda llm: setattr(llm, "_max_tokens", 200)),
+]
+
+
+@pytest.mark.parametrize(("make", "change"), PRIVATE_CHANGES)
+def test_private_settings_count_as_they_are_at_the_call(
+    cache: TieredCache, make: Callable[[], LLM], change: Callable[[Any], object]
+) -> None:
+    """A change after the first use makes another request, the same as that of a model that was wrapped after the change."""
+    llm, other = cached(make(), cache), make()
+    before = request(llm)
+    assert request(llm) == before
+    change(llm)
+    change(other)
+    assert before != request(llm) == request(cached(other, cache))
+
+
+def test_a_private_setting_that_becomes_unreadable_is_not_cached(cache: TieredCache) -> None:
+    llm = cached(Own(), cache)
+    request(llm)
+    llm._hidden = object()
+    with pytest.raises(UncacheableRequestError, match="'_hidden'"):
+        request(llm)
+    loose = cached(Own(), cache, key_extra="a")
+    before = request(loose)
+    loose._hidden = object()
+    assert request(loose) == before
+
+
 def test_where_the_environment_sends_requests(cache: TieredCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts, though no field says it."""
     here = request(cached(Anthropic(model="claude-sonnet-4-5", api_key="sk-1"), cache))
