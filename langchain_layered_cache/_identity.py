@@ -1,9 +1,9 @@
 """Which embedding model it is: its class and name, where it runs, and every setting that may change its vectors.
 
 Of a pydantic class the declared fields count, as they are at the moment of the call, but for defaults (a release may add some), nulls,
-secrets, and what is about transport. Nobody declares the settings of another class, so its public attributes count, as they were when it
-was wrapped: later, some of them may be counters. What cannot be written as a lasting text is refused, unless the caller says by `model`
-what it stands for.
+secrets, and transport settings. Another class does not declare its settings, so its public attributes count, as they were when it
+was wrapped: later, some of them may be counters. A network that is loaded in this process counts by its weights and settings
+(`layered_cache.local_models`). Any other object without a lasting text is refused, unless `model` identifies it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from langchain_core.embeddings import Embeddings
 from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
+from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
 from layered_cache.setting_names import is_secret_name
 from pydantic import BaseModel, SecretBytes, SecretStr
 
@@ -50,6 +51,7 @@ class Identity:
             raise ConfigurationError(msg)
         self._attributes: dict[str, Any] = {}
         try:
+            self._loaded()
             if isinstance(embeddings, BaseModel):
                 self._declared(embeddings)
             else:
@@ -76,7 +78,9 @@ class Identity:
         """
         embeddings = self._embeddings
         settings = self._declared(embeddings) if isinstance(embeddings, BaseModel) else self._attributes
-        return {"class": _class_of(embeddings), "address": _address_of(embeddings), "settings": settings, **self._code()}
+        params: dict[str, object] = {"class": _class_of(embeddings), "address": _address_of(embeddings), "settings": settings}
+        found = {"loaded": self._loaded()}
+        return {**params, **self._code(), **{name: value for name, value in found.items() if value}}
 
     def _code(self) -> dict[str, object]:
         """Return the digest of the class, if that is user code; with a *model*, only if it has one."""
@@ -88,6 +92,14 @@ class Identity:
             return {}
         return {} if code is None else {"code": code}
 
+    def _loaded(self) -> dict[str, str]:
+        """Return the fingerprints of the networks that the model has loaded, unless `model` identifies them."""
+        if self._model is not None:
+            return {}
+        private = cast("dict[str, object]", getattr(self._embeddings, "__pydantic_private__", None) or {})
+        found = {name: fingerprint_of(value) for name, value in {**vars(self._embeddings), **private}.items()}
+        return {name: digest for name, digest in found.items() if digest is not None}
+
     def _declared(self, embeddings: BaseModel) -> dict[str, Any]:
         fields = type(embeddings).model_fields
         values = {name: getattr(embeddings, name) for name in fields}
@@ -96,11 +108,17 @@ class Identity:
 
     def _kept(self, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {}
-        for name, value in values.items():
+        local = self._model is None and any(map(is_loaded, vars(self._embeddings).values()))
+        for name, given in values.items():
+            value = given
             if name.startswith("_") or name in _TRANSPORT or value is None or _is_secret(name, value):
                 continue
+            if local and (name in DEVICE_SETTINGS or is_loaded(value)):
+                continue
             try:
-                text = canonical(value, f"the setting {name!r} of {_class_of(self._embeddings)}")
+                what = f"the setting {name!r} of {_class_of(self._embeddings)}"
+                value = plain_settings(value, what) if local else value
+                text = canonical(value, what)
             except UncacheableRequestError:
                 if self._model is None:
                     raise

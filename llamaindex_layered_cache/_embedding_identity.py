@@ -1,8 +1,8 @@
 """Which embedding model it is: its class and name, and every setting that may change its vectors, as they are at the moment of a call.
 
-Of a pydantic object the fields count, and what it keeps privately, which is where some models have the settings that matter; of objects
-in it the same. Nulls do not count, nor secrets, nor what is about transport (see `_names`). Whatever else has no lasting text (a loaded
-model, a function) may decide the vectors too, so it is refused, unless the caller says by `key_extra` what stands for it.
+The fields and the private attributes of a pydantic object count, and those of the objects in it. Nulls, secrets and transport settings
+(see `_names`) do not count. A network that is loaded in this process counts by its weights and settings (`layered_cache.local_models`).
+Any other object without a lasting text, such as a function, may change the vectors too. It is refused unless `key_extra` identifies it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, cast
 from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
+from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, SecretBytes, SecretStr
 
@@ -110,11 +111,16 @@ def _read(thing: BaseModel, *, opaque: bool, depth: int) -> dict[str, object]:
         msg = f"{_class_of(thing)} holds objects within objects without end"
         raise UncacheableRequestError(msg)
     settings: dict[str, object] = {}
+    local = not opaque and any(is_loaded(value) for _, value in _members(thing))
     for name, value in _members(thing):
-        if value is None or _is_transport(name, value) or _is_secret(name, value):
+        if value is None or _is_secret(name, value) or (local and name.strip("_") in DEVICE_SETTINGS):
             continue
         try:
-            settings[name] = _plain(value, f"the setting {name!r} of {_class_of(thing)}", opaque=opaque, depth=depth)
+            what = f"the setting {name!r} of {_class_of(thing)}"
+            if (digest := fingerprint_of(value) if local else None) is not None:
+                settings[name] = digest
+            elif not _is_transport(name, value):
+                settings[name] = _plain(plain_settings(value, what) if local else value, what, opaque=opaque, depth=depth)
         except UncacheableRequestError:
             if not opaque:
                 raise

@@ -3,8 +3,11 @@
 Fields and private attributes count, except nulls, secrets, transport settings, and settings for the handling of answers.
 `metadata` and `to_dict` are not used: the first may send a request, the second may contain a secret.
 
-A model is refused if nothing names it: its class may be another one in another program. LlamaIndex's own mocks are what they are. It is
-refused, too, if it keeps an object that nobody can read: that may be the model, and the name a default. Clients are known by their names.
+A network that is loaded in this process counts by its weights and settings (`layered_cache.local_models`), not by its device.
+
+A model without a name is refused, except LlamaIndex's own mocks: another program may have another class at the same place. A model is also
+refused if it keeps an object that cannot be read: the object may be the model, and the name only a default. Clients are known by their
+names.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import marshal
 import re
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Container, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
@@ -20,6 +24,7 @@ from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.code_identity import code_identity
 from layered_cache.key_rules import NO_RULES, KeyRules
 from layered_cache.keys import canonical
+from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
@@ -127,14 +132,15 @@ class Identity:
                 raise
             return self._class
 
-    def _fields(self, llm: LLM) -> dict[str, object]:
+    def _fields(self, llm: LLM, without: Container[str] = ()) -> dict[str, object]:
         found: dict[str, object] = {}
         values = llm.__dict__
         if more := llm.__pydantic_extra__:
             values = {**values, **more}
+        local = self._is_local(llm)
         for name in (*_asked_fields(type(llm)), *(more or ())):
             value = self._rules.counted(name, values.get(name))
-            if value is None or (more and name in more and _is_aside(name)):
+            if value is None or name in without or (more and name in more and _is_aside(name)) or (local and name in DEVICE_SETTINGS):
                 continue
             if type(value) in _SCALARS:
                 if name != "context_window" or not self._automatic_window:
@@ -143,7 +149,7 @@ class Identity:
             if name in _plain_fields(type(llm)) or value is generic_messages_to_prompt or isinstance(value, SecretStr | SecretBytes):
                 continue
             try:
-                if (said := self._setting(name, value)) not in ({}, []):
+                if (said := self._field(llm, name, value, local=local)) not in ({}, []):
                     found[name] = said
             except UncacheableRequestError as error:
                 if self._extra is None:
@@ -151,11 +157,31 @@ class Identity:
                     raise UncacheableRequestError(msg) from None
         return found
 
+    def _field(self, llm: LLM, name: str, value: object, *, local: bool) -> object:
+        if local and isinstance(value, Mapping):
+            said = cast("dict[str, object]", plain_settings(cast("object", value)))
+            return {key: item for key, item in said.items() if not (_is_secret(key) or key == "stream")}  # LlamaCPP sets it with each call
+        if local and isinstance(value, types.MethodType) and isinstance(owner := value.__self__, LLM):
+            return [f"{class_of(plain_class(type(owner)))}.{value.__name__}", None if owner is llm else self._difference(llm, owner)]
+        return self._setting(name, value)
+
+    def _is_local(self, llm: LLM) -> bool:
+        """Return True if a network that is loaded in this process answers, and `key_extra` does not identify it."""
+        return self._extra is None and any(map(is_loaded, (llm.__pydantic_private__ or {}).values()))
+
+    def _difference(self, llm: LLM, owner: LLM) -> object:
+        """Return the settings of *owner*, which *llm* was copied from, if they differ; its method uses them."""
+        one, other = ([self._fields(of, without=_PROMPTS), self._private(of)] for of in (llm, owner))
+        return None if one == other else other
+
     def _private(self, llm: LLM) -> dict[str, object]:
         """Return the private settings of *llm*."""
         found: dict[str, object] = {}
+        local = self._is_local(llm)
         for name, value in (llm.__pydantic_private__ or {}).items():
-            if value is None or isinstance(value, SecretStr | SecretBytes) or _is_private_aside(name, value):
+            if value is None or isinstance(value, SecretStr | SecretBytes) or (local and name.strip("_") in DEVICE_SETTINGS):
+                continue
+            if _is_private_aside(name, value) and not (local and is_loaded(value)):
                 continue
             try:
                 found[name] = value if type(value) in _SCALARS else self._unless_read(name, value)
@@ -181,6 +207,8 @@ class Identity:
         return said
 
     def _setting(self, name: str, value: object) -> object:
+        if self._extra is None and (digest := fingerprint_of(value)) is not None:
+            return digest
         if isinstance(value, LLM):
             known = self._inside.get(name)
             try:
@@ -193,6 +221,8 @@ class Identity:
             return [identified(type(value)), plain({name: item for name, item in value.__dict__.items() if name != "output_parser"})]
         if name == "additional_kwargs" and isinstance(value, Mapping):
             return plain_arguments({str(key): item for key, item in cast("Mapping[object, object]", value).items() if not _is_secret(key)})
+        if _has_stopping_rules(type(value)):
+            return [_rule(rule) for rule in cast("list[object]", value)]
         return plain(value)
 
 
@@ -214,6 +244,16 @@ def _sent_along(llm: LLM) -> Mapping[str, object]:
 def _inside(place: Mapping[str, object], name: str) -> Mapping[str, object]:
     more = place.get(name)
     return cast("Mapping[str, object]", more) if isinstance(more, Mapping) else {}
+
+
+@lru_cache(maxsize=1024)
+def _has_stopping_rules(cls: type) -> bool:
+    """Return True if *cls* is the list of stopping rules of a model of transformers."""
+    return any((base.__module__.partition(".")[0], base.__name__) == ("transformers", "StoppingCriteriaList") for base in cls.__mro__)
+
+
+def _rule(rule: object) -> list[object]:
+    return [class_of(type(rule)), plain(cast("object", type(rule).__call__)), plain(cast("dict[str, object]", vars(rule)))]
 
 
 def class_of(cls: type) -> str:

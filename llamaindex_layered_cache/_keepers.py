@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -250,10 +251,11 @@ class Call:
         how = self.keeper.how
         if self._changed:
             return self._not_stored("what was asked has changed meanwhile")
+        self._warn_of_changes()
         if how.store_if is not None and not how.store_if(responses[-1]):
             return self._not_stored("store_if")
         try:
-            answer = to_answer(responses, self.keeper.identity.name(self.question.llm), how.raw, streams=self.question.streams)
+            answer = self._encoded(responses)
         except EncodeError as error:
             self.keeper.once.warn(f"an answer is not cached: {error}")
             return self._not_stored("not encodable")
@@ -261,6 +263,32 @@ class Call:
         if options.labels or options.keep_for is not None:
             answer = dataclasses.replace(answer, tags=options.labels, keep_for=options.keep_for)
         return answer
+
+    def _warn_of_changes(self) -> None:
+        """Warn if the model changed its own settings during the call: then an equal call has another key."""
+        llm, request = self.question.llm, self.request
+        with suppress(UncacheableRequestError):
+            if request is not None and self.keeper.identity.params(llm)["settings"] != request.params["settings"]:
+                self.keeper.once.warn(
+                    f"a setting of {type(llm).__name__} changed during a call, so an equal call is a miss: "
+                    "keep counters and notes outside of the model"
+                )
+
+    def _encoded(self, responses: Sequence[Response]) -> Answer:
+        """Return *responses* as an answer; without its `raw`, if that is all that cannot be kept.
+
+        Raises:
+            EncodeError: It would not come back equal.
+        """
+        model, raw, streams = self.keeper.identity.name(self.question.llm), self.keeper.how.raw, self.question.streams
+        try:
+            return to_answer(responses, model, raw, streams=streams)
+        except EncodeError as error:
+            if raw == "drop" or responses[-1].raw is None:
+                raise
+            answer = to_answer(responses, model, "drop", streams=streams)
+            self.keeper.once.warn(f"the raw of an answer is not cached: {error}")
+            return answer
 
     def _not_stored(self, reason: str) -> None:
         self.cache.report(Event(kind="not_stored", namespace=self.cache.name, reason=reason))

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from layered_cache import (
     vectors,
 )
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier, OpenAIServer
+from local_standins import Llama
 from pydantic import BaseModel, Field, SecretStr
 from worlds import Threads, World, kinds, settled
 
@@ -317,6 +319,49 @@ def test_a_text_is_what_it_is(world: World, cache: TieredCache) -> None:
     for _ in range(2):
         world.call(cached, "embed_documents", texts)
     assert model.asked == [texts]
+
+
+class Local(BaseModel, Embeddings):
+    """A model with the attributes of `HuggingFaceEmbeddings` (`_client`) and `LlamaCppEmbeddings` (`client`)."""
+
+    model_name: str = "local"
+    model_kwargs: dict[str, Any] = {}
+    encode_kwargs: dict[str, Any] = {}
+    n_threads: int = 1
+    client: Any = None
+
+    def __init__(self, loaded: Any, *, public: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        if public:
+            self.client = loaded
+        else:
+            object.__setattr__(self, "_client", loaded)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [[0.5, float(len(_asked))] for _ in texts if _asked.append("") is None]
+
+    def embed_query(self, text: str) -> list[float]:
+        return self.embed_documents([text])[0]
+
+
+_asked: list[str] = []
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_a_loaded_network_counts_by_its_weights(world: World, cache: TieredCache, tmp_path: Path, public: bool) -> None:
+    """Its device does not count, and `model=` replaces all of that."""
+    _asked.clear()
+    path = tmp_path / "model.gguf"
+
+    def ask(model: str | None = None, **settings: Any) -> int:
+        embeddings = Local(Llama(str(path)), public=public, **settings)
+        world.call(cached_embeddings(embeddings, cache, model=model), "embed_query", "a")
+        return len(_asked)
+
+    path.write_bytes(b"one")
+    assert [ask(), ask(n_threads=7, model_kwargs={"device": "cpu"}), ask(encode_kwargs={"a": 1}), ask("named")] == [1, 1, 2, 3]
+    path.write_bytes(b"two")
+    assert [ask("named"), ask()] == [3, 4]
 
 
 @pytest.mark.parametrize("model", [DeterministicFakeEmbedding(size=4), type("Bare", (Model,), {"__init__": lambda self: None})()])

@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -22,6 +23,7 @@ from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.embeddings.openai import OpenAIEmbedding
+from local_standins import TextEmbedding
 from pydantic import BaseModel, PrivateAttr, SecretStr
 from worlds import World, kinds, settled
 
@@ -427,6 +429,36 @@ def test_a_model_that_nobody_can_tell_is_refused(cache: TieredCache, settings: d
         for extra in ("own/a", "own/b"):
             cached_embedding(model(), cache, key_extra=extra).get_text_embedding("a")
     assert sum(map(len, _asked_of.values())) == 2
+
+
+class Local(Own):
+    """A model with the private attributes of `HuggingFaceEmbedding` and `FastEmbedEmbedding`."""
+
+    providers: list[str] | None = None
+    _model: Any = PrivateAttr()
+    _device: str = PrivateAttr(default="cpu")
+
+    def __init__(self, folder: Path, device: str = "cpu", **settings: Any) -> None:
+        super().__init__(**settings)
+        self._model, self._device = TextEmbedding(folder), device
+
+
+def test_a_local_model_needs_no_key_extra(world: World, cache: TieredCache, tmp_path: Path) -> None:
+    """Its weights and settings count, its device does not, and `key_extra` replaces all of that."""
+    weights = tmp_path / "model.onnx"
+    weights.write_bytes(b"one")
+    same = [Local(tmp_path), Local(tmp_path, device="cuda"), Local(tmp_path, providers=["CUDAExecutionProvider"])]
+    named = cached_embedding(Local(tmp_path), cache, key_extra="a")
+    for model in [named, *(cached_embedding(one, cache) for one in same)]:
+        world.call(model, "get_text_embedding", "a")
+    assert len(_asked_of["own"]) == 2
+    weights.write_bytes(b"two")
+    for model in (cached_embedding(Local(tmp_path), cache), cached_embedding(Local(tmp_path), cache, key_extra="a")):
+        world.call(model, "get_text_embedding", "a")
+    assert len(_asked_of["own"]) == 3
+    same[0]._model.model.task = "query"
+    world.call(cached_embedding(same[0], cache), "get_text_embedding", "a")
+    assert len(_asked_of["own"]) == 4
 
 
 def test_a_model_without_a_name_needs_one(cache: TieredCache) -> None:

@@ -34,6 +34,7 @@ from worlds import World, kinds
 
 from langchain_layered_cache import LayeredCache
 from llamaindex_layered_cache import cached
+from llamaindex_layered_cache._codec import Raw
 from llamaindex_layered_cache._keepers import Question
 from llamaindex_layered_cache._wrapped import OWN
 
@@ -49,7 +50,7 @@ class Slow(CustomLLM):
     asked: list[str] = Field(default=[], exclude=True)
     closed: list[str] = Field(default=[], exclude=True)
     seconds: float = Field(default=0.0, exclude=True)
-    _fails_after: int = PrivateAttr(default=99)  # what is kept privately counts as it was when the LLM was wrapped
+    fails_at: list[int] = Field(default=[], exclude=True)  # no part of the key, unlike a private attribute
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -66,7 +67,7 @@ class Slow(CustomLLM):
             text = ""
             try:
                 for number, word in enumerate(["one ", "two ", "three"]):
-                    if number == self._fails_after:
+                    if number in self.fails_at:
                         raise OSError
                     time.sleep(self.seconds)
                     text += word
@@ -84,7 +85,7 @@ class Slow(CustomLLM):
             text = ""
             try:
                 for number, word in enumerate(["one ", "two ", "three"]):
-                    if number == self._fails_after:
+                    if number in self.fails_at:
                         raise OSError
                     await asyncio.sleep(self.seconds)
                     text += word
@@ -443,7 +444,7 @@ def test_what_is_closed_early_is_not_stored(world: World, cache: TieredCache) ->
 def test_what_fails_is_not_stored(world: World, cache: TieredCache, bare: OpenAI, server: OpenAIServer) -> None:
     """Errors of the provider pass as they are."""
     llm = cached(slow(), cache)
-    llm._fails_after = 1
+    llm.fails_at.append(1)
     for _ in range(2):
         with pytest.raises(OSError):
             world.call(llm, "complete", "q")
@@ -586,11 +587,11 @@ def test_an_answer_that_cannot_be_kept_is_given(
     class Odd(Slow):
         @llm_completion_callback()
         def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-            return CompletionResponse(text="secret answer", raw=threading.Lock())
+            return CompletionResponse(text="secret answer", additional_kwargs={"a": threading.Lock()})
 
         @llm_completion_callback()
         async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-            return CompletionResponse(text="secret answer", raw=threading.Lock())
+            return self.complete(prompt)
 
     llm = cached(Odd(), cache)
     for _ in range(2):
@@ -598,9 +599,49 @@ def test_an_answer_that_cannot_be_kept_is_given(
     assert kinds(events).count("not_stored") == 2
     assert len(caplog.records) == 1
     assert "secret" not in caplog.text
-    for _ in range(2):
-        assert world.call(cached(Odd(), cache, raw="drop"), "complete", "q").text == "secret answer"
-    assert cache.stats().hits == 1
+
+
+def test_a_model_that_changes_its_own_settings_warns(world: World, cache: TieredCache, caplog: pytest.LogCaptureFixture) -> None:
+    class Counting(Slow):
+        _calls: int = PrivateAttr(default=0)
+
+        @llm_completion_callback()
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+            self._calls += 1
+            return CompletionResponse(text="one")
+
+        @llm_completion_callback()
+        async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+            return self.complete(prompt)
+
+    llm = cached(Counting(), cache)
+    for _ in range(3):
+        world.call(llm, "complete", "q")
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["a setting of Counting changed during a call"]
+
+
+@pytest.mark.parametrize("raw", ["model", "dict", "drop"])
+def test_a_raw_that_cannot_be_kept_is_left_out(world: World, cache: TieredCache, caplog: pytest.LogCaptureFixture, raw: Raw) -> None:
+    """The answer is kept, and one warning names the class."""
+
+    class Odd(Slow):
+        @llm_completion_callback()
+        def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+            return CompletionResponse(text="secret answer", raw={"tokens": threading.Lock()})
+
+        @llm_completion_callback()
+        async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+            return self.complete(prompt)
+
+    llm = cached(Odd(), cache, raw=raw)
+    found = [world.call(llm, "complete", prompt) for prompt in ("a", "b", "a", "b")]
+    assert cache.stats().hits == 2
+    assert [response.text for response in found] == ["secret answer"] * 4
+    assert [response.raw for response in found[2:]] == [None, None]
+    assert len(caplog.records) == (raw != "drop")
+    assert "secret" not in caplog.text
+    if raw != "drop":
+        assert "lock" in caplog.text
 
 
 def test_a_stream_that_cannot_be_copied_is_given(world: World, cache: TieredCache, events: list[Event]) -> None:
@@ -641,7 +682,7 @@ def test_old_answers_are_given_while_new_ones_are_made(world: World, clock: Fake
         assert cache.stats().stored == 2
 
         clock.advance(20)
-        llm._fails_after = 0
+        llm.fails_at.append(0)
         assert world.call(llm, "complete", "q").text == "one two three"
         clock.advance(100)
         with pytest.raises(OSError):

@@ -39,6 +39,7 @@ from llama_index.llms.google_genai import GoogleGenAI
 from llama_index.llms.langchain import LangChainLLM
 from llama_index.llms.ollama import Ollama
 from llama_index.llms.openai import OpenAI, OpenAIResponses
+from local_standins import Llama, PreTrained
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
@@ -509,6 +510,95 @@ def test_a_langchain_model_that_is_known_by_its_address(cache: TieredCache) -> N
     llm = LangChainLLM(Odd(responses=["a"], what=object()))
     with pytest.raises(ConfigurationError, match="address"):
         cached(llm, cache)
+
+
+class Local(Own):
+    """An LLM with the fields and private attributes of `LlamaCPP` and `HuggingFaceLLM`."""
+
+    model_kwargs: dict[str, Any] = {}
+    generate_kwargs: dict[str, Any] = {}
+    device_map: str = "auto"
+    _model: Any = PrivateAttr()
+    _tokenizer: Any = PrivateAttr(default=None)
+    _stopping_criteria: Any = PrivateAttr(default=None)
+
+    def __init__(self, path: Path, tokenizer: Any = None, stopping: Any = None, **settings: Any) -> None:
+        super().__init__(**{"messages_to_prompt": self._to_prompt, **settings})
+        self._model, self._tokenizer, self._stopping_criteria = Llama(str(path)), tokenizer, stopping
+
+    def _to_prompt(self, messages: Any) -> str:
+        return f"{self.voice}: {self._tokenizer.chat_template} {messages}"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def test_a_local_model_needs_no_key_extra(cache: TieredCache, weights: Path) -> None:
+    """It counts by its weights and settings, not by its device."""
+    base = request(cached(Local(weights), cache))
+    dtype = type("dtype", (), {"__module__": "torch", "__repr__": lambda _: "torch.float16"})()
+    same = [
+        Local(weights, device_map="cpu", model_kwargs={"n_gpu_layers": -1, "verbose": True}),
+        Local(weights, generate_kwargs={"stream": True}),  # LlamaCPP sets it with each call
+    ]
+    assert [request(cached(one, cache)) for one in same] == [base] * len(same)
+    different = [
+        Local(weights, model_kwargs={"torch_dtype": dtype}),
+        Local(weights, generate_kwargs={"temperature": 0.5}),
+        Local(weights, tokenizer=PreTrained({"a": 1})),
+        Local(weights, voice="high"),
+        Local(weights, messages_to_prompt=str),
+    ]
+    weights.write_bytes(b"GGUf")
+    different.append(Local(weights))
+    requests = [request(cached(one, cache)) for one in different]
+    assert len({base, *requests}) == len(different) + 1
+
+
+def test_a_local_model_that_is_replaced_is_another(cache: TieredCache, weights: Path) -> None:
+    llm = cached(Local(weights, tokenizer=PreTrained({"a": 1})), cache)
+    before = request(llm)
+    llm._tokenizer.chat_template = "{{ messages }}"
+    changed = request(llm)
+    weights.write_bytes(b"GGUf")
+    assert request(llm) == changed
+    llm._model = Llama(str(weights))
+    assert len({before, changed, request(llm)}) == 3
+
+
+def test_a_method_of_the_original_llm_counts_by_its_settings(cache: TieredCache, weights: Path) -> None:
+    """`messages_to_prompt` of a copy is still a method of the original, and reads the settings of the original."""
+    original = Local(weights)
+    llm = cached(original, cache)
+    before = request(llm)
+    original.voice = "high"
+    assert request(llm) != before
+    original.voice = "low"
+    assert request(llm) == before
+
+
+def test_stopping_rules_count_by_their_code(cache: TieredCache, weights: Path) -> None:
+    rules: Any = type("StoppingCriteriaList", (list,), {"__module__": "transformers.generation.stopping_criteria"})
+
+    def rule(stops: list[int]) -> Any:
+        class Stop:
+            def __call__(self, ids: list[int]) -> bool:
+                return ids[-1] in stops
+
+        return rules([Stop()])
+
+    one, same, other = (request(cached(Local(weights, stopping=rule(stops)), cache)) for stops in ([1], [1], [2]))
+    assert one == same != other
+
+
+def test_key_extra_stands_for_a_local_model(cache: TieredCache, weights: Path) -> None:
+    before = request(cached(Local(weights), cache, key_extra="a"))
+    weights.write_bytes(b"GGUf")
+    assert request(cached(Local(weights), cache, key_extra="a")) == before
 
 
 def test_a_model_that_nothing_names_is_refused(cache: TieredCache) -> None:
