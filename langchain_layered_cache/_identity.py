@@ -9,14 +9,16 @@ was wrapped: later, some of them may be counters. A network that is loaded in th
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, cast
 
 from langchain_core.embeddings import Embeddings
 from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.clients import Facts, client_facts, counted_headers
 from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
 from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
-from layered_cache.setting_names import is_secret_name
+from layered_cache.setting_names import is_client, is_secret_name
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 _NAMES = ("model", "model_name", "model_id", "repo_id")
@@ -27,6 +29,8 @@ _TRANSPORT = frozenset({
     "cache_folder", "azure_ad_token_provider", "azure_ad_async_token_provider", "credentials", "callbacks",
     "openai_proxy",
 })  # fmt: skip
+# the addresses of clients that were made without one
+_DEFAULTS = ("https://generativelanguage.googleapis.com/", "http://127.0.0.1:11434", "https://api.cohere.com")
 
 
 class Identity:
@@ -79,7 +83,7 @@ class Identity:
         embeddings = self._embeddings
         settings = self._declared(embeddings) if isinstance(embeddings, BaseModel) else self._attributes
         params: dict[str, object] = {"class": _class_of(embeddings), "address": _address_of(embeddings), "settings": settings}
-        found = {"loaded": self._loaded()}
+        found = {"loaded": self._loaded(), "clients": _clients_of(embeddings)}
         return {**params, **self._code(), **{name: value for name, value in found.items() if value}}
 
     def _code(self) -> dict[str, object]:
@@ -113,6 +117,8 @@ class Identity:
             value = given
             if name.startswith("_") or name in _TRANSPORT or value is None or _is_secret(name, value):
                 continue
+            if (name, _class_of(self._embeddings).partition(".")[0]) == ("tokenizer", "langchain_mistralai"):
+                continue  # it cuts batches
             if local and (name in DEVICE_SETTINGS or is_loaded(value)):
                 continue
             try:
@@ -150,3 +156,47 @@ def _address_of(embeddings: Embeddings) -> str | None:
         if (address := getattr(client, "base_url", None)) is not None:
             return str(address)
     return None
+
+
+def _clients_of(embeddings: Embeddings) -> Facts:
+    """Return the parts of requests that the clients add and neither the fields nor the address show.
+
+    A client keeps the values of the moment at which it was made, and takes some of them from the environment.
+    """
+    values = {**vars(embeddings), **(getattr(embeddings, "__pydantic_private__", None) or {})}
+    found: Facts = {}
+    for name, client in values.items():
+        for part, value in (client_facts(client) or {} if is_client(name) else {}).items():
+            known = found.setdefault(part, value)
+            if part == "headers":
+                found[part] = {**cast("Facts", known), **cast("Facts", value)}
+            elif known != value:
+                msg = f"its clients send requests to different places ({part})"
+                raise UncacheableRequestError(msg)
+    expected = _of_fields(values)
+    expected["address"].append((_address_of(embeddings) or "").rstrip("/"))
+    return {part: value for part, value in found.items() if value not in expected.get(part, ())}
+
+
+def _of_fields(values: Mapping[str, Any]) -> dict[str, list[object]]:
+    """Return the parts that the fields show, and those of a client that was made without an argument."""
+    names = ("base_url", "endpoint", "endpoint_url", "openai_api_base", "azure_endpoint")
+    addresses = [str(value).rstrip("/") for name in names if (value := values.get(name)) is not None]
+    region = values.get("region_name")
+    query = {str(name): str(value) for name, value in sorted((values.get("default_query") or {}).items())}
+    headers: dict[str, object] = {}
+    for name in ("default_headers", "additional_headers", "headers"):
+        headers |= counted_headers(values.get(name))
+    for name in ("client_kwargs", "sync_client_kwargs", "async_client_kwargs"):
+        headers |= counted_headers((values.get(name) or {}).get("headers"))
+    return {
+        "address": [*(addresses or [*_DEFAULTS, f"https://bedrock-runtime.{region}.amazonaws.com"]), *(f"{one}/" for one in addresses)],
+        "region": [region],
+        "project": [values.get("project")],
+        "location": [values.get("location")],
+        "version": [values.get("api_version")],
+        "headers": [headers],
+        "query": [query, {"api-version": str(values.get("openai_api_version")), **query}],
+        "model": [values.get("model")],
+        "provider": [values.get("provider")],
+    }

@@ -205,12 +205,12 @@ def _unpacked(value: object, *, as_data: bool = False) -> Any:  # noqa: ANN401 -
     return value
 
 
-def _object(cls: type[BaseModel], fields: dict[str, Any]) -> BaseModel:
-    """Return an object of *cls*. Clients of providers make theirs unchecked: servers leave out what must be there."""
+def _object(cls: type[BaseModel], fields: object) -> BaseModel:
+    """Return an object of *cls*. Clients make objects unchecked, since servers leave fields out; some are written as a text."""
     try:
         return cls.model_validate(fields)
     except ValidationError:
-        return cls.model_construct(**fields)
+        return cls.model_construct(**cast("dict[str, Any]", fields)) if isinstance(fields, dict) else cls.model_construct()
 
 
 def _name(cls: type) -> str:

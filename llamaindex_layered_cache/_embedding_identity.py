@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.clients import counted_headers
 from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
 from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from llamaindex_layered_cache._clients import HEADERS, client_settings
 from llamaindex_layered_cache._names import is_account, is_client
 
 OWN = "_layered_cache"
@@ -31,11 +33,14 @@ _NO_NAMES = frozenset({"", "unknown"})  # the second is LlamaIndex's default
 _TRANSPORT = frozenset({
     OWN, BARE,
     "callback_manager", "callbacks", "embeddings_cache", "rate_limiter", "embed_batch_size", "num_workers", "chunk_size", "batch_size",
-    "timeout", "request_timeout", "max_retries", "retry_min_seconds", "retry_max_seconds", "reuse_client", "default_headers", "headers",
+    "timeout", "request_timeout", "max_retries", "retries", "retry_min_seconds", "retry_max_seconds", "retry_exponential_base",
+    "reuse_client",
     "show_progress", "show_progress_bar", "verbose", "threads", "parallel", "keep_alive", "cache_folder", "cache_dir", "openai_proxy",
     "http_socket_options", "use_azure_ad", "azure_ad_token_provider", "azure_ad_async_token_provider", "profile_name", "boto3_kwargs",
     "botocore_config",
 })  # fmt: skip
+# of LangChain's models
+_OF_LANGCHAIN = frozenset({"cache", "custom_get_token_ids", "disable_streaming", "metadata", "name", "profile", "streaming", "tags"})
 _SCALARS = (str, int, float, bool)
 _DEEPEST = 8  # objects within objects
 
@@ -53,7 +58,7 @@ class Identity:
 
     def __init__(self, model: BaseEmbedding, extra: object) -> None:
         self.name = _name_of(model) or type(model).__name__
-        settings = [_read(model, opaque=extra is not None, depth=0), extra]
+        settings = [read_settings(model, opaque=extra is not None), extra]
         self.digest = hashlib.sha256(canonical(settings, "key_extra")).hexdigest()
         """Of all that decides the vectors: a setting may be a secret that nobody can tell, so none is stored."""
 
@@ -105,7 +110,7 @@ def _class_of(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
-def _read(thing: BaseModel, *, opaque: bool, depth: int) -> dict[str, object]:
+def read_settings(thing: BaseModel, *, opaque: bool, depth: int = 0) -> dict[str, object]:
     """Return what *thing* is; with *opaque*, without what cannot be read."""
     if depth > _DEEPEST:
         msg = f"{_class_of(thing)} holds objects within objects without end"
@@ -116,11 +121,12 @@ def _read(thing: BaseModel, *, opaque: bool, depth: int) -> dict[str, object]:
         if value is None or _is_secret(name, value) or (local and name.strip("_") in DEVICE_SETTINGS):
             continue
         try:
-            what = f"the setting {name!r} of {_class_of(thing)}"
-            if (digest := fingerprint_of(value) if local else None) is not None:
-                settings[name] = digest
-            elif not _is_transport(name, value):
-                settings[name] = _plain(plain_settings(value, what) if local else value, what, opaque=opaque, depth=depth)
+            if name in HEADERS:
+                said = counted_headers(value) or None
+            else:
+                said = _setting(thing, name, value, opaque=opaque, local=local, depth=depth)
+            if said is not None:
+                settings[name] = said
         except UncacheableRequestError:
             if not opaque:
                 raise
@@ -129,7 +135,19 @@ def _read(thing: BaseModel, *, opaque: bool, depth: int) -> dict[str, object]:
                 msg = f"the setting {name!r} of {_class_of(thing)} holds itself, or is nested too deeply"
                 raise UncacheableRequestError(msg) from None
     found: dict[str, object] = {"class": _class_of(thing), "address": _address_of(thing), "settings": settings}
+    if clients := client_settings(thing):
+        found["clients"] = clients
     return found | _code_of(thing, opaque=opaque)
+
+
+def _setting(thing: BaseModel, name: str, value: object, *, opaque: bool, local: bool, depth: int) -> object:
+    """Return the setting *value* as plain data; None if it does not count."""
+    what = f"the setting {name!r} of {_class_of(thing)}"
+    if local and (digest := fingerprint_of(value)) is not None:
+        return digest
+    if _is_transport(name, value):
+        return None
+    return _plain(plain_settings(value, what) if local else value, what, opaque=opaque, depth=depth)
 
 
 def _code_of(thing: BaseModel, *, opaque: bool) -> dict[str, object]:
@@ -145,14 +163,20 @@ def _code_of(thing: BaseModel, *, opaque: bool) -> dict[str, object]:
 
 def _members(thing: BaseModel) -> Iterator[tuple[str, object]]:
     values = thing.__dict__
+    aside = _OF_LANGCHAIN if hasattr(thing, "lc_id") else frozenset[str]()
+    if type(thing).__module__.startswith("langchain_core.language_models.fake"):
+        aside |= {"i"}  # a counter of the answers that were given
     for name in type(thing).model_fields:  # not all of __dict__: what a cached property has put there is no setting
-        yield name, values.get(name)
+        if name not in aside:
+            yield name, values.get(name)
     yield from (thing.__pydantic_extra__ or {}).items()
     yield from (thing.__pydantic_private__ or {}).items()
 
 
 def _is_transport(name: str, value: object) -> bool:
-    return name in _TRANSPORT or (is_client(name) and type(value) not in _SCALARS)
+    if name in _TRANSPORT or (is_client(name) and type(value) not in _SCALARS):
+        return True
+    return name == "_get_model_info" or type(value).__module__.startswith("botocore")
 
 
 def _is_secret(name: str, value: object) -> bool:
@@ -162,7 +186,7 @@ def _is_secret(name: str, value: object) -> bool:
 def _plain(value: object, what: str, *, opaque: bool, depth: int) -> object:
     """Return *value* as data with a lasting text; it is checked here, where it can be named."""
     if isinstance(value, BaseModel):
-        return _read(value, opaque=opaque, depth=depth + 1)
+        return read_settings(value, opaque=opaque, depth=depth + 1)
     if isinstance(value, list | tuple):
         return [_plain(item, what, opaque=opaque, depth=depth) for item in cast("list[object]", value)]
     if isinstance(value, Mapping):

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import marshal
+import os
 import re
 import types
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache.clients import counted_headers
 from layered_cache.code_identity import code_identity
 from layered_cache.key_rules import NO_RULES, KeyRules
 from layered_cache.keys import canonical
@@ -28,8 +30,10 @@ from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loade
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
-from pydantic import SecretBytes, SecretStr
+from pydantic import BaseModel, SecretBytes, SecretStr
 
+from llamaindex_layered_cache._clients import HEADERS, client_settings
+from llamaindex_layered_cache._embedding_identity import read_settings
 from llamaindex_layered_cache._names import is_account, is_client
 from llamaindex_layered_cache._questions import plain, plain_arguments
 
@@ -39,9 +43,10 @@ PLAIN_CLASS = "__layered_cache_plain_class__"
 _NAMES = ("model", "model_name", "model_id", "engine", "deployment_name", "azure_deployment", "endpoint_name", "model_path", "model_url")
 _MOCKS = "llama_index.core.llms.mock."
 _PROMPTS = frozenset({"messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt"})
+_AUTOMATIC = -1  # the context window of an LLM that will ask its provider for it
 _NOT_ASKED = frozenset({
     # transport
-    "timeout", "request_timeout", "max_retries", "reuse_client", "default_headers", "headers", "num_workers", "keep_alive", "verbose",
+    "timeout", "request_timeout", "max_retries", "reuse_client", "num_workers", "keep_alive", "verbose",
     "azure_ad_token_provider", "use_azure_ad", "profile_name", "botocore_config", "botocore_session",
     # what LlamaIndex does around a call
     "callback_manager", "rate_limiter", "output_parser", "pydantic_program_mode", "cache_idx", "tokenizer",
@@ -54,7 +59,19 @@ _SHOWN = (
     "max_tokens", "max_output_tokens", "max_completion_tokens", "max_new_tokens", "num_predict",
 )  # fmt: skip
 _REMEMBERED = ("store", "background", "previous_response_id", "conversation", "container")
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_LITELLM = "llama_index.llms.litellm."
+_VARIABLES = (
+    "_API_BASE",
+    "_BASE_URL",
+    "_API_URL",
+    "_ENDPOINT",
+    "_ENDPOINT_URL",
+    "_API_VERSION",
+    "_REGION",
+    "_REGION_NAME",
+    "_PROJECT",
+    "_LOCATION",
+)
 _SCALARS = (str, int, float, bool)
 _WITHOUT_REFERENCES = 2  # version 2 of `marshal`: its bytes do not depend on reference counts
 
@@ -75,7 +92,7 @@ class Identity:
         self._extra = extra
         self._rules = rules
         self._class = class_of(plain_class(type(llm)))
-        self._automatic_window = _window(llm) == -1
+        self._windows: dict[tuple[str | None, object], object] = {}
         self._remembered: tuple[bytes, str] | None = None
         self._read: dict[str, tuple[bytes, object]] = {}
         self._inside: dict[str, tuple[LLM, Identity]] = {}
@@ -88,6 +105,11 @@ class Identity:
         if extra is None and not self._class.startswith(_MOCKS) and _named(llm) is None:
             msg = f"a {self._class} has no field {', '.join(_NAMES[:3])}: say by key_extra='name/and-settings' which model it is"
             raise ConfigurationError(msg)
+
+    def note_window(self, llm: LLM, before: object) -> None:
+        """Note the context window that the provider has returned since *before*. It is not a setting of the caller."""
+        if before == _AUTOMATIC and (found := window_of(llm)) != _AUTOMATIC:
+            self._windows[_place(llm)] = found
 
     def name(self, llm: LLM) -> str:
         """Return what *llm* is called, now."""
@@ -120,8 +142,9 @@ class Identity:
         return "\n".join(found) or None
 
     def _settings(self, llm: LLM) -> list[object]:
-        model = self._model(llm)
-        return [model, self._fields(llm), self._private(llm), _inner(llm), _address(llm), self._extra]
+        model, local = self._model(llm), self._is_local(llm)
+        inner = _inner(llm, opaque=self._extra is not None)
+        return [model, self._fields(llm, local=local), self._private(llm, local=local), inner, _address(llm), self._extra]
 
     def _model(self, llm: LLM) -> object:
         """Return plain data that identifies the class of *llm*."""
@@ -132,18 +155,17 @@ class Identity:
                 raise
             return self._class
 
-    def _fields(self, llm: LLM, without: Container[str] = ()) -> dict[str, object]:
+    def _fields(self, llm: LLM, *, local: bool, without: Container[str] = ()) -> dict[str, object]:
         found: dict[str, object] = {}
         values = llm.__dict__
         if more := llm.__pydantic_extra__:
             values = {**values, **more}
-        local = self._is_local(llm)
         for name in (*_asked_fields(type(llm)), *(more or ())):
             value = self._rules.counted(name, values.get(name))
             if value is None or name in without or (more and name in more and _is_aside(name)) or (local and name in DEVICE_SETTINGS):
                 continue
             if type(value) in _SCALARS:
-                if name != "context_window" or not self._automatic_window:
+                if name != "context_window" or (value != _AUTOMATIC and self._windows.get(_place(llm)) != value):
                     found[name] = value
                 continue
             if name in _plain_fields(type(llm)) or value is generic_messages_to_prompt or isinstance(value, SecretStr | SecretBytes):
@@ -158,6 +180,8 @@ class Identity:
         return found
 
     def _field(self, llm: LLM, name: str, value: object, *, local: bool) -> object:
+        if name in HEADERS:
+            return counted_headers(value)
         if local and isinstance(value, Mapping):
             said = cast("dict[str, object]", plain_settings(cast("object", value)))
             return {key: item for key, item in said.items() if not (_is_secret(key) or key == "stream")}  # LlamaCPP sets it with each call
@@ -171,13 +195,12 @@ class Identity:
 
     def _difference(self, llm: LLM, owner: LLM) -> object:
         """Return the settings of *owner*, which *llm* was copied from, if they differ; its method uses them."""
-        one, other = ([self._fields(of, without=_PROMPTS), self._private(of)] for of in (llm, owner))
+        one, other = ([self._fields(of, local=True, without=_PROMPTS), self._private(of, local=True)] for of in (llm, owner))
         return None if one == other else other
 
-    def _private(self, llm: LLM) -> dict[str, object]:
+    def _private(self, llm: LLM, *, local: bool) -> dict[str, object]:
         """Return the private settings of *llm*."""
         found: dict[str, object] = {}
-        local = self._is_local(llm)
         for name, value in (llm.__pydantic_private__ or {}).items():
             if value is None or isinstance(value, SecretStr | SecretBytes) or (local and name.strip("_") in DEVICE_SETTINGS):
                 continue
@@ -217,6 +240,8 @@ class Identity:
                 raise UncacheableRequestError(str(error)) from None
             self._inside[name] = value, identity
             return [identified(plain_class(type(value))), identity.params(value)]
+        if isinstance(value, types.ModuleType):
+            return value.__name__
         if isinstance(value, BasePromptTemplate):  # some LLMs apply it to prompts; its output parser is applied to answers
             return [identified(type(value)), plain({name: item for name, item in value.__dict__.items() if name != "output_parser"})]
         if name == "additional_kwargs" and isinstance(value, Mapping):
@@ -299,26 +324,21 @@ def _is_secret(name: object) -> bool:
 
 def _is_private_aside(name: str, value: object) -> bool:
     """Whether *value*, which is kept privately as *name*, does not count: it counts elsewhere, is an account's, or makes requests."""
-    if name == "_model_meta" or is_account(name):  # the first is what a provider says of the model
+    if name in {"_model_meta", "_get_model_info"} or is_account(name):  # the first two describe the model to the caller
+        return True
+    if type(value).__module__.startswith("botocore"):  # settings of connections; the client shows its address
         return True
     return type(value) not in _SCALARS and not isinstance(value, LLM) and (is_client(name) or (name == "_llm" and hasattr(value, "lc_id")))
 
 
-def _inner(llm: LLM) -> object:
-    """Return what stands for the LangChain model that *llm* hands its calls to; None: there is none.
+def _inner(llm: LLM, *, opaque: bool) -> object:
+    """Return the settings of the LangChain model that *llm* calls; None if there is none.
 
     Raises:
-        UncacheableRequestError: LangChain knows it only by its address.
+        UncacheableRequestError: One of them cannot be read, and they are not *opaque*.
     """
     model = cast("Any", (llm.__pydantic_private__ or {}).get("_llm"))
-    if model is None or not hasattr(model, "lc_id"):
-        return None
-    describe = cast("Callable[..., str] | None", getattr(model, "_get_llm_string", None))
-    text = describe(stop=None) if describe is not None else str(sorted((str(name), repr(item)) for name, item in model.dict().items()))
-    if _ADDRESS.search(text):
-        msg = f"its LangChain model, a {model.__class__.__qualname__}, holds an object that is known only by its address"
-        raise UncacheableRequestError(msg)
-    return [identified(cast("type", model.__class__)), text]
+    return read_settings(cast("BaseModel", model), opaque=opaque) if hasattr(model, "lc_id") else None
 
 
 def _named(llm: LLM) -> str | None:
@@ -338,9 +358,14 @@ def _names_of(cls: type[LLM]) -> tuple[str, ...]:
     return tuple(name for name in _NAMES if name in cls.model_fields or hasattr(cls, name))
 
 
-def _window(llm: LLM) -> object:
-    """Return the context window, as far as it is said: -1 means that the provider will be asked."""
+def window_of(llm: LLM) -> object:
+    """Return the context window of *llm*, as its field has it."""
     return cast("object", llm.__dict__.get("context_window"))
+
+
+def _place(llm: LLM) -> tuple[str | None, object]:
+    """Return the model and the address of *llm*, which decide its context window."""
+    return _named(llm), llm.__dict__.get("base_url")
 
 
 def _client(llm: LLM) -> object:
@@ -349,14 +374,13 @@ def _client(llm: LLM) -> object:
 
 
 def _address(llm: LLM) -> object:
-    """Return where the client sends its requests, unless that is where a field says: it may be the environment that says it."""
-    client = _client(llm)
-    if (google := cast("object", getattr(client, "_api_client", None))) is not None:
-        options = cast("object", getattr(google, "_http_options", None))
-        places = (getattr(google, "project", None), getattr(google, "location", None), getattr(options, "base_url", None))
-        return [None if place is None else str(place) for place in places]
-    if client is None or (address := cast("object", getattr(client, "base_url", None))) is None:
-        return None
-    said = {str(value).rstrip("/") for name in ("api_base", "base_url") if (value := llm.__dict__.get(name)) is not None}
-    text = str(address).rstrip("/")
-    return None if text in said else text
+    """Return the parts of requests that the clients add and the fields do not show, None for none; a text if it is only an address."""
+    found = client_settings(llm)
+    if class_of(plain_class(type(llm))).startswith(_LITELLM) and "api_base" not in _sent_along(llm):
+        # it has no client, and reads the variables of its providers with each call
+        found = {**found, **{name: value for name, value in os.environ.items() if name.endswith(_VARIABLES)}}
+    if getattr(_client(llm), "_api_client", None) is not None:  # Google's
+        parts: list[object] = [found.get("project"), found.get("location"), found.get("address")]
+        rest = {name: value for name, value in found.items() if name not in {"project", "location", "address"}}
+        return [*parts, rest] if rest else parts
+    return (found["address"] if found.keys() == {"address"} else found) if found else None

@@ -39,7 +39,7 @@ from llama_index.core.llms import LLM
 
 from llamaindex_layered_cache._answers import to_answer
 from llamaindex_layered_cache._codec import Raw, Replay, Response
-from llamaindex_layered_cache._identities import Identity, is_stateful
+from llamaindex_layered_cache._identities import Identity, is_stateful, window_of
 from llamaindex_layered_cache._questions import plain_arguments, plain_messages
 
 FRAMEWORK = "llamaindex"
@@ -224,6 +224,7 @@ class Call:
         self.question = question
         self.request: Request | None = None
         self._changed = False
+        self._window = window_of(question.llm)
         self.key: str | None = None
         try:
             if options.mode != "bypass" and self._is_wanted():
@@ -249,6 +250,7 @@ class Call:
     def answer(self, responses: Sequence[Response]) -> Answer | None:
         """Return what is to be stored of *responses*, the pieces of a stream, or one; None if nothing is."""
         how = self.keeper.how
+        self.keeper.identity.note_window(self.question.llm, self._window)
         if self._changed:
             return self._not_stored("what was asked has changed meanwhile")
         self._warn_of_changes()

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from layered_cache import UncacheableRequestError
+from layered_cache.clients import counted_headers
 from layered_cache.code_identity import function_data
 from llama_index.core.base.llms.types import CachePoint, ChatMessage, TextBlock
 from pydantic import AnyUrl, BaseModel, SecretBytes, SecretStr
 
 _MEDIA = frozenset({"image", "audio", "video", "data"})  # the members of blocks that hold a file
 _CALL_IDS = frozenset({"tool_call_id", "call_id", "tool_use_id"})
-_ASIDE = frozenset({"images"})  # which LlamaIndex has made blocks of
-_TRANSPORT = frozenset({"extra_headers", "timeout", "request_timeout"})  # of arguments, and of what is sent along with each
+_ASIDE = frozenset({"images", "cache_control"})  # LlamaIndex makes blocks of the first, and writes the second into messages that it sends
+_TRANSPORT = frozenset({"timeout", "request_timeout"})  # of arguments, and of what is sent along with each
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _DEEPEST = 100
 
@@ -42,7 +43,7 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[object]:
 
 
 def plain_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
-    """Return the *arguments* of a call as plain data, without what is about transport.
+    """Return the *arguments* of a call as plain data, without transport settings and headers that cannot change an answer.
 
     Raises:
         UncacheableRequestError: One has no lasting text; the message names it.
@@ -50,6 +51,10 @@ def plain_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in arguments.items():
         if name in _TRANSPORT:
+            continue
+        if name == "extra_headers" and isinstance(value, Mapping):
+            if headers := counted_headers(cast("object", value)):
+                found[name] = headers
             continue
         try:
             found[name] = value if type(value) in _SCALARS else plain(value)

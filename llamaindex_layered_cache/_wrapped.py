@@ -7,7 +7,9 @@ and asks the rate limiter, and a hit does neither.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 from llama_index.core.base.llms.types import (
@@ -18,12 +20,13 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
+    LLMMetadata,
 )
 from llama_index.core.llms import LLM
 
 from llamaindex_layered_cache._asks import aanswered, answered
 from llamaindex_layered_cache._call_ids import without_repeated_calls
-from llamaindex_layered_cache._identities import plain_class
+from llamaindex_layered_cache._identities import plain_class, window_of
 from llamaindex_layered_cache._keepers import Call, Keeper, Kind, Question
 from llamaindex_layered_cache._streams import astreamed, streamed
 from llamaindex_layered_cache._views import view_of
@@ -33,6 +36,9 @@ OWN = "_layered_cache"
 
 BARE = "_layered_cache_bare"
 """Where it has a view of itself without the cache, `Held`."""
+
+_calls: ContextVar[list[Kind] | None] = ContextVar("layered_cache_llm_calls", default=None)
+"""The calls of cached LLMs inside of a structured prediction."""
 
 if TYPE_CHECKING:
     _LLM = LLM
@@ -60,6 +66,13 @@ def bare(llm: LLM) -> LLM:
 
 class CachedLLM(_LLM):
     """Stands in front of the class of an LLM."""
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        before, found = window_of(self), super().metadata  # some classes send a request for it
+        if (keeper := keeper_of(self)) is not None:
+            keeper.identity.note_window(self, before)
+        return found
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:  # noqa: ANN401 - LlamaIndex's signature, as all below
         asked = without_repeated_calls(messages)
@@ -105,11 +118,79 @@ class CachedLLM(_LLM):
             return await super().astream_complete(*args, **kwargs)
         return await astreamed(call, "astream_complete", lambda: bare(self).astream_complete(*args, **kwargs))
 
+    # Some classes send structured predictions with their client, and not by one of the eight methods: these are not cached.
+
+    def structured_predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        with _watched() as calls:
+            found = super().structured_predict(*args, **kwargs)
+        _warn_unless(calls, self, "structured_predict")
+        return found
+
+    async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        with _watched() as calls:
+            found = await super().astructured_predict(*args, **kwargs)
+        _warn_unless(calls, self, "astructured_predict")
+        return found
+
+    def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        calls: list[Kind] = []
+        with _watched(calls):
+            pieces = iter(super().stream_structured_predict(*args, **kwargs))
+        return _each(self, pieces, calls)
+
+    async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        calls: list[Kind] = []
+        with _watched(calls):
+            pieces = aiter(await super().astream_structured_predict(*args, **kwargs))
+        return _aeach(self, pieces, calls)
+
+
+@contextmanager
+def _watched(calls: list[Kind] | None = None) -> Iterator[list[Kind]]:
+    """Yield the list of the calls of cached LLMs that begin in the block."""
+    calls = [] if calls is None else calls
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
+def _each(llm: LLM, pieces: Iterator[Any], calls: list[Kind]) -> Iterator[Any]:
+    while True:
+        with _watched(calls):
+            try:
+                piece = next(pieces)
+            except StopIteration:
+                break
+        yield piece
+    _warn_unless(calls, llm, "stream_structured_predict")
+
+
+async def _aeach(llm: LLM, pieces: AsyncIterator[Any], calls: list[Kind]) -> AsyncIterator[Any]:
+    while True:
+        with _watched(calls):
+            try:
+                piece = await anext(pieces)
+            except StopAsyncIteration:
+                break
+        yield piece
+    _warn_unless(calls, llm, "astream_structured_predict")
+
+
+def _warn_unless(calls: list[Kind], llm: LLM, method: str) -> None:
+    keeper = keeper_of(llm)
+    if not calls and keeper is not None:
+        name = plain_class(type(llm)).__name__
+        keeper.once.warn(f"{method} of {name} is not cached, because it sends its requests itself and not by chat: use chat_with_tools")
+
 
 def _begun(
     llm: LLM, kind: Kind, asked: list[ChatMessage] | str, said: dict[str, Any], *, formatted: bool = False, streams: bool = False
 ) -> Call | None:
     """Return the call, after what *said* says of the cache was taken out of it; None if the cache has nothing to do with it."""
+    if (calls := _calls.get()) is not None:
+        calls.append(kind)
     keeper = keeper_of(llm)
     return None if keeper is None else keeper.begin(Question(llm, kind, asked, said, formatted, streams))
 

@@ -60,6 +60,7 @@ ALLOWED = {
     "cache": PURE | PROTOCOLS | {"tiers._registry", "_engine", "_adapter_face", "_recipes", "config"},
     # for adapters
     "adapting": PURE | {"cache"},
+    "clients": PURE,
     "local_models": PURE,
     "values": PURE,
     "vector_cache": PURE | {"adapting", "asking", "cache"},

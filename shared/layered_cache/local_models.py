@@ -41,7 +41,7 @@ _WHOLE = 64 << 20  # bytes: a larger file is sampled
 _HEAD, _BLOCK, _BLOCKS = 16 << 20, 16 << 10, 256
 _MODEL_FILES = frozenset({".bin", ".gguf", ".json", ".model", ".npy", ".onnx", ".onnx_data", ".pt", ".safetensors", ".txt", ".xml"})
 _FILES = 256
-# what differs between machines, releases and uses of one and the same model
+# these differ between machines, releases and uses of one model
 _VOLATILE = frozenset({
     "_attn_implementation", "_commit_hash", "_from_model_config", "_name_or_path", "_original_object_hash", "architectures", "auto_map",
     "base_model_name_or_path", "dtype", "inference_mode", "revision", "torch_dtype", "transformers_version",
@@ -148,7 +148,7 @@ class _Kind:
 
 
 class _Known:
-    """The fingerprint of a network, and the facts by which a change is seen."""
+    """The fingerprint of a network, and the facts that reveal a change."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self.files = files

@@ -316,7 +316,7 @@ def test_what_is_about_transport_does_not_count(world: World, make: Make, server
         make(),
         make(max_retries=5, timeout=3.0, embed_batch_size=7, num_workers=2, reuse_client=False),
         make(api_key="another"),
-        make(default_headers={"X-Trace": "1"}),
+        make(default_headers={"X-Request-Id": "1", "Authorization": "Bearer x"}),
         make(embeddings_cache=SimpleKVStore()),
         used,
     ):

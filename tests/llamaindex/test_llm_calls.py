@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import openai
@@ -28,8 +29,9 @@ from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms import LLM, ChatMessage, CustomLLM, LLMMetadata
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.llms.mock import MockLLM, MockLLMWithNonyieldingChatStream
+from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai import OpenAI
-from pydantic import Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr
 from worlds import World, kinds
 
 from langchain_layered_cache import LayeredCache
@@ -617,7 +619,58 @@ def test_a_model_that_changes_its_own_settings_warns(world: World, cache: Tiered
     llm = cached(Counting(), cache)
     for _ in range(3):
         world.call(llm, "complete", "q")
-    assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["a setting of Counting changed during a call"]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "layered_cache"]
+    assert [warning.partition(",")[0] for warning in warnings] == ["a setting of Counting changed during a call"]
+
+
+class Song(BaseModel):
+    title: str
+
+
+class Direct(Slow):
+    """A class that sends structured predictions with its client, and not by `chat`."""
+
+    def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        return Song(title="a")
+
+    async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        return Song(title="a")
+
+    def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        yield Song(title="a")
+
+    async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        async def pieces() -> AsyncIterator[Song]:
+            yield Song(title="a")
+
+        return pieces()
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_structured_prediction_past_the_cache_warns(
+    world: World, cache: TieredCache, caplog: pytest.LogCaptureFixture, streams: bool
+) -> None:
+    method = "stream_structured_predict" if streams else "structured_predict"
+
+    def predict(llm: LLM) -> list[str]:
+        if streams:
+            return [song.title for song in stream(world, llm, method, Song, PromptTemplate("q"))]
+        return [world.call(llm, method, Song, PromptTemplate("q")).title]
+
+    assert predict(cached(Direct(), cache)) == ["a"]
+    assert predict(Direct()) == ["a"]
+    (record,) = [record for record in caplog.records if record.name == "layered_cache"]
+    assert f"{method} of Direct is not cached" in record.getMessage()
+
+
+def test_a_structured_prediction_by_chat_does_not_warn(
+    world: World, cache: TieredCache, bare: OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm = cached(bare, cache)
+    for _ in range(2):
+        with suppress(Exception):  # the local model does not know the schema
+            world.call(llm, "structured_predict", Song, PromptTemplate("q"))
+    assert "structured_predict" not in caplog.text
 
 
 @pytest.mark.parametrize("raw", ["model", "dict", "drop"])
@@ -638,10 +691,11 @@ def test_a_raw_that_cannot_be_kept_is_left_out(world: World, cache: TieredCache,
     assert cache.stats().hits == 2
     assert [response.text for response in found] == ["secret answer"] * 4
     assert [response.raw for response in found[2:]] == [None, None]
-    assert len(caplog.records) == (raw != "drop")
+    warnings = [record.getMessage() for record in caplog.records if record.name == "layered_cache"]
+    assert len(warnings) == (raw != "drop")
     assert "secret" not in caplog.text
     if raw != "drop":
-        assert "lock" in caplog.text
+        assert "lock" in warnings[0]
 
 
 def test_a_stream_that_cannot_be_copied_is_given(world: World, cache: TieredCache, events: list[Event]) -> None:

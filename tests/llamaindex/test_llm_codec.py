@@ -28,7 +28,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.llms.anthropic.base import AnthropicChatResponse
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
-from pydantic import BaseModel
+from pydantic import BaseModel, model_serializer
 
 from llamaindex_layered_cache._answers import to_answer
 from llamaindex_layered_cache._codec import decode, decode_stream, encode
@@ -39,6 +39,14 @@ class Raw(BaseModel):
 
     id: str
     inner: dict[str, Any] | None = None
+
+
+class Unset(BaseModel):
+    """Written as a text, as the mark of Mistral's client for a field that is not set."""
+
+    @model_serializer
+    def as_text(self) -> str:
+        return "unset"
 
 
 def chat(*blocks: Any, **more: Any) -> ChatResponse:
@@ -64,6 +72,7 @@ ANSWERS = [
     chat("a", raw=completion()),
     chat("a", raw=completion(usage={"prompt_tokens": 1})),  # a server that leaves out what the client's class must have
     chat("a", raw=(1, 2)),
+    chat("a", said={"tool_calls": Unset()}, raw={"a": Unset()}),
     chat("a", additional_kwargs={"prompt_tokens": 1, 2: "a number"}),
     chat("a", delta="a", logprobs=[[LogProb(token="a", logprob=-0.5, bytes=[97])], []]),
     chat("a", ToolCallBlock(tool_call_id="x", tool_name="f", tool_kwargs={"a": None})),

@@ -40,6 +40,7 @@ from llama_index.llms.langchain import LangChainLLM
 from llama_index.llms.ollama import Ollama
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from local_standins import Llama, PreTrained
+from model_standins import StandIn
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
@@ -228,11 +229,13 @@ def test_arguments(cache: TieredCache) -> None:
         {"data": b"b"},
         {"stop": None},
         {"temperature": None},
+        {"extra_headers": {"anthropic-beta": "a"}},
+        {"extra_headers": {"anthropic-beta": "b"}},
     ]
     requests = [request(llm, **one) for one in arguments]
     for (number, one), (other_number, other) in itertools.combinations(enumerate(requests), 2):
         assert one != other, (arguments[number], arguments[other_number])
-    assert request(llm, timeout=5, extra_headers={"x": "y"}) == request(llm)
+    assert request(llm, timeout=5, extra_headers={"X-Api-Key": "a", "User-Agent": "b", "X-Request-Id": "c"}) == request(llm)
     assert request(llm, "q", kind="chat") != request(llm)
     assert request(llm, stop={"b", "a"}) == request(llm, stop={"a", "b"})
 
@@ -379,8 +382,8 @@ def test_models_that_differ(cache: TieredCache) -> None:
     ("one", "other"),
     [
         (Own(api_key="sk-1", secret=SecretStr("a"), timeout=1), Own(api_key="sk-2", secret=SecretStr("b"), timeout=2)),
-        (OpenAI(api_key="sk-1", timeout=1, max_retries=0), OpenAI(api_key="sk-2", default_headers={"a": "b"}, reuse_client=False)),
-        (Anthropic(api_key="sk-1", timeout=1), Anthropic(api_key="sk-2", max_retries=1, default_headers={"a": "b"})),
+        (OpenAI(api_key="sk-1", timeout=1, max_retries=0), OpenAI(api_key="sk-2", default_headers={"x-auth": "b"}, reuse_client=False)),
+        (Anthropic(api_key="sk-1", timeout=1), Anthropic(api_key="sk-2", max_retries=1, default_headers={"user-agent": "b"})),
         (Ollama(model="a", keep_alive="1m"), Ollama(model="a", request_timeout=1)),
     ],
 )
@@ -464,13 +467,51 @@ def test_where_the_environment_sends_requests(cache: TieredCache, monkeypatch: p
     assert request(cached(Anthropic(model="claude-sonnet-4-5", api_key="sk-1"), cache)) != here
 
 
+def test_headers_and_clients_count_as_they_are_sent(cache: TieredCache) -> None:
+    """A client keeps the headers and the address that it was made with, whatever the fields are later."""
+
+    def made(**settings: Any) -> Any:
+        return cached(OpenAI(model="gpt-4o", api_key="sk-1", **settings), cache)
+
+    plain, one, other = made(), made(default_headers={"X-Tenant": "a"}), made(default_headers={"X-Tenant": "b"})
+    before = [request(llm) for llm in (plain, one, other)]
+    assert len({*before}) == 3
+    for llm in (plain, one, other):
+        llm._get_client()
+    assert [request(llm) for llm in (plain, one, other)] == before
+    one.default_headers = None
+    assert request(one) not in before
+    one._client = None
+    assert request(one) == before[0]
+    plain._get_client()
+    plain.api_base = "http://elsewhere/v1"
+    assert request(plain) not in {*before, request(made(api_base="http://elsewhere/v1"))}
+
+
+def test_clients_that_differ_are_not_cached(cache: TieredCache) -> None:
+    llm: Any = cached(OpenAI(model="gpt-4o", api_key="sk-1"), cache)
+    llm._get_client()
+    llm.api_base = "http://elsewhere/v1"
+    llm._get_aclient()
+    with pytest.raises(UncacheableRequestError, match="different places"):
+        request(llm)
+
+
 def test_what_the_first_call_finds_out_does_not_count(cache: TieredCache) -> None:
-    """Clients are made then, and Ollama is asked for its context window."""
-    llm = cached(Ollama(model="llama3"), cache)
-    before = request(llm)
-    llm.context_window = 4096
-    llm._client = object()  # type: ignore
-    assert request(llm) == before
+    """Clients are made then, and Ollama is asked for its context window; the user's own window counts."""
+    with StandIn() as server:
+        for use in (lambda llm: llm.metadata, lambda llm: llm.chat([ChatMessage("q")]), lambda llm: [*llm.stream_chat([ChatMessage("r")])]):
+            llm: Any = cached(Ollama(model="llama3", base_url=server.url), cache)
+            before = request(llm)
+            use(llm)
+            assert llm.context_window == 4096
+            assert request(llm) == before
+            llm.context_window = 2048
+            assert request(llm) != before
+            llm.context_window = -1
+            assert request(llm) == before
+            llm.context_window, llm.model = 4096, "mistral"  # the window of another model
+            assert request(llm) != request(cached(Ollama(model="mistral", base_url=server.url), cache))
     ours = cached(OpenAI(api_key="sk-1"), cache)
     before = request(ours)
     assert ours._get_client() is not None
@@ -497,9 +538,7 @@ def test_what_the_provider_remembers_is_not_cached(cache: TieredCache) -> None:
             request(cached(llm, cache), **said)
 
 
-def test_a_langchain_model_that_is_known_by_its_address(cache: TieredCache) -> None:
-    """Is refused, unless the user says what stands for it."""
-
+def test_a_langchain_model_that_cannot_be_read_is_refused(cache: TieredCache) -> None:
     class Odd(FakeListChatModel):
         what: Any = None
 
@@ -508,7 +547,7 @@ def test_a_langchain_model_that_is_known_by_its_address(cache: TieredCache) -> N
             return {"what": self.what}
 
     llm = LangChainLLM(Odd(responses=["a"], what=object()))
-    with pytest.raises(ConfigurationError, match="address"):
+    with pytest.raises(ConfigurationError, match=r"the setting 'what' of .*Odd holds a object"):
         cached(llm, cache)
 
 
