@@ -88,13 +88,14 @@ class Sent:
 # headers that carry credentials, name the client, or number requests
 _ASIDE = frozenset({
     "accept", "accept-encoding", "accept-language", "api-key", "authorization", "connection", "content-length", "content-type", "cookie",
-    "date", "host", "idempotency-key", "traceparent", "transfer-encoding", "user-agent", "x-api-key", "x-client-name", "x-request-id",
+    "date", "host", "idempotency-key", "openai-organization", "openai-project", "traceparent",
+    "transfer-encoding", "user-agent", "x-api-key", "x-client-name", "x-request-id",
     "xi-api-key", "x-fern-language", "x-fern-sdk-name", "x-fern-sdk-version", "x-client-request-id", "expect",
 })  # fmt: skip
-_ASIDE_PREFIXES = ("amz-sdk-", "x-amz-", "x-amzn-bedrock-accept", "x-goog-", "x-stainless-", "x-server-timeout")
+_ASIDE_PREFIXES = ("amz-sdk-", "x-amz-", "x-amzn-bedrock-accept", "x-amzn-trace-id", "x-goog-", "x-stainless-", "x-server-timeout")
 # whether an answer comes as a stream is transport: both ways share entries
 _STREAMS = {":streamGenerateContent": ":generateContent", "/converse-stream": "/converse", "/invoke-with-response-stream": "/invoke"}
-_STREAM_FIELDS = ("stream", "stream_options")
+_STREAM_FIELDS = ("stream", "stream_options", "keep_alive")  # the last: how long Ollama keeps the model in memory
 _ASIDE_QUERY = frozenset({"alt", "key"})
 
 
@@ -216,6 +217,8 @@ class Subject:
         values: Two values of fields for which none can be found by their type.
         fields: The fields to be varied; None: all that are declared.
         not_varied: Fields that are not varied, with the reason.
+        made_with: Two values of arguments of the constructor that are no fields.
+        private: Two values of private attributes, which are assigned after the first use.
         calls: Two values of arguments of a call.
         prompts: The prompts of its calls, by name; `plain` is the usual one.
         bound: What is bound to a model before it is called, by name: the entry points know how.
@@ -235,6 +238,8 @@ class Subject:
     values: Mapping[str, tuple[Any, Any]] = field(default_factory=dict[str, tuple[Any, Any]])
     fields: tuple[str, ...] | None = None
     not_varied: Mapping[str, str] = field(default_factory=dict[str, str])
+    made_with: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    private: Mapping[str, tuple[Any, Any]] = field(default_factory=dict[str, tuple[Any, Any]])
     calls: Mapping[str, tuple[Any, Any]] = field(default_factory=dict[str, tuple[Any, Any]])
     prompts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     bound: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -135,17 +133,6 @@ def warned() -> Iterator[list[str]]:
         yield handler.texts
     finally:
         logger.removeHandler(handler)
-
-
-def quick_clients() -> None:
-    """Have clients share what takes them long to read: certificates, and the models of AWS's services."""
-    ssl.create_default_context = functools.cache(ssl.create_default_context)
-    try:
-        from botocore.loaders import JSONFileLoader
-    except ImportError:
-        return
-    read = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
-    JSONFileLoader.load_file = lambda _, path: read(path)
 
 
 @contextmanager

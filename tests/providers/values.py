@@ -69,8 +69,15 @@ def variations_of(subject: Subject, cls: type[BaseModel], url: str) -> tuple[lis
         if pair is None:
             left[name] = f"no two values of {_shown(field.annotation)} are known"
         else:
-            before = None if argument in subject.needs or is_credential(name) else {name: field.get_default(call_default_factory=True)}
+            hidden = argument in subject.needs or field.is_required() or is_credential(name)
+            before = None if hidden else {name: field.get_default(call_default_factory=True)}
             variations += _of_field(name, argument, pair, before)
+    for name, values in subject.made_with.items():
+        one, other = (Situation(label=f"made with {name}={value!r:.200}", fields={name: value}) for value in values)
+        variations += [Variation(name, "given", BASE, one), Variation(name, "other", one, other)]
+    for name, values in subject.private.items():
+        one, other = (_changed(BASE, "set", {name: value}) for value in values)
+        variations += [Variation(name, "assigned", BASE, one), Variation(name, "other", one, other)]
     variations += _in_environment(subject.addresses, subject.address)
     variations += _in_calls(subject.calls)
     variations += _along("prompt", [name for name in subject.prompts if name != "plain"])
