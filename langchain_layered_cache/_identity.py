@@ -163,7 +163,8 @@ def _clients_of(embeddings: Embeddings) -> Facts:
 
     A client keeps the values of the moment at which it was made, and takes some of them from the environment.
     """
-    values = {**vars(embeddings), **(getattr(embeddings, "__pydantic_private__", None) or {})}
+    private = cast("Mapping[str, Any] | None", getattr(embeddings, "__pydantic_private__", None))
+    values: dict[str, Any] = {**vars(embeddings), **(private or {})}
     found: Facts = {}
     for name, client in values.items():
         for part, value in (client_facts(client) or {} if is_client(name) else {}).items():
@@ -183,12 +184,14 @@ def _of_fields(values: Mapping[str, Any]) -> dict[str, list[object]]:
     names = ("base_url", "endpoint", "endpoint_url", "openai_api_base", "azure_endpoint")
     addresses = [str(value).rstrip("/") for name in names if (value := values.get(name)) is not None]
     region = values.get("region_name")
-    query = {str(name): str(value) for name, value in sorted((values.get("default_query") or {}).items())}
+    given = cast("Mapping[object, object]", values.get("default_query") or {})
+    query = dict(sorted((str(name), str(value)) for name, value in given.items()))
     headers: dict[str, object] = {}
     for name in ("default_headers", "additional_headers", "headers"):
         headers |= counted_headers(values.get(name))
     for name in ("client_kwargs", "sync_client_kwargs", "async_client_kwargs"):
-        headers |= counted_headers((values.get(name) or {}).get("headers"))
+        arguments = cast("Mapping[str, object]", values.get(name) or {})
+        headers |= counted_headers(arguments.get("headers"))
     return {
         "address": [*(addresses or [*_DEFAULTS, f"https://bedrock-runtime.{region}.amazonaws.com"]), *(f"{one}/" for one in addresses)],
         "region": [region],

@@ -7,7 +7,7 @@ and asks the rate limiter, and a hit does neither.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -146,7 +146,7 @@ class CachedLLM(_LLM):
 
 
 @contextmanager
-def _watched(calls: list[Kind] | None = None) -> Iterator[list[Kind]]:
+def _watched(calls: list[Kind] | None = None) -> Generator[list[Kind]]:
     """Yield the list of the calls of cached LLMs that begin in the block."""
     calls = [] if calls is None else calls
     token = _calls.set(calls)
