@@ -7,8 +7,9 @@ the chunks of a model.
 
 from __future__ import annotations
 
-import copy
+import functools
 import json
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ Replay = Literal["chunks", "single"]
 _MOST = 64  # pieces of one text: each takes LangChain a hundred microseconds
 _WORDS = re.compile(r"\s*\S+|\s+")
 _ON_EACH = ("model_provider", "output_version")  # what tells how a chunk is to be read
-_PLAIN = frozenset({str, int, float, bool, type(None), bytes})
 
 
 def _pieces(text: str) -> list[str]:
@@ -33,21 +33,6 @@ def _pieces(text: str) -> list[str]:
     words = cast("list[str]", _WORDS.findall(text))
     step = -(-len(words) // _MOST)
     return words if step <= 1 else ["".join(words[start : start + step]) for start in range(0, len(words), step)]
-
-
-def _own(value: object) -> Any:  # noqa: ANN401 - as it comes
-    """Return *value* so that what is in it is nobody else's, as far as it can be copied."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if kind is dict:
-        return {name: _own(item) for name, item in cast("dict[object, object]", value).items()} if value else {}
-    if kind is list:
-        return [_own(item) for item in cast("list[object]", value)] if value else []
-    try:
-        return copy.deepcopy(value)
-    except Exception:  # noqa: BLE001 - it may hold anything, a connection, say; then it is one for all
-        return value
 
 
 # --- chat models
@@ -70,7 +55,7 @@ class ChatForm:
         chunks = self._in_pieces(message) if self.replay == "chunks" else []
         return [ChatGenerationChunk(message=chunk) for chunk in chunks or [_whole(message)]]
 
-    def merged(self, chunks: list[ChatGenerationChunk]) -> list[Generation]:
+    def merged(self, chunks: Iterator[ChatGenerationChunk]) -> list[Generation]:
         """Return what LangChain makes of *chunks* in an `invoke` that streams."""
         model = _Recorded(chunks=chunks, output_version=self.version, cache=False)
         (generation,) = model._generate_with_cache([], stream=True).generations  # noqa: SLF001 - this is where it does
@@ -78,15 +63,12 @@ class ChatForm:
             generation.message.id = new_id()  # as that of the run would be
         return [generation]
 
-    def copied(self, chunk: ChatGenerationChunk, *, free: bool) -> ChatGenerationChunk:
-        """Return a chunk that shares nothing with *chunk*; if it is *free*, its tokens count as saved."""
-        message = chunk.message.model_copy()
-        values = vars(message)
-        for name, value in values.items():
-            values[name] = _own(value)
-        if free and values.get("usage_metadata"):
+    def free(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
+        """Return *chunk*, which is the callee's to change, with its tokens marked as saved."""
+        values = vars(chunk.message)
+        if values.get("usage_metadata"):
             values["usage_metadata"] = _free(values["usage_metadata"])
-        return chunk.model_copy(update={"message": message, "generation_info": _own(chunk.generation_info)})
+        return chunk
 
     def _in_pieces(self, message: AIMessage) -> list[AIMessageChunk]:
         """Return chunks that come to *message*; none: there are no such."""
@@ -113,7 +95,7 @@ class ChatForm:
 class _Recorded(BaseChatModel):
     """A model that has said what it has to say."""
 
-    chunks: list[Any]
+    chunks: Any
 
     @property
     def _llm_type(self) -> str:
@@ -282,13 +264,11 @@ class PlainForm:
         last.generation_info = info
         return [*chunks, last]
 
-    def merged(self, chunks: list[GenerationChunk]) -> list[Generation]:
+    def merged(self, chunks: Iterator[GenerationChunk]) -> list[Generation]:
         """Return the generation that *chunks* come to."""
-        whole = chunks[0]
-        for chunk in chunks[1:]:
-            whole += chunk
+        whole = functools.reduce(operator.add, chunks)
         return [Generation(text=whole.text, generation_info=whole.generation_info)]
 
-    def copied(self, chunk: GenerationChunk, *, free: bool) -> GenerationChunk:  # noqa: ARG002 - their tokens are not counted
-        """Return a chunk that shares nothing with *chunk*."""
-        return chunk.model_copy(update={"generation_info": _own(chunk.generation_info)})
+    def free(self, chunk: GenerationChunk) -> GenerationChunk:
+        """Return *chunk*: the tokens of plain models are not counted."""
+        return chunk

@@ -5,7 +5,7 @@ What is stored is what LangChain would have stored of an `invoke` that streams; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from langchain_core.language_models.base import BaseLanguageModel
@@ -28,12 +28,12 @@ class Form(Protocol[C]):
         """Return what was stored as chunks; None: it cannot be."""
         ...
 
-    def merged(self, chunks: list[C]) -> list[Generation]:
+    def merged(self, chunks: Iterator[C]) -> list[Generation]:
         """Return what is to be stored of *chunks*, which are the callee's to change."""
         ...
 
-    def copied(self, chunk: C, *, free: bool) -> C:
-        """Return a chunk that shares nothing with *chunk*; if it is *free*, one that says so."""
+    def free(self, chunk: C) -> C:
+        """Return *chunk*, which is the callee's to change, with the mark that it cost nothing."""
         ...
 
 
@@ -90,14 +90,14 @@ class Asking(Streaming[C], Generic[C]):
         """See Streaming."""
         return self._replayed(await self._cache.afind(self._call, key, *self._texts))
 
-    def answer(self, chunks: list[C]) -> tuple[Request, Answer] | None:
+    def answer(self, chunks: Iterator[C]) -> tuple[Request, Answer] | None:
         """See Streaming."""
         found = self._cache.calls.answer(self._call, *self._texts, self._form.merged(chunks))
         return None if found is None or found[1] is None else (found[0], found[1])
 
-    def copied(self, chunk: C, *, free: bool) -> C:
+    def free(self, chunk: C) -> C:
         """See Streaming."""
-        return self._form.copied(chunk, free=free)
+        return self._form.free(chunk)
 
     def prepare(self) -> None:
         """See Streaming."""

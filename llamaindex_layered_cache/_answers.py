@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import orjson
 from layered_cache import Answer, Usage
 from layered_cache.entry import Finish
 from layered_cache.providers import REASON_NAMES, cost_of, finish_of, worst
 from llama_index.core.base.llms.types import ChatResponse, TextBlock, ToolCallBlock
+from pydantic import BaseModel
 
-from llamaindex_layered_cache._codec import CODEC, Raw, Response, encode, text_of
+from llamaindex_layered_cache._codec import CODEC, Raw, Response, Steps, StepsBuilder, encode, text_of
 
 # the names under which providers count what went in and what came out
 _COUNTS = (
@@ -24,20 +26,42 @@ _USAGE_NAMES = ("usage", "usage_metadata")
 _WITHIN = ("response", "message")  # where pieces of a stream have what is said of the whole
 
 
-def to_answer(responses: Sequence[Response], model: str, raw: Raw, *, streams: bool) -> Answer:
-    """Return the last of *responses* as an answer of *model*; if it *streams*, they are the pieces of one stream.
+class Told(NamedTuple):
+    """The facts of an answer: its last response, and those that any of its responses may contain. No *steps*: it is no stream."""
+
+    response: Response
+    usage: Usage | None
+    finish: Finish | None
+    steps: Steps | None
+
+
+def told_by(responses: Iterable[Response], *, streams: bool) -> Told:
+    """Return the facts of an answer that came in *responses*, at least one. They are held one at a time."""
+    last: Response | None = None
+    usage: Usage | None = None
+    finishes: set[Finish] = set()
+    steps = StepsBuilder()
+    for last in responses:
+        usage = _usage(last) or usage
+        finishes.update(_finishes(last))
+        steps.add(last)
+    assert last is not None  # noqa: S101 - for the type checker: there is one
+    return Told(last, usage, worst(finishes), steps.built(last) if streams else None)
+
+
+def to_answer(told: Told, model: str, raw: Raw) -> Answer:
+    """Return the answer of *model* with the facts *told*.
 
     Raises:
         EncodeError: It would not come back equal.
     """
-    response = responses[-1]
-    usage = next((found for one in reversed(responses) if (found := _usage(one)) is not None), None)
+    response, usage, finish, steps = told
     return Answer(
-        value=encode(response, raw, responses if streams else None),
+        value=encode(response, raw, steps),
         codec=CODEC,
         usage=usage,
         cost_usd=None if usage is None else cost_of(usage, model),
-        finish=worst(finish for one in responses for finish in _finishes(one)),
+        finish=finish,
         empty=not _says_something(response),
         response=_readable(response),
     )
@@ -87,9 +111,19 @@ def _places(response: Response) -> Iterator[object]:
 
 
 def _of(thing: object, name: str) -> Any:  # noqa: ANN401 - as a provider has it
-    if isinstance(thing, Mapping):
+    if thing is None:
+        return None
+    if type(thing) is dict or isinstance(thing, Mapping):
         return cast("Mapping[str, object]", thing).get(name)
+    if _lacks(type(thing), name):
+        return (cast("BaseModel", thing).__pydantic_extra__ or {}).get(name)
     return getattr(thing, name, None)
+
+
+@lru_cache(maxsize=4096)
+def _lacks(cls: type, name: str) -> bool:
+    """Return True if objects of *cls*, a pydantic class, have no attribute *name*: pydantic needs microseconds to find that out."""
+    return issubclass(cls, BaseModel) and name not in cls.model_fields and not hasattr(cls, name)
 
 
 def _readable(response: Response) -> str:

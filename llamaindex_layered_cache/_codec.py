@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
+from itertools import chain, pairwise
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -47,19 +48,38 @@ _WORDS = re.compile(r"\s*\S+|\s+")
 
 
 class Steps(NamedTuple):
-    """How a stream came: its pieces, and what the model thought, by the number of the piece that it came with."""
+    """How a stream came: its pieces, and the thoughts of the model, by the number of the piece that they came with."""
 
     texts: list[Step]
     thoughts: dict[int, str]
 
 
-def encode(response: Response, raw: Raw, chunks: Sequence[Response] | None = None) -> bytes:
-    """Return *response*, to which *chunks* came if it is one of a stream, as bytes.
+class StepsBuilder:
+    """Collects the steps of a stream while its chunks pass."""
+
+    def __init__(self) -> None:
+        self._deltas: list[str] = []
+        self._thoughts: dict[int, str] = {}
+
+    def add(self, chunk: Response) -> None:
+        """Add the step of the next chunk."""
+        if thought := _thought(chunk):
+            self._thoughts[len(self._deltas)] = thought
+        self._deltas.append(chunk.delta or "")
+
+    def built(self, response: Response) -> Steps:
+        """Return the steps of the stream, which added up to *response*, its last chunk."""
+        self._thoughts.pop(len(self._deltas) - 1, None)
+        adds_up = "".join(self._deltas) == text_of(response)
+        return Steps([len(delta) for delta in self._deltas] if adds_up else [*self._deltas], self._thoughts)
+
+
+def encode(response: Response, raw: Raw, steps: Steps | None = None) -> bytes:
+    """Return *response*, which a stream of *steps* added up to unless they are None, as bytes.
 
     Raises:
         EncodeError: It would not come back equal.
     """
-    steps = None if chunks is None else _steps(response, chunks)
     kept: Response = response if raw == "model" else response.model_copy(update={"raw": None if raw == "drop" else _as_data(response.raw)})
     for unset in (True, False):  # a field that nobody has set comes back unset, if it comes back equal
         data = dumps(_parts(kept, steps, exclude_unset=unset))
@@ -83,8 +103,8 @@ def decode(data: bytes, raw: Raw) -> Response:
     return response
 
 
-def decode_stream(data: bytes, raw: Raw, replay: Replay) -> list[Any]:
-    """Return the answer in *data* as the chunks of a stream, in new objects.
+def decode_stream(data: bytes, raw: Raw, replay: Replay) -> Iterator[Any]:
+    """Return the answer in *data* as the chunks of a stream, in new objects, each made when it is needed.
 
     Raises:
         ValueError: There is none in it.
@@ -93,6 +113,9 @@ def decode_stream(data: bytes, raw: Raw, replay: Replay) -> list[Any]:
     text = text_of(response)
     if steps is None:
         return _chunks(response, [text] if replay == "single" else _pieces(text), {})
+    if not all(type(step) in {int, str} for step in steps.texts):
+        msg = "its steps are not those of a stream"
+        raise ValueError(msg)
     texts = _cut(text, steps.texts)
     return _chunks(response, ["".join(texts)], {}) if replay == "single" else _chunks(response, texts, steps.thoughts)
 
@@ -229,29 +252,20 @@ def _class(name: str) -> type[BaseModel] | None:
 # --- streams
 
 
-def _steps(response: Response, chunks: Sequence[Response]) -> Steps:
-    deltas = [chunk.delta or "" for chunk in chunks]
-    thoughts = {number: thought for number, chunk in enumerate(chunks[:-1]) if (thought := _thought(chunk))}
-    adds_up = "".join(deltas) == text_of(response)
-    return Steps([len(delta) for delta in deltas] if adds_up else [*deltas], thoughts)
-
-
 def _thought(chunk: Response) -> str:
     """Return what the model thought with *chunk*; some providers say it with the answer, some with the message."""
     places = [_more(chunk), *([chunk.message.additional_kwargs] if isinstance(chunk, ChatResponse) else [])]
     return next((thought for place in places if isinstance(thought := place.get("thinking_delta"), str)), "")
 
 
-def _cut(text: str, steps: list[Step]) -> list[str]:
-    pieces: list[str] = []
+def _cut(text: str, steps: list[Step]) -> Iterator[str]:
     at = 0
     for step in steps:
         if isinstance(step, str):
-            pieces.append(step)
+            yield step
         else:
-            pieces.append(text[at : at + step])
+            yield text[at : at + step]
             at += step
-    return pieces
 
 
 def _pieces(text: str) -> list[str]:
@@ -261,21 +275,22 @@ def _pieces(text: str) -> list[str]:
     return ["".join(words[start : start + step]) for start in range(0, len(words), step)] or [""]
 
 
-def _chunks(last: Response, texts: list[str], thoughts: dict[int, str]) -> list[Response]:
-    """Return the chunks of a stream that comes, in *texts*, to *last*, which is the last of them."""
-    chunks: list[Response] = []
+def _chunks(last: Response, texts: Iterable[str], thoughts: dict[int, str]) -> Iterator[Response]:
+    """Yield the chunks of a stream that adds up, in *texts*, to its last chunk, *last*."""
     text = thought = ""
-    for number, delta in enumerate(texts[:-1]):
-        text += delta
+    for number, (delta, following) in enumerate(pairwise(chain(texts, (None,)))):
+        if following is None:
+            last.delta = delta
+            yield last
+            return
+        text += delta or ""
         more: dict[str, Any] = {}
         if number in thoughts:
             more["thinking_delta"] = thoughts[number]
             thought += thoughts[number]
         if isinstance(last, CompletionResponse):
-            chunks.append(CompletionResponse(text=text, delta=delta, additional_kwargs=more))
+            yield CompletionResponse(text=text, delta=delta, additional_kwargs=more)
         else:
             blocks = [ThinkingBlock(content=thought), TextBlock(text=text)] if thought else [TextBlock(text=text)]
             message = ChatMessage(role=last.message.role, blocks=blocks)
-            chunks.append(ChatResponse(message=message, delta=delta, additional_kwargs=more))
-    last.delta = texts[-1]
-    return [*chunks, last]
+            yield ChatResponse(message=message, delta=delta, additional_kwargs=more)

@@ -37,7 +37,7 @@ from layered_cache.providers import load_prices
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms import LLM
 
-from llamaindex_layered_cache._answers import to_answer
+from llamaindex_layered_cache._answers import Told, to_answer, told_by
 from llamaindex_layered_cache._codec import Raw, Replay, Response
 from llamaindex_layered_cache._identities import Identity, is_stateful, window_of
 from llamaindex_layered_cache._questions import plain_arguments, plain_messages
@@ -247,17 +247,18 @@ class Call:
         except Exception:  # noqa: BLE001 - whatever it is, it was not so before
             self._changed = True
 
-    def answer(self, responses: Sequence[Response]) -> Answer | None:
-        """Return what is to be stored of *responses*, the pieces of a stream, or one; None if nothing is."""
+    def answer(self, responses: Iterable[Response]) -> Answer | None:
+        """Return the answer to store for *responses*, the chunks of a stream or one response; None to store nothing."""
         how = self.keeper.how
         self.keeper.identity.note_window(self.question.llm, self._window)
         if self._changed:
             return self._not_stored("what was asked has changed meanwhile")
         self._warn_of_changes()
-        if how.store_if is not None and not how.store_if(responses[-1]):
+        told = told_by(responses, streams=self.question.streams)
+        if how.store_if is not None and not how.store_if(told.response):
             return self._not_stored("store_if")
         try:
-            answer = self._encoded(responses)
+            answer = self._encoded(told)
         except EncodeError as error:
             self.keeper.once.warn(f"an answer is not cached: {error}")
             return self._not_stored("not encodable")
@@ -276,19 +277,19 @@ class Call:
                     "keep counters and notes outside of the model"
                 )
 
-    def _encoded(self, responses: Sequence[Response]) -> Answer:
-        """Return *responses* as an answer; without its `raw`, if that is all that cannot be kept.
+    def _encoded(self, told: Told) -> Answer:
+        """Return the answer with the facts *told*; without its `raw`, if that is all that cannot be kept.
 
         Raises:
             EncodeError: It would not come back equal.
         """
-        model, raw, streams = self.keeper.identity.name(self.question.llm), self.keeper.how.raw, self.question.streams
+        model, raw = self.keeper.identity.name(self.question.llm), self.keeper.how.raw
         try:
-            return to_answer(responses, model, raw, streams=streams)
+            return to_answer(told, model, raw)
         except EncodeError as error:
-            if raw == "drop" or responses[-1].raw is None:
+            if raw == "drop" or told.response.raw is None:
                 raise
-            answer = to_answer(responses, model, "drop", streams=streams)
+            answer = to_answer(told, model, "drop")
             self.keeper.once.warn(f"the raw of an answer is not cached: {error}")
             return answer
 

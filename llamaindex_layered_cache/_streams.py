@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 from layered_cache import Answer, Request
@@ -103,42 +103,34 @@ class _Stream(Streaming[Any]):
         self._call = call
         self._how = how
 
-    def peek(self, key: str) -> list[Any] | None:
+    def peek(self, key: str) -> Iterator[Any] | None:
         """See Streaming."""
         return None if key in removals.pending else self._replayed(key, self.cache.peek(key))
 
-    def find(self, key: str) -> list[Any] | None:
+    def find(self, key: str) -> Iterator[Any] | None:
         """See Streaming."""
         if removals.pending:
             removals.settle(key)
         return self._held(key, self.cache.fetch(key, leave=False))
 
-    async def afind(self, key: str) -> list[Any] | None:
+    async def afind(self, key: str) -> Iterator[Any] | None:
         """See Streaming."""
         if removals.pending:
             await removals.asettle(key)
         return self._held(key, await self.cache.afetch(key, leave=False))
 
-    def answer(self, chunks: list[Any]) -> tuple[Request, Answer] | None:
+    def answer(self, chunks: Iterator[Any]) -> tuple[Request, Answer] | None:
         """See Streaming."""
         answer = self._call.answer(chunks)
         return None if answer is None or self._call.request is None else (self._call.request, answer)
 
-    def copied(self, chunk: Any, *, free: bool) -> Any:  # noqa: ANN401, ARG002 - of either kind of stream; there is nothing to say
-        """See Streaming."""
-        with suppress(Exception):
-            return chunk.model_copy(deep=True)
-        with suppress(Exception):  # its raw may hold anything, a connection, say; then that is one for all
-            return chunk.model_copy(update={"raw": None}).model_copy(deep=True, update={"raw": chunk.raw})
-        return chunk.model_copy()  # so may what else it holds: it is not kept then
-
     def prepare(self) -> None:
         """See Streaming."""
 
-    def _held(self, key: str, hit: Hit | None) -> list[Any] | None:
+    def _held(self, key: str, hit: Hit | None) -> Iterator[Any] | None:
         return None if hit is None else self._replayed(key, hit.entry.value)
 
-    def _replayed(self, key: str, value: bytes | None) -> list[Any] | None:
+    def _replayed(self, key: str, value: bytes | None) -> Iterator[Any] | None:
         if value is None:
             return None
         try:

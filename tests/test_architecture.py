@@ -37,6 +37,7 @@ PURE = {
     "key_rules",
     "keys",
     "options",
+    "pieces",
     "policy",
     "receipt",
     "redaction",

@@ -2,6 +2,7 @@
 
 For adapters: `Streaming` is one stream that is asked for; what it consists of, they say. `streams` is how one stream is read by many.
 
+- Chunks are held as pieces (`layered_cache.pieces`): the memory of a stream grows with its text, and not faster.
 - Nothing is stored of a stream that was closed early, was cancelled, or failed.
 - Who asks after an invalidation joins no stream that began before it, and what such a one comes to is void when it is stored.
 - Who computes for others waits for nobody (`producing`), so that none waits for himself; nor does a thread in which a loop runs.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import aclosing, closing
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import replace
@@ -25,6 +26,7 @@ from layered_cache.asking import check_only_cached, note_failure
 from layered_cache.cache import TieredCache
 from layered_cache.entry import Answer, Entry, Request, Ticket
 from layered_cache.options import CallOptions
+from layered_cache.pieces import Packer, Piece, Unpacker
 from layered_cache.streams import TaskStream, ThreadStream
 
 C = TypeVar("C")
@@ -66,24 +68,24 @@ class Streaming(ABC, Generic[C]):
             check_only_cached(options)
 
     @abstractmethod
-    def peek(self, key: str) -> list[C] | None:
-        """Return what memory has, at once."""
+    def peek(self, key: str) -> Iterable[C] | None:
+        """Return the chunks of the answer in memory, at once."""
 
     @abstractmethod
-    def find(self, key: str) -> list[C] | None:
-        """Return what the tiers have. Nobody waits for the caller, nor he for anybody."""
+    def find(self, key: str) -> Iterable[C] | None:
+        """Return the chunks of the answer in the tiers. No caller waits for another one."""
 
     @abstractmethod
-    async def afind(self, key: str) -> list[C] | None:
+    async def afind(self, key: str) -> Iterable[C] | None:
         """See find."""
 
     @abstractmethod
-    def answer(self, chunks: list[C]) -> tuple[Request, Answer] | None:
-        """Return what *chunks*, which are the callee's to change, answer, and what is to be stored of them; None if nothing is."""
+    def answer(self, chunks: Iterator[C]) -> tuple[Request, Answer] | None:
+        """Return the request and the answer to store for *chunks*, new objects with common empty parts; None to store nothing."""
 
-    @abstractmethod
-    def copied(self, chunk: C, *, free: bool) -> C:
-        """Return a chunk that shares nothing with *chunk*; if it is *free*, one that says so."""
+    def free(self, chunk: C) -> C:
+        """Return *chunk*, a new object, with the mark that the caller has not paid for it."""
+        return chunk
 
     @abstractmethod
     def prepare(self) -> None:
@@ -111,8 +113,8 @@ class Streaming(ABC, Generic[C]):
                 yield from live()
                 return
 
-            def begin(source: _Source[C]) -> ThreadStream[C]:
-                return ThreadStream(source.chunks(live), self._context(), source.born, self._patience)
+            def begin(source: _Source[C]) -> ThreadStream[Piece]:
+                return ThreadStream(source.pieces(live), self._context(), source.born, self._patience)
 
             patience = max(0.0, until - time.monotonic()) if attempt < _ATTEMPTS - 1 else 0.0
             together = patience > 0 and self._shares and _running_loop() is None
@@ -139,8 +141,8 @@ class Streaming(ABC, Generic[C]):
                     yield chunk
                 return
 
-            def begin(source: _Source[C]) -> TaskStream[C]:
-                return TaskStream(source.achunks(live), self._context(), source.born, self._patience)
+            def begin(source: _Source[C]) -> TaskStream[Piece]:
+                return TaskStream(source.apieces(live), self._context(), source.born, self._patience)
 
             patience = max(0.0, until - time.monotonic()) if attempt < _ATTEMPTS - 1 else 0.0
             together = patience > 0 and self._shares
@@ -155,11 +157,12 @@ class Streaming(ABC, Generic[C]):
             else:
                 return
 
-    def _read(self, part: _Part[C, ThreadStream[C]], patience: float, tell: Callable[[C], object]) -> Generator[C]:
+    def _read(self, part: _Part[C, ThreadStream[Piece]], patience: float, tell: Callable[[C], object]) -> Generator[C]:
         try:
-            with closing(part.stream.read(None if part.leads else patience)) as chunks:
-                for chunk in chunks:
-                    own = self.copied(chunk, free=not part.leads)
+            unpack = Unpacker().unpack
+            with closing(part.stream.read(None if part.leads else patience)) as pieces:
+                for piece in pieces:
+                    own: C = unpack(piece) if part.leads else self.free(unpack(piece))
                     if part.taken():
                         tell(own)
                     yield own
@@ -167,11 +170,12 @@ class Streaming(ABC, Generic[C]):
         finally:
             part.leave()
 
-    async def _aread(self, part: _Part[C, TaskStream[C]], patience: float, tell: Callable[[C], Awaitable[object]]) -> AsyncGenerator[C]:
+    async def _aread(self, part: _Part[C, TaskStream[Piece]], patience: float, tell: Callable[[C], Awaitable[object]]) -> AsyncGenerator[C]:
         try:
-            async with aclosing(part.stream.read(None if part.leads else patience)) as chunks:
-                async for chunk in chunks:
-                    own = self.copied(chunk, free=not part.leads)
+            unpack = Unpacker().unpack
+            async with aclosing(part.stream.read(None if part.leads else patience)) as pieces:
+                async for piece in pieces:
+                    own: C = unpack(piece) if part.leads else self.free(unpack(piece))
                     if part.taken():
                         await tell(own)
                     yield own
@@ -181,8 +185,8 @@ class Streaming(ABC, Generic[C]):
 
     # --- before
 
-    def _at_hand(self) -> list[C] | None:
-        """Return what memory has."""
+    def _at_hand(self) -> Iterable[C] | None:
+        """Return the chunks of the answer in memory."""
         if self.key is None or not self.options.looks:
             return None
         try:
@@ -225,11 +229,11 @@ class Streaming(ABC, Generic[C]):
 
     # --- for the source
 
-    def look(self) -> list[C] | None:
-        """Return what the tiers have.
+    def look(self) -> Iterable[C] | None:
+        """Return the chunks of the answer in the tiers.
 
         Raises:
-            CacheMiss: They have nothing, and the caller wants nothing else.
+            CacheMiss: There is none, and the caller accepts nothing else.
         """
         chunks = None
         try:
@@ -239,7 +243,7 @@ class Streaming(ABC, Generic[C]):
             self.failed("lookup", error)
         return self._checked(chunks)
 
-    async def alook(self) -> list[C] | None:
+    async def alook(self) -> Iterable[C] | None:
         """See look."""
         chunks = None
         try:
@@ -249,33 +253,33 @@ class Streaming(ABC, Generic[C]):
             self.failed("lookup", error)
         return self._checked(chunks)
 
-    def _checked(self, chunks: list[C] | None) -> list[C] | None:
+    def _checked(self, chunks: Iterable[C] | None) -> Iterable[C] | None:
         if chunks is None:
             check_only_cached(self.options)
         return chunks
 
-    def store(self, chunks: list[C], born: Ticket, seconds: float) -> Entry | None:
-        """Keep what *chunks* come to; return what is kept."""
+    def store(self, pieces: list[Piece], born: Ticket, seconds: float) -> Entry | None:
+        """Store the answer that *pieces* add up to, and return its entry."""
         try:
-            answer = self._answer(chunks, seconds)
+            answer = self._answer(pieces, seconds)
             return None if answer is None else self.cache.set(*answer, born=born)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
             self.failed("update", error)
             return None
 
-    async def astore(self, chunks: list[C], born: Ticket, seconds: float) -> Entry | None:
+    async def astore(self, pieces: list[Piece], born: Ticket, seconds: float) -> Entry | None:
         """See store."""
         try:
-            answer = self._answer(chunks, seconds)
+            answer = self._answer(pieces, seconds)
             return None if answer is None else await self.cache.aset(*answer, born=born)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
             self.failed("update", error)
             return None
 
-    def _answer(self, chunks: list[C], seconds: float) -> tuple[Request, Answer] | None:
-        if not (self.options.stores and chunks):
+    def _answer(self, pieces: list[Piece], seconds: float) -> tuple[Request, Answer] | None:
+        if not (self.options.stores and pieces):
             return None
-        found = self.answer([self.copied(chunk, free=False) for chunk in chunks])
+        found = self.answer(map(Unpacker(frugal=True).unpack, pieces))
         return None if found is None else (found[0], replace(found[1], compute_seconds=seconds))
 
     def followed(self, entry: Entry) -> None:
@@ -284,9 +288,9 @@ class Streaming(ABC, Generic[C]):
 
 
 class _Source(Generic[C]):
-    """Where the chunks of one stream come from: the tiers, else the model.
+    """The pieces of one stream, from the tiers, else from the model.
 
-    It is `live` if it is the model; `born` is what was known of the invalidation log when it began.
+    It is `live` if they come from the model. `born` is the state of the invalidation log at its beginning.
     """
 
     def __init__(self, asking: Streaming[C], born: Ticket) -> None:
@@ -295,42 +299,44 @@ class _Source(Generic[C]):
         self.live = False
         self._entry: Entry | None = None
 
-    def chunks(self, live: Callable[[], Iterator[C]]) -> Generator[C]:
-        """Yield them, and have them stored when they have come to their end."""
+    def pieces(self, live: Callable[[], Iterator[C]]) -> Generator[Piece]:
+        """Yield them, and store the answer at their end."""
+        pack = Packer().pack
         if (found := self._asking.look()) is not None:
-            yield from found
+            yield from map(pack, found)
             return
         self.live = True
-        chunks: list[C] = []
+        pieces: list[Piece] = []
         seconds, since = 0.0, time.monotonic()
         for chunk in live():
             seconds += time.monotonic() - since
-            chunks.append(chunk)
-            yield chunk
+            pieces.append(pack(chunk))
+            yield pieces[-1]
             since = time.monotonic()
-        self._entry = self._asking.store(chunks, self.born, seconds + time.monotonic() - since)
+        self._entry = self._asking.store(pieces, self.born, seconds + time.monotonic() - since)
 
-    async def achunks(self, live: Callable[[], AsyncIterator[C]]) -> AsyncGenerator[C]:
-        """See chunks."""
+    async def apieces(self, live: Callable[[], AsyncIterator[C]]) -> AsyncGenerator[Piece]:
+        """See pieces."""
+        pack = Packer().pack
         if (found := await self._asking.alook()) is not None:
             for chunk in found:
-                yield chunk
+                yield pack(chunk)
             return
         self.live = True
-        chunks: list[C] = []
+        pieces: list[Piece] = []
         seconds, since = 0.0, time.monotonic()
         source = live()
         try:
             async for chunk in source:
                 seconds += time.monotonic() - since
-                chunks.append(chunk)
-                yield chunk
+                pieces.append(pack(chunk))
+                yield pieces[-1]
                 since = time.monotonic()
         except GeneratorExit:
             if isinstance(source, AsyncGenerator):
                 await cast("AsyncGenerator[C]", source).aclose()
             raise
-        self._entry = await self._asking.astore(chunks, self.born, seconds + time.monotonic() - since)
+        self._entry = await self._asking.astore(pieces, self.born, seconds + time.monotonic() - since)
 
     def followed(self) -> None:
         """Count a caller who read them to their end without having paid for them."""

@@ -1,7 +1,7 @@
 """One stream, read by many: who needs the next chunk has it fetched, for all.
 
-Nothing runs ahead of its readers. Chunks stay in a list for those who are behind, as long as the answer, as LangChain keeps them too; each
-reader copies what it takes. The model's stream goes on as long as one reader is left: whoever began it may go. It is closed with the last
+Nothing runs ahead of its readers. All chunks stay in a list until the end, for readers that are behind. Each reader gets the same objects,
+so they must not be changed. The model's stream goes on as long as one reader is left: whoever began it may go. It is closed with the last
 one; it fails for all.
 
 Between threads, the one that needs a chunk fetches it by itself, in the context of the one that began, and others who need it wait; no

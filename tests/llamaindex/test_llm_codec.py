@@ -30,7 +30,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 from pydantic import BaseModel, model_serializer
 
-from llamaindex_layered_cache._answers import to_answer
+from llamaindex_layered_cache._answers import to_answer, told_by
 from llamaindex_layered_cache._codec import decode, decode_stream, encode
 
 
@@ -187,8 +187,8 @@ def test_streams_come_in_their_pieces() -> None:
         chat(ThinkingBlock(content="h m"), "one two", delta="two"),
         last,
     ]
-    data = encode(last, "model", pieces)
-    again = decode_stream(data, "model", "chunks")
+    data = encode(last, "model", told_by(pieces, streams=True).steps)
+    again = list(decode_stream(data, "model", "chunks"))
 
     assert [chunk.delta for chunk in again] == ["", "", "one ", "two", ""]
     assert [chunk.additional_kwargs.get("thinking_delta") for chunk in again] == ["h ", "m", None, None, None]
@@ -203,7 +203,7 @@ def test_what_is_known_of_answers() -> None:
     """In the words of many providers."""
 
     def known(raw: Any = None, **more: Any) -> Any:
-        answer = to_answer([chat("a", raw=raw, **more)], "gpt-4o-mini", "dict", streams=False)
+        answer = to_answer(told_by([chat("a", raw=raw, **more)], streams=False), "gpt-4o-mini", "dict")
         return answer.usage, answer.finish
 
     assert known(completion(usage={"prompt_tokens": 1, "completion_tokens": 2})) == (Usage(1, 2), "stop")
@@ -217,10 +217,10 @@ def test_what_is_known_of_answers() -> None:
     assert known() == (None, None)
 
     pieces = [chat("a", delta="a", raw={"choices": [{"finish_reason": "length"}]}), chat("a", delta="", raw={"choices": []})]
-    assert to_answer(pieces, "m", "model", streams=True).finish == "length"
+    assert to_answer(told_by(pieces, streams=True), "m", "model").finish == "length"
     for says_nothing in (chat(), chat(""), CompletionResponse(text="")):
-        assert to_answer([says_nothing], "m", "model", streams=False).empty
+        assert to_answer(told_by([says_nothing], streams=False), "m", "model").empty
     call = chat(ToolCallBlock(tool_name="f", tool_kwargs={"a": 1}))
-    answer = to_answer([call], "m", "model", streams=False)
+    answer = to_answer(told_by([call], streams=False), "m", "model")
     assert not answer.empty
     assert answer.response == '{"content":"","tool_calls":[{"name":"f","args":{"a":1}}]}'
