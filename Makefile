@@ -13,7 +13,7 @@ THEMES ?=
 DEMO = $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(if $(COLUMN),--column "$(COLUMN)") $(if $(DRAWS),--draws $(DRAWS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-servers test slow nightly servers lint format bench bench-quick lowest mutants clean
+.PHONY: help demo demo-servers test slow nightly providers servers lint format bench bench-quick lowest mutants clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ slow: $(VENV)/.test servers  ## the slow tests, 12 minutes
 
 nightly: $(VENV)/.test servers  ## stress tests, their mutants and full matrices, more than an hour; run by hand before a release
 	$(BIN)/python tests/run.py nightly $(ARGS)
+
+providers: $(VENV)/.test  ## the wire oracle over each provider class that is installed: tests/providers/README.md
+	$(BIN)/python -m pytest -m providers tests/providers $(ARGS)
 
 # redis-server has Sentinel in it; openssl makes certificates; the mongod of the test wheel is linked with libcurl
 servers:  ## the programs of Debian that tests and benchmarks start: installed as root, else it says how

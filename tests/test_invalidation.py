@@ -1275,3 +1275,11 @@ def test_a_log_that_cannot_be_made_is_read_all_the_same(
     clock.advance(1.0)
     world.call(cache, "get", ask("miss"))
     assert len(tried) == 2
+
+
+def test_a_log_is_older_only_within_its_epoch_and_behind() -> None:
+    log = MemoryLog(epoch=3, seq=10)
+
+    assert log.is_older(Ticket(3, 11))
+    for seen in (Ticket(3, 10), Ticket(3, 9), Ticket(2, 11), Ticket(4, 11)):
+        assert not log.is_older(seen)
