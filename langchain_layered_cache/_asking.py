@@ -4,7 +4,7 @@ Neither the texts nor the callbacks show all settings of a model: LangChain writ
 attribute that is changed later does not show. Of a plain LLM even the arguments of the call are missing. But a lookup is made by a method
 of the model itself, so the frame of the caller has the model. Only frames of LangChain's own code are read, and nothing is changed in them.
 
-A lookup that is not made by such a frame (a test, a cache of another kind in between) has no model: `_calls` decides what happens then.
+A lookup from another frame (a test, another cache in between) has no model. `_calls` decides how it is handled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Asking(NamedTuple):
 
 
 def asking() -> Asking | None:
-    """Return the model by whose method the lookup in progress was called; None if LangChain has not called it."""
+    """Return the model that made the lookup in progress; None if LangChain has not called it."""
     frame = sys._getframe(1)  # noqa: SLF001 - there is no other way to a frame
     while frame.f_code.co_name in _THROUGH_CACHES and frame.f_back is not None:
         frame = frame.f_back

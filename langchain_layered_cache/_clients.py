@@ -17,7 +17,7 @@ from layered_cache.setting_names import is_client, is_credential
 
 _OPENAI = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 _AWS = ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
-# by a part of the path under which LangChain writes a class out, or by the beginning of its `_type`
+# keys: a part of the path of a serialized class, or the beginning of its `_type`
 _VARIABLES: dict[str, tuple[str, ...]] = {
     "openai": _OPENAI,
     "langchain_groq": ("GROQ_BASE_URL", "GROQ_API_BASE"),
@@ -82,7 +82,7 @@ def clients_of(model: BaseLanguageModel[Any]) -> Clients | None:
 def variables_of(path: list[str], kind: object, arguments: Mapping[str, object], name: str | None) -> tuple[str, ...]:
     """Return the variables that decide where a model sends requests.
 
-    *path* and *arguments* are those under which LangChain writes it out, *kind* is its `_type`, *name* that of the model.
+    *path* and *arguments* are those of its serialized form, *kind* is its `_type`, *name* is the name of the model.
     """
     if any(value is not None and key.endswith(_ARGUMENTS) for key, value in arguments.items()):
         return ()
@@ -111,9 +111,9 @@ def unsaid(clients: Clients, settings: Mapping[str, object]) -> Clients:
 
 
 def address_params(variables: tuple[str, ...], addresses: tuple[str, ...] | None) -> dict[str, str]:
-    """Return what of a key says where requests go, as the environment is now.
+    """Return the addresses for a key, as the environment is now.
 
-    A client that has taken its address from a variable which has changed meanwhile has the key of one that was made with the address.
+    If the variable of an address has changed since the client was made, the key is that of a client with the address as an argument.
     """
     found = {name: value for name in variables if (value := os.environ.get(name))}
     if addresses is None:

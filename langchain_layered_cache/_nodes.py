@@ -6,7 +6,7 @@ the top of a module this name leads to the code, and its digest becomes a part o
 - A coroutine function, a callable object, a partial, a runnable or a graph is called `__dynamic__`.
 - A lambda, a method, and a function inside another function have one name for all objects and closures.
 
-Such a node is refused, unless the cache has a name of its own.
+Such a node is refused unless the cache has its own name.
 """
 
 from __future__ import annotations

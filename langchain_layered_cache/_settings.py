@@ -113,7 +113,7 @@ class Settings:
 
 
 def plain_class(cls: type[Any]) -> type[Any]:
-    """Return the class that a wrapped model or a stand-in had before."""
+    """Return the original class of a wrapped model or a proxy."""
     while getattr(cls, "layered_cache_front", False):
         cls = cast("type[Any]", cls.__bases__[1])
     return cls
@@ -360,7 +360,7 @@ def _fields(model: BaseLanguageModel[Any], plan: _Plan, head: Mapping[str, Any],
 
 
 def _is_note(model: BaseLanguageModel[Any], plan: _Plan, name: str) -> bool:
-    """Return True if a class of the user's own uses the field to note what it does."""
+    """Return True if a user's class notes its calls in the field."""
     if name not in plan.users:
         return plan.fields.get(name) is not None and name == "i" and _owner(plain_class(type(model)), name).__module__.startswith(_FAKES)
     value = model.__dict__.get(name)
@@ -391,7 +391,7 @@ def _may_be_left_out(model: BaseLanguageModel[Any], plan: _Plan, name: str) -> b
     field = plan.fields[name]
     if name not in plan.users:
         return bool(field.exclude) or _owner(plain_class(type(model)), name).__module__.startswith(_FAKES)
-    return name not in model.model_fields_set or bool(cast("Any", model)._identifying_params)  # noqa: SLF001 - by which a class says what it is
+    return name not in model.model_fields_set or bool(cast("Any", model)._identifying_params)  # noqa: SLF001 - the identity that a class declares
 
 
 def _is_default(plan: _Plan, name: str, value: object) -> bool:
@@ -418,7 +418,7 @@ def _is_object_left_out(written: object) -> bool:
 
 
 def plain(value: object) -> object:  # noqa: PLR0911 - one for each kind of value
-    """Return *value* as plain data of which a key can be made; secrets as their fingerprints.
+    """Return *value* as plain data for a key; secrets as their fingerprints.
 
     Raises:
         UncacheableRequestError: It holds an object that cannot be read. The message begins with the kind of object.

@@ -1,4 +1,4 @@
-"""Stand-ins of networks that are loaded in this process, with the attributes of the real classes."""
+"""Fakes of networks in this process, with the attributes of the real classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory that a stream takes: of a server in a process of its own, so that only the client is measured."""
+"""The memory of reading a stream. The server has its own process, so that only the client is measured."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from layered_cache.clients import client_facts, counted_headers
 
 
 class Wrapper:
-    """The attributes of the object in which Cohere's client has its address."""
+    """The object that holds the address of Cohere's client."""
 
     def get_base_url(self) -> str:
         return "http://a/"

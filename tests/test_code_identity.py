@@ -1,4 +1,4 @@
-"""The identity of user code: equal for equal code wherever it stands, different where the code or a value that it reads differs."""
+"""The identity of user code: equal code has one identity in every place. Different code, or a different value that it reads, has another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fingerprints of loaded networks, of stand-ins with the attributes of the real classes. The real ones: `tests/providers`."""
+"""Fingerprints of loaded networks: fakes with the attributes of the real classes. The real ones: `tests/providers`."""
 
 from __future__ import annotations
 

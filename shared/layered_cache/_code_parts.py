@@ -385,7 +385,7 @@ class Part:
 
 
 def _is_member(name: str, value: object) -> bool:
-    """Return True if the class definition contains *value*. Python and pydantic add others."""
+    """Return True if the class definition contains *value*. Python and pydantic add more."""
     if name in _NOT_MEMBERS or isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType):
         return False
     return isinstance(value, _CODE) or not (name.startswith("__") and name.endswith("__"))

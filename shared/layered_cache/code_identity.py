@@ -1,6 +1,6 @@
 """The identity of user code: of functions and classes that a module and a name do not identify.
 
-Two programs can both define `__main__.OurLLM`, and a helper function can change while its name stays. A key must tell these apart.
+Two programs can both define `__main__.OurLLM`, and a helper function can change while its name stays. Keys must differ between them.
 So user code is identified by its content:
 
 - A function: its bytecode with all constants, the globals that it reads, its closure and its defaults.

@@ -23,7 +23,7 @@ def url() -> Iterator[str]:
 
 
 def reader(world: World, model: BaseLanguageModel[Any]) -> Callable[[str], int]:
-    """Return what reads a stream and counts its chunks."""
+    """Return a function that reads a stream and counts its chunks."""
 
     async def drained(question: str) -> int:
         return len([None async for _ in model.astream(question)])

@@ -27,7 +27,7 @@ def url() -> Iterator[str]:
 
 
 def reader(world: World, llm: LLM, method: str) -> Callable[[str], int]:
-    """Return what reads a stream and counts its chunks."""
+    """Return a function that reads a stream and counts its chunks."""
 
     def asked(question: str) -> Any:
         return [ChatMessage(question)] if method == "stream_chat" else question

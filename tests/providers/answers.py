@@ -282,7 +282,7 @@ def cohere(path: str, body: Any) -> Reply | None:
 
 
 def hugging_face(path: str, body: Any) -> Reply | None:
-    """Answer what a text generation endpoint is asked."""
+    """Return the answer of a text generation endpoint."""
     if not isinstance(body, dict) or "inputs" not in body:
         return None
     if body.get("stream"):

@@ -98,7 +98,7 @@ CALLS: dict[str, tuple[Any, Any]] = {
     "model": ("model-b", "model-c"),
 }
 
-# fields that LangChain's base classes have, of which no request depends on any
+# fields of LangChain's base classes that no request depends on
 OF_LANGCHAIN = {
     "cache": "the cache itself",
     "callbacks": "told of calls, not part of them",

@@ -26,7 +26,7 @@ def run(coroutine: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """What is bound to a chat model before it is called."""
+    """The arguments that are bound to a chat model before it is called."""
 
     tools: tuple[Any, ...] = ()
     schema: Any = None
@@ -51,7 +51,7 @@ def changed(model: Any, situation: Situation) -> Any:
 
 
 def bound(model: Any, subject: Subject, situation: Situation) -> Any:
-    """Return *model* with what *situation* binds."""
+    """Return *model* with the arguments that *situation* binds."""
     if not situation.bound:
         return model
     binding: Binding = subject.bound[situation.bound]

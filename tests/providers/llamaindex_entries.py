@@ -34,7 +34,7 @@ def run(coroutine: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """What an LLM is called with beside the messages: *tools* by `chat_with_tools`, a *schema* by `as_structured_llm`."""
+    """The arguments of an LLM call beside the messages: *tools* by `chat_with_tools`, a *schema* by `as_structured_llm`."""
 
     tools: tuple[type, ...] = ()
     schema: type | None = None

@@ -122,7 +122,7 @@ def _body(body: bytes) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-# --- what was seen, and what it means
+# --- observations and verdicts
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Seen:
 
 
 class Verdict(Enum):
-    """What comes of two observations."""
+    """The result of two observations."""
 
     DIFFERENT = "the wires differ, and so do the keys"
     EQUAL = "the wires are equal, and so are the keys"
@@ -184,7 +184,7 @@ class Outcome:
     other: Seen
 
 
-# --- what a test module describes
+# --- descriptions of classes
 
 
 class Entry(Protocol):
@@ -205,7 +205,7 @@ class Entry(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A class of models, and how the oracle varies it. `{url}` in a text stands for the address of the local server.
+    """A class of models, and how the oracle varies it. `{url}` in a text is replaced by the address of the local server.
 
     Args:
         name: The class.

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 @dataclass
 class Results:
-    """What is known of each class, by its name."""
+    """The results of each class, by its name."""
 
     classes: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 

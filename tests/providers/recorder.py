@@ -34,7 +34,7 @@ class Recorder:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def wire(self) -> tuple[Sent, ...]:
-        """Return what was sent since `forget`, of each request what may change an answer."""
+        """Return the requests since `forget`, reduced to the parts that may change an answer."""
         return tuple(sent(raw) for raw in self.seen)
 
     def forget(self) -> None:
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def json_of(body: bytes) -> Any:
-    """Return what *body* says as JSON; an empty dictionary if it is none."""
+    """Return *body* as JSON; an empty dictionary if it is none."""
     import json
 
     try:
@@ -126,7 +126,7 @@ class _Warnings(logging.Handler):
 
 @contextmanager
 def warned() -> Iterator[list[str]]:
-    """Yield what is logged as a warning of the cache in the block."""
+    """Yield the warnings that the cache logs in the block."""
     handler, logger = _Warnings(), logging.getLogger("layered_cache")
     logger.addHandler(handler)
     try:
@@ -171,7 +171,7 @@ def observe(subject: Subject, entry: Entry, situation: Situation, server: Record
 
 
 def _key_of(events: list[Event]) -> str | None:
-    """Return the key under which an answer was found or stored."""
+    """Return the key of the answer that was found or stored."""
     keys = {event.key for event in events if event.kind in {"hit", "stored"} and event.key is not None}
     assert len(keys) <= 1, "a situation is one call of the model"
     return keys.pop() if keys else None

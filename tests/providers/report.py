@@ -1,4 +1,4 @@
-"""Runs the oracle over a class, and says what came of it as plain data."""
+"""Runs the oracle over a class and returns the result as plain data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Oracle:
                 yield Outcome(variation, entry.name, judge(one, other), one, other)
 
     def seen(self, entry: Entry, situation: Situation) -> Seen:
-        """Return what is seen of *entry* in *situation*, which is looked at once."""
+        """Return the observation of *entry* in *situation*; it is made once."""
         place = (entry.name, situation.label)
         if place not in self._seen:
             self._seen[place] = observe(self.subject, entry, situation, self._server)

@@ -86,7 +86,7 @@ def variations_of(subject: Subject, cls: type[BaseModel], url: str) -> tuple[lis
 
 
 def _argument(cls: type[BaseModel], name: str, field: FieldInfo) -> str:
-    """Return the name by which the constructor takes a field."""
+    """Return the constructor's name of a field."""
     if field.alias is None or cls.model_config.get("populate_by_name") or cls.model_config.get("validate_by_name"):
         return name
     return field.alias
@@ -96,7 +96,7 @@ def _valid_pair(field: FieldInfo, argument: str, make: Make) -> Pair | None:
     for pair in pairs(field.annotation):
         try:
             one, other = make({argument: pair[0]}), make({argument: pair[1]})
-        except Exception:  # noqa: BLE001 - the class says in its own way that a value is not allowed
+        except Exception:  # noqa: BLE001 - each class has its own error for a value that is not allowed
             continue
         if one is not None and other is not None:
             return pair

@@ -80,8 +80,8 @@ def _interrupt_blocking_calls() -> None:
     """Make sure that the handler of SIGTERM runs if the main thread enters a blocking call at the same time.
 
     Python runs handlers in the main thread, between two instructions. A signal that arrives just before a blocking call only sets a
-    flag: the call blocks and the handler does not run. A worker of a pool waits for its next task at that moment, and the pool waited
-    for the worker for ever. The wake-up descriptor is written by the signal itself. A thread reads it and repeats the signal until the
+    flag: the call blocks and the handler does not run. A worker of a pool waits for its next task at that moment, so the pool
+    never ended. The wake-up descriptor is written by the signal itself. A thread reads it and repeats the signal until the
     handler runs. An application that uses the descriptor keeps it.
     """
     global _wakeup  # noqa: PLW0603 - one per process
