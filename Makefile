@@ -66,7 +66,7 @@ bench: $(VENV)/.bench servers  ## how fast it is, beside its goals and other cac
 bench-quick: $(VENV)/.bench servers  ## the same, coarsely, within a minute
 	$(BIN)/python -m benchmarks --quick $(THEMES) $(ARGS)
 
-lowest: servers  ## the adapters' tests and the tier contracts on the lowest supported versions, in an environment of its own
+lowest: servers  ## the adapters' tests and the contracts on memory and SQLite, on the lowest supported versions, in an environment of its own
 	$(MAKE) .venv-lowest/.test VENV=.venv-lowest CONSTRAINTS=tests/lowest.txt
 	.venv-lowest/bin/python tests/run.py lowest $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The identity of user code: equal code has one identity in every place. Different code, or a different value that it reads, has another."""
+"""The identity of user code: equal code has one identity in every place. Other code, or another value that it reads, has another."""
 
 from __future__ import annotations
 

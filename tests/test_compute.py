@@ -44,13 +44,16 @@ def is_in_flight(cache: TieredCache) -> bool:
 
 async def in_flight(cache: TieredCache) -> None:
     """Wait until a caller computes the answer to `ask()`."""
-    while not is_in_flight(cache):  # noqa: ASYNC110 - the flight has no event
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(10):
+        while not is_in_flight(cache):  # noqa: ASYNC110 - the flight has no event
+            await asyncio.sleep(0.001)
 
 
 def wait_in_flight(cache: TieredCache) -> None:
     """Wait until a caller computes the answer to `ask()`."""
+    deadline = time.monotonic() + 10
     while not is_in_flight(cache):
+        assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
@@ -516,7 +519,9 @@ def test_fork_in_the_middle_of_a_flight(db: str) -> None:
     if (child := os.fork()) == 0:
         code = 1
         try:
+            started = time.monotonic()
             entry = cache.get_or_compute(ask(), lambda: b"child")
+            assert time.monotonic() - started < 10  # it does not wait for a flight of its parent
             before = cache.get(ask("before"))
             code = 0 if entry.value == b"child" and before is not None else 2
         finally:

@@ -133,9 +133,12 @@ def wait_forever(cache: TieredCache) -> None:
     """Block the main thread of a child process; a signal arrives and does not interrupt it."""
     cache.set(ask(), b"value")
     settled(cache)  # the background thread has started: its exit hooks are installed
+    signal.signal(signal.SIGUSR1, lambda *_: None)
 
     def signalled() -> None:
         time.sleep(0.2)  # until the main thread is in its call
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # another signal changes nothing
+        time.sleep(0.1)
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # to this thread: the main thread stays in its call
 
     threading.Thread(target=signalled, daemon=True).start()
@@ -151,6 +154,27 @@ def test_child_ends_when_a_signal_meets_a_blocking_call(db: str) -> None:
     child.join(20)
 
     assert child.exitcode == -signal.SIGTERM
+
+
+_OWN_HANDLER = """
+import multiprocessing.util, multiprocessing.process, os, signal, sys, threading, time
+multiprocessing.process._parent_process = object()  # as in a child of multiprocessing
+from layered_cache import Policy, Request, TieredCache
+cache = TieredCache("memory://", sys.argv[1], policy=Policy(write="behind"))
+cache.set(Request("q"), b"x")
+calls = []
+signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.3)
+cache.close()
+print(len(calls))
+"""
+
+
+def test_handler_of_the_application_is_called_once_per_signal(db: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _OWN_HANDLER, db], capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.stdout, done.stderr) == ("1\n", "")
 
 
 @pytest.mark.slow

