@@ -57,26 +57,25 @@ _NO_HEADERS = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The settings of clients: *addresses*, and the *added* headers, queries and versions by their names."""
+    """The settings of clients: *addresses*, None if no client shows one, and the *added* headers, queries and versions by their names."""
 
-    addresses: tuple[str, ...]
+    addresses: tuple[str, ...] | None
     added: dict[str, str]
 
 
-def clients_of(model: BaseLanguageModel[Any]) -> Clients | None:
-    """Return the settings of the clients of *model*; None if it has no client that shows an address."""
+def clients_of(model: BaseLanguageModel[Any]) -> Clients:
+    """Return the settings of the clients of *model*."""
     held = {**vars(model), **(model.__pydantic_private__ or {})}
     clients = [value for name, value in held.items() if is_client(name) and name not in _OTHER_SERVICES and value is not None]
     addresses: set[str] = set()
     added: dict[str, str] = {}
     for client in clients:
-        own: set[str] = set()
-        for thing in (client, *(getattr(client, name, None) for name in _INSIDE)):
-            # the outer client decides: langchain-openai shares transports between clients of different addresses
-            own = own or {*_addresses_of(thing)}
-            added.update(_added_by(thing))
-        addresses |= own
-    return Clients(tuple(sorted(addresses)), added) if addresses else None
+        parts = [*_parts_of(client)]
+        # a client of OpenAI's sends to its own address, whatever the HTTP client says that it shares with other ones
+        addresses.update(next((shown for part in parts if (shown := [*_addresses_of(part)])), list[str]()))
+        for part in parts:
+            added.update(_added_by(part))
+    return Clients(tuple(sorted(addresses)) or None, added)
 
 
 def variables_of(path: list[str], kind: object, arguments: Mapping[str, object], name: str | None) -> tuple[str, ...]:
@@ -101,13 +100,17 @@ def unsaid(clients: Clients, settings: Mapping[str, object]) -> Clients:
     """Return the settings of *clients* that are neither defaults nor in the *settings* of the model."""
     said = [*_leaves("", settings)]
     texts = [value.rstrip("/") for _, value in said if isinstance(value, str)]
-    addresses = [address for address in clients.addresses if address not in _DEFAULTS and not any(_is_at(address, text) for text in texts)]
+    addresses = None
+    if clients.addresses is not None:
+        left = (address for address in clients.addresses if address not in _DEFAULTS)
+        addresses = tuple(address for address in left if not any(_is_at(address, text) for text in texts))
+    plain = {value for value in settings.values() if isinstance(value, str)}
     added = {
         name: value
         for name, value in clients.added.items()
-        if not any(_is_called(name, other) and value == str(item) for other, item in said)
+        if value not in plain and not any(_is_called(name, other) and value == str(item) for other, item in said)
     }
-    return Clients(tuple(addresses), added)
+    return Clients(addresses, added)
 
 
 def address_params(variables: tuple[str, ...], addresses: tuple[str, ...] | None) -> dict[str, str]:
@@ -121,6 +124,14 @@ def address_params(variables: tuple[str, ...], addresses: tuple[str, ...] | None
     if matching := {name: value for name, value in found.items() if value.rstrip("/") in addresses}:
         return matching
     return {(variables[0] if variables else "address"): " ".join(addresses)} if addresses else {}
+
+
+def _parts_of(client: object) -> Iterator[object]:
+    """Yield *client*, and the objects in it that have settings in the clients that are known."""
+    yield client
+    yield from (part for name in _INSIDE if (part := getattr(client, name, None)) is not None)
+    if (configuration := getattr(client, "sdk_configuration", None)) is not None:
+        yield getattr(configuration, "client", None)
 
 
 def _addresses_of(thing: object) -> Iterator[str]:

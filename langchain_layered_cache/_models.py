@@ -150,7 +150,7 @@ def parse_model(
     if name is None and settings is not None and not head:
         name = settings.name
     variables, addresses = variables_of(path, kind, init, name), None
-    if settings is not None and settings.clients is not None:
+    if settings is not None:
         left = unsaid(settings.clients, {**init, **settings.fields})
         addresses = left.addresses
         if left.added:

@@ -56,7 +56,8 @@ OF_MODELS = OF_CALLS | {
 }  # fmt: skip
 """The same of a model that LangChain writes out. What other models mean by these names is not known."""
 
-KEY_EXTRA = "_layered_cache_key_extra"
+_OURS = "_layered_cache"
+KEY_EXTRA = f"{_OURS}_key_extra"
 """The private attribute in which a model that was wrapped keeps `key_extra`."""
 
 # of a library's model that is not written out
@@ -89,7 +90,7 @@ class Settings:
 
     `head` is the model as LangChain would write it out now; empty if it does not. `fields` are those that count beside it; of these,
     `defaults` have the value that the class declares. `class_name` identifies a class of the user's own. `name` is that of the model.
-    `clients` are the settings of its clients; None if they are not known. `refusal` is the reason why it has no key. `digest` is of
+    `clients` are the settings of its clients. `refusal` is the reason why it has no key. `digest` is of
     all this. `kind` is the class; `is_fake`: it is one of LangChain's own, for tests.
     """
 
@@ -100,7 +101,7 @@ class Settings:
     defaults: frozenset[str]
     class_name: str | None
     name: str | None
-    clients: Clients | None
+    clients: Clients
     key_extra: object
     refusal: str | None
     digest: bytes
@@ -284,7 +285,7 @@ def _changed_by(code: types.CodeType) -> Iterator[str]:
 def _unreadable(model: BaseLanguageModel[Any], error: Exception) -> Settings:
     kind = plain_class(type(model)).__qualname__
     refusal = f"the settings of a {kind} cannot be read ({type(error).__name__})"
-    return Settings(kind, False, {}, {}, frozenset(), None, None, None, None, refusal, b"")  # noqa: FBT003 - in their order
+    return Settings(kind, False, {}, {}, frozenset(), None, None, Clients(None, {}), None, refusal, b"")  # noqa: FBT003 - in their order
 
 
 def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Settings:
@@ -303,8 +304,7 @@ def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Sett
         refusal = f"nothing identifies a {cls.__qualname__} ({error}). Identify it: cached(model, key_extra='name/and-settings')"
     name = next((value for one in _NAMES if isinstance(value := getattr(model, one, None), str) and value), None)
     clients = clients_of(model)
-    shown = None if clients is None else [clients.addresses, clients.added]
-    known = [class_name, head, fields, shown, key_extra, refusal]
+    known = [class_name, head, fields, clients.addresses, clients.added, key_extra, refusal]
     return Settings(
         kind=cls.__qualname__,
         is_fake=any(one.__module__.startswith(_FAKES) for one in cls.__mro__),
@@ -355,7 +355,7 @@ def _fields(model: BaseLanguageModel[Any], plan: _Plan, head: Mapping[str, Any],
         if value is not None and not is_credential(name):
             yield name, plain(value)
     for name, value in (model.__pydantic_private__ or {}).items() if plan.is_users else ():
-        if type(value) in _SCALARS and name not in plan.changed and not is_credential(name):
+        if type(value) in _SCALARS and name not in plan.changed and not is_credential(name) and not name.startswith(_OURS):
             yield name, value
 
 

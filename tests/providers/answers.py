@@ -56,13 +56,13 @@ def _forced_tool(body: Json) -> str | None:
 
 
 def _chat(body: Json) -> Reply:
-    head = {"id": "chatcmpl-1", "created": 1, "model": body.get("model", "m")}
+    head: Json = {"id": "chatcmpl-1", "created": 1, "model": body.get("model", "m"), "system_fingerprint": None}
     usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
     message: Json = {"role": "assistant", "content": TEXT}
     reason = "stop"
     if name := _forced_tool(body):
         call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": json.dumps(ARGUMENTS)}}
-        message, reason = {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
+        message, reason = {"role": "assistant", "content": TEXT, "tool_calls": [call]}, "tool_calls"
     if not body.get("stream"):
         choices = [{"index": index, "message": message, "finish_reason": reason} for index in range(body.get("n") or 1)]
         return whole({**head, "object": "chat.completion", "choices": choices, "usage": usage})
@@ -167,7 +167,9 @@ def google(path: str, body: Any) -> Reply | None:
     usage = {"promptTokenCount": 9, "candidatesTokenCount": 5, "totalTokenCount": 14}
     candidate = {"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}
     answer = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "m", "responseId": "1"}
-    return events([answer]) if "stream" in path else whole(answer)
+    if "stream" not in path:
+        return whole(answer)
+    return events([answer]) if path.endswith("?alt=sse") else whole([answer])
 
 
 # --- Ollama

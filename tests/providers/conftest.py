@@ -8,8 +8,10 @@ import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from providers.answers import ALL
 from providers.embedding_answers import vectors
 from providers.page import Results
@@ -18,12 +20,21 @@ from providers.recorder import Recorder
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it is fetched on import
 
 
+_request = requests.Session.request
+
+
+def _unencrypted(session: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+    """Send a request of Google's client, which always wants encryption, to the local server."""
+    return _request(session, method, url.replace("https://127.0.0.1", "http://127.0.0.1"), *args, **kwargs)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _quick_clients() -> Iterator[None]:
     """Have clients made quickly: each reads the certificates of all authorities, and AWS's its descriptions of services."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("load_verify_locations", "load_default_certs", "set_default_verify_paths"):
             patch.setattr(ssl.SSLContext, name, lambda *_, **__: None)
+        patch.setattr(requests.Session, "request", _unencrypted)
         with suppress(ImportError):
             import botocore.loaders
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from providers.langchain_entries import CHAT, PLAIN, Binding
+from providers.langchain_entries import CHAT, PLAIN, SYNC, Binding
 from providers.oracle import Made, Subject
 from pydantic import BaseModel, SecretStr
 
@@ -115,6 +115,34 @@ HTTP = {
     "http_async_client": "makes the requests",
     "http_socket_options": "options of sockets",
 }
+# why a key may differ where the requests are equal
+LATE = "the client was made before and does not take it any more, but it counts"
+FORM = "decides the form in which the answer is kept"
+TWICE = "one request, written in two ways"
+UNSENT = "this provider is not sent it, but it counts"
+ELSEWHERE = "this request does not depend on it, others do"
+MISSES = {
+    "* (assigned)": LATE,
+    "* (copied)": LATE,
+    "* (taken back)": LATE,
+    "* (as before)": LATE,
+    "output_version (*)": FORM,
+    "prompt an image, an image in OpenAI's form (prompt)": TWICE,
+    "prompt an image in OpenAI's form, an image in less detail (prompt)": UNSENT,
+    "prompt a tool's result, a tool's error (prompt)": UNSENT,
+    "prompt a file, a file of another name (prompt)": UNSENT,
+    "prompt a name (prompt)": UNSENT,
+    "bound a tool, any, a tool, by name (bound)": TWICE,
+}
+_OPENAI_MISSES = {
+    **MISSES,
+    "tiktoken_model_name (*)": "counts tokens for the caller",
+    "include_response_headers (*)": "decides what the answer holds",
+    "disabled_params (*)": ELSEWHERE,
+    "use_previous_response_id (*)": ELSEWHERE,
+    "openai_organization (*)": UNSENT,
+    "openai_api_base (*)": UNSENT,
+}
 OPENAI_VALUES: dict[str, tuple[Any, Any]] = {
     **HEADERS,
     "openai_api_base": ("{url}/v1", "{url}/other/v1"),
@@ -167,6 +195,7 @@ OPENAI = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=_OPENAI_MISSES,
 )
 
 RESPONSES = replace(
@@ -190,6 +219,7 @@ AZURE = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=_OPENAI_MISSES,
 )
 
 OPENAI_COMPLETIONS = Subject(
@@ -213,6 +243,7 @@ OPENAI_COMPLETIONS = Subject(
     calls={"stop": (["END"], ["FIN"]), "temperature": (0.25, 0.75), "max_tokens": (64, 128)},
     prompts={"plain": "Which colour?", "another text": "Which size?"},
     entries=PLAIN,
+    misses=_OPENAI_MISSES,
 )
 
 ANTHROPIC = Subject(
@@ -246,6 +277,7 @@ ANTHROPIC = Subject(
     prompts={**PROMPTS, **_CONTAINERS},
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 ANTHROPIC_CONTAINERS = replace(
     ANTHROPIC,
@@ -289,6 +321,51 @@ GOOGLE = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
+)
+
+VERTEX = Subject(
+    name="ChatVertexAI",
+    module="langchain_google_vertexai",
+    distribution="langchain-google-vertexai",
+    needs={
+        "model": "gemini-2.5-flash",
+        "project": "p",
+        "location": "us-central1",
+        "credentials": Made("google.auth.credentials", "AnonymousCredentials", {}),
+        "api_transport": "rest",
+        "api_endpoint": "{host}",
+        "max_retries": 1,
+    },
+    address=("api_endpoint",),
+    values={
+        "api_endpoint": ("{host}", "localhost:1"),
+        "additional_headers": ({"X-Tenant": "a"}, {"X-Tenant": "b"}),
+        "safety_settings": GOOGLE.values["safety_settings"],
+        "thinking_budget": (128, 256),
+        "response_modalities": (["TEXT"], ["IMAGE"]),
+        "model_name": ("gemini-2.5-pro", "gemini-2.0-flash"),
+        "cached_content": ("cachedContents/a", "cachedContents/b"),
+        "labels": ({"a": "1"}, {"a": "2"}),
+        "response_mime_type": ("application/json", "text/plain"),
+        "model_kwargs": ({"seed": 1}, {"seed": 2}),
+        "default_metadata": ([("x-tenant", "a")], [("x-tenant", "b")]),
+    },
+    not_varied={
+        **OF_LANGCHAIN,
+        **HTTP,
+        "client_preview": "makes the requests",
+        "client_options": "made of the other fields",
+        "client_cert_source": "lets the caller in",
+        "credentials": "let the caller in",
+        "api_transport": "how requests are sent, not which",
+        "streaming": "a stream has one answer, and its request does not give the number",
+    },
+    calls={"stop": (["END"], ["FIN"]), "temperature": (0.25, 0.75), "max_output_tokens": (64, 128)},
+    prompts=PROMPTS,
+    bound=BOUND,
+    entries=SYNC,
+    misses=MISSES,
 )
 
 _AWS = {
@@ -336,6 +413,7 @@ BEDROCK = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 BEDROCK_CONVERSE = replace(
     BEDROCK,
@@ -372,6 +450,7 @@ OLLAMA = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 OLLAMA_COMPLETIONS = replace(
     OLLAMA,
@@ -395,6 +474,7 @@ MISTRAL = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 
 GROQ = Subject(
@@ -417,6 +497,7 @@ GROQ = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 
 DEEPSEEK = Subject(
@@ -432,6 +513,7 @@ DEEPSEEK = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=_OPENAI_MISSES,
 )
 XAI = Subject(
     name="ChatXAI",
@@ -449,6 +531,7 @@ XAI = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=_OPENAI_MISSES,
 )
 TOGETHER = Subject(
     name="ChatTogether",
@@ -463,6 +546,7 @@ TOGETHER = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=_OPENAI_MISSES,
 )
 FIREWORKS = Subject(
     name="ChatFireworks",
@@ -477,6 +561,7 @@ FIREWORKS = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 NVIDIA = Subject(
     name="ChatNVIDIA",
@@ -491,6 +576,7 @@ NVIDIA = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 COHERE = Subject(
     name="ChatCohere",
@@ -505,6 +591,7 @@ COHERE = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 PERPLEXITY = Subject(
     name="ChatPerplexity",
@@ -528,6 +615,7 @@ PERPLEXITY = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 LITELLM = Subject(
     name="ChatLiteLLM",
@@ -550,6 +638,7 @@ LITELLM = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 OPENROUTER = Subject(
     name="ChatOpenRouter",
@@ -566,12 +655,14 @@ OPENROUTER = Subject(
         "plugins": ([{"id": "web"}], [{"id": "file-parser"}]),
         "model_kwargs": ({"top_k": 1}, {"top_k": 2}),
         "trace": ({"a": "1"}, {"a": "2"}),
+        "request_timeout": (60_000, 70_000),
     },
     not_varied={**OF_LANGCHAIN, **HTTP},
     calls=CALLS,
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 HUGGING_FACE = Subject(
     name="HuggingFaceEndpoint",
@@ -590,6 +681,7 @@ HUGGING_FACE = Subject(
     calls={"stop": (["END"], ["FIN"]), "temperature": (0.25, 0.75), "max_new_tokens": (64, 128)},
     prompts={"plain": "Which colour?", "another text": "Which size?"},
     entries=PLAIN,
+    misses=MISSES,
 )
 CHAT_HUGGING_FACE = Subject(
     name="ChatHuggingFace",
@@ -605,10 +697,11 @@ CHAT_HUGGING_FACE = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
+    misses=MISSES,
 )
 
 SUBJECTS = (
-    OPENAI, RESPONSES, AZURE, OPENAI_COMPLETIONS, ANTHROPIC, ANTHROPIC_CONTAINERS, GOOGLE, BEDROCK, BEDROCK_CONVERSE, OLLAMA,
+    OPENAI, RESPONSES, AZURE, OPENAI_COMPLETIONS, ANTHROPIC, ANTHROPIC_CONTAINERS, GOOGLE, VERTEX, BEDROCK, BEDROCK_CONVERSE, OLLAMA,
     OLLAMA_COMPLETIONS, MISTRAL, GROQ, DEEPSEEK, XAI, TOGETHER, FIREWORKS, NVIDIA, COHERE, PERPLEXITY, LITELLM, OPENROUTER, HUGGING_FACE,
     CHAT_HUGGING_FACE,
 )  # fmt: skip

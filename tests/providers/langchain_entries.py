@@ -192,4 +192,5 @@ CHAT = (
     Global("invoke"), Wrapped("invoke"), Wrapped("stream"), Agent("invoke"),
     Global("ainvoke"), Wrapped("ainvoke"), Wrapped("astream"), Agent("ainvoke"),
 )  # fmt: skip
+SYNC = tuple(entry for entry in CHAT if not entry.way.startswith("a"))
 PLAIN = tuple(entry for entry in CHAT if not isinstance(entry, Agent))

@@ -87,12 +87,12 @@ class Sent:
 
 # headers that carry credentials, name the client, or number requests
 _ASIDE = frozenset({
-    "accept", "accept-encoding", "accept-language", "api-key", "authorization", "connection", "content-length", "content-type", "cookie",
-    "date", "host", "idempotency-key", "openai-organization", "openai-project", "traceparent",
+    "accept", "accept-encoding", "accept-language", "api-key", "authorization", "cache-control", "connection", "content-length",
+    "content-type",    "cookie", "date", "host", "idempotency-key", "openai-organization", "openai-project", "traceparent",
     "transfer-encoding", "user-agent", "x-api-key", "x-client-name", "x-request-id",
     "xi-api-key", "x-fern-language", "x-fern-sdk-name", "x-fern-sdk-version", "x-client-request-id", "expect",
 })  # fmt: skip
-_ASIDE_PREFIXES = ("amz-sdk-", "x-amz-", "x-amzn-bedrock-accept", "x-amzn-trace-id", "x-goog-", "x-stainless-", "x-server-timeout")
+_ASIDE_PREFIXES = ("amz-sdk-", "x-amz-", "x-amzn-", "x-goog-", "x-stainless-", "x-server-timeout")
 # whether an answer comes as a stream is transport: both ways share entries
 _STREAMS = {":streamGenerateContent": ":generateContent", "/converse-stream": "/converse", "/invoke-with-response-stream": "/invoke"}
 _STREAM_FIELDS = ("stream", "stream_options", "keep_alive")  # the last: how long Ollama keeps the model in memory
@@ -119,6 +119,8 @@ def _body(body: bytes) -> str:
         return repr(body)
     if isinstance(value, dict):
         value = {name: item for name, item in value.items() if item is not None and name not in _STREAM_FIELDS}
+        if isinstance(prompt := value.get("prompt"), list) and len(prompt) == 1:  # completions send one prompt in either way
+            value["prompt"] = prompt[0]
     return json.dumps(value, sort_keys=True)
 
 
@@ -205,7 +207,7 @@ class Entry(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A class of models, and how the oracle varies it. `{url}` in a text is replaced by the address of the local server.
+    """A class of models, and how the oracle varies it. In a text, `{url}` is replaced by the address of the local server, `{host}` by its host.
 
     Args:
         name: The class.
@@ -272,7 +274,7 @@ def placed(value: Any, url: str) -> Any:
     if isinstance(value, Made):
         return getattr(import_module(value.module), value.name)(**placed(dict(value.arguments), url))
     if isinstance(value, str):
-        return value.replace("{url}", url)
+        return value.replace("{url}", url).replace("{host}", url.removeprefix("http://"))
     if isinstance(value, dict):
         return {name: placed(item, url) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -94,7 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         owner = cast("_Server", self.server).owner
         raw = Raw(self.command, self.path, dict(self.headers), body)
         owner.seen.append(raw)
-        status, kind, data = owner.reply(self.path.partition("?")[0], json_of(body))
+        # of the query, only this decides the form of an answer
+        path = self.path.partition("?")[0] + ("?alt=sse" if "alt=sse" in self.path else "")
+        status, kind, data = owner.reply(path, json_of(body))
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))

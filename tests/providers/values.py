@@ -136,10 +136,12 @@ def _in_calls(values: Mapping[str, Pair]) -> Iterator[Variation]:
 
 
 def _along(how: Literal["prompt", "bound"], names: Sequence[str]) -> Iterator[Variation]:
-    """Yield variations from the plain call to the first of *names*, and from each to the next."""
+    """Yield variations from the plain call to each of *names*, and from each to the next."""
     situations = [BASE, *(replace(BASE, label=f"{how} {name}", **{how: name}) for name in names)]
     for one, other in itertools.pairwise(situations):
-        yield Variation(other.label, how, one, other)
+        yield Variation(other.label, how, BASE, other)
+        if one is not BASE:
+            yield Variation(f"{one.label}, {getattr(other, how)}", how, one, other)
 
 
 def _shown(annotation: Any) -> str:
