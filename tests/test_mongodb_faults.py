@@ -297,6 +297,7 @@ def test_errors_say_what_and_nothing_else(mongo_server: MongoServer, world: Worl
         MongoTier(f"{mongo_server.url}canary", timeout=0.15),
     ]
     raised: list[TierError] = []
+    assert wait_for(lambda: world.call(tiers[-1], "get_many", ["absent"]) == {})  # it is connected, however busy the machine is
     for tier in tiers:
         for how in (
             {"errorCode": 121, "errorLabels": ["canary"]},

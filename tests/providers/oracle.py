@@ -207,7 +207,8 @@ class Entry(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A class of models, and how the oracle varies it. In a text, `{url}` is replaced by the address of the local server, `{host}` by its host.
+    """A class of models, and how the oracle varies it. In a text, `{url}` is replaced by the address of the local
+    server, and `{host}` by its host.
 
     Args:
         name: The class.
