@@ -121,6 +121,7 @@ def test_a_deleted_entry_is_not_written(clock: FakeClock) -> None:
     assert tier.held == {}
 
 
+@pytest.mark.slow
 def test_after_closing_writes_are_given_up_and_counted(clock: FakeClock) -> None:
     """Not taken silently, not kept for ever."""
     tier = FakeAuthority(clock=clock)

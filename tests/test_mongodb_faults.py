@@ -167,6 +167,7 @@ def wait_for(call: Callable[[], Any], seconds: float = 10.0) -> Any:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_an_append_may_take_longer(mongo_server: MongoServer, proxy_to: Proxies, world: World) -> None:
     """Two seconds: who asks for a removal must know how it ended, and would rather wait."""
@@ -237,6 +238,7 @@ def test_round_trips(mongodb_url: str, proxy_to: Proxies, world: World) -> None:
     world.call(tier, "close")
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_what_passes_is_tried_again_within_the_budget(mongo_server: MongoServer, world: World) -> None:
     """A server that was no primary, or closed a connection, when asked first."""
@@ -286,6 +288,7 @@ def test_what_errors_mean() -> None:
         assert "x" not in meant.reason.replace("Execution", "").replace("Index", "")
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_errors_say_what_and_nothing_else(mongo_server: MongoServer, world: World) -> None:
     """The kind and the code: no key, no value, no document, no password."""
@@ -465,7 +468,8 @@ for number in range(first, first + 100000):
 """
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [10])
 def test_a_killed_server_loses_nothing_that_was_acknowledged(own_mongo: Callable[..., MongoServer], rounds: int) -> None:
     """Alone, it has it in its journal."""
     server = own_mongo()

@@ -224,6 +224,7 @@ def test_which_log_it_was_used_with(tier: MongoTier, mongodb_url: str) -> None:
     fresh.close()
 
 
+@pytest.mark.slow
 def test_removals_hold_in_other_processes(mongodb_url: str, world: World) -> None:
     """Within two seconds; a cleared one at once for whoever comes."""
     url = f"{mongodb_url}#timeout=2s"
@@ -241,6 +242,7 @@ def test_removals_hold_in_other_processes(mongodb_url: str, world: World) -> Non
         world.call(each, "close")
 
 
+@pytest.mark.slow
 def test_a_log_that_was_lost_or_set_back(mongodb_url: str, world: World) -> None:
     """Starts anew: nothing is served that it may have voided."""
     url = f"{mongodb_url}#timeout=2s"

@@ -94,6 +94,7 @@ def test_servers_are_found_by_a_name_server(names: NameServer, mongo_server: Mon
     world.call(tier, "close")
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_a_name_server_that_says_nothing(names: NameServer, world: World) -> None:
     """Is asked again, until it does."""

@@ -471,6 +471,7 @@ def test_a_full_disk_and_a_read_only_one(world: World, tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_deleted_is_made_again(world: World, path: Path) -> None:
     """Within a second or so; nothing is written into the void for longer."""
     cache = TieredCache(f"sqlite:///{path}")

@@ -335,6 +335,7 @@ def test_another_process(world: World, db: str) -> None:
     assert runs.count("slow") == 1
 
 
+@pytest.mark.slow
 def test_the_store_fails_and_the_graph_does_not(world: World) -> None:
     """Broken from the start, in the middle, and where nothing listens."""
     tier = FakeAuthority("fake")

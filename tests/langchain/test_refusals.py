@@ -332,6 +332,7 @@ async def test_lookup_waits_for_a_removal_in_its_loop(provider: Provider) -> Non
         assert not removals.pending
 
 
+@pytest.mark.slow
 def test_removal_that_fails_is_reported(world: World, provider: Provider, events: list[Event]) -> None:
     """The caller gets its parser's error, and nothing else; memory has lost the answer."""
     tier = FakeTier()
