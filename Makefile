@@ -50,11 +50,15 @@ servers:  ## the programs of Debian that tests and benchmarks start: installed a
 	fi; \
 	echo "make: tests that need$$missing are skipped until it is installed; on Debian: sudo apt-get install$$missing"
 
-lint: $(VENV)/.lint  ## ruff, basedpyright on the packages, mypy on the typed API
+# the files and folders in plain language; new ones are added, and none is taken out
+PROSE = tests/project
+
+lint: $(VENV)/.lint  ## ruff, basedpyright on the packages, mypy on the typed API, and the language of the texts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/mypy
+	$(BIN)/python tests/project/prose_lint.py $(PROSE)
 
 format: $(VENV)/.lint  ## put the code in form
 	$(BIN)/ruff check --fix .
