@@ -18,17 +18,24 @@ from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from langchain_core.caches import BaseCache
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.globals import get_llm_cache
 from langchain_core.language_models.base import BaseLanguageModel
+from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 from layered_cache import CallOptions, ConfigurationError, current_options
+from layered_cache.once import Once
 
 from langchain_layered_cache import _refusals
 from langchain_layered_cache._messages import is_written_out_model
 
 METADATA = "llm_cache"
 
+_STREAM = "a stream is not cached: LangChain does not use the global cache for stream() and astream(). Wrap the model: cached(model)"
+
 _DEEPEST = 16  # runs inside runs
+_once = Once()
 
 
 def with_said(options: CallOptions, said: object) -> CallOptions:
@@ -62,7 +69,21 @@ class Run:
     `place` is its position among the chains of LangChain, if that is known. `model` is the model that is called, if that is wrapped.
     """
 
-    __slots__ = ("_error", "_ids", "_left", "_options", "_releases", "depth", "live", "model", "outer", "params", "place", "plain")
+    __slots__ = (
+        "_error",
+        "_ids",
+        "_left",
+        "_options",
+        "_releases",
+        "cached",
+        "depth",
+        "live",
+        "model",
+        "outer",
+        "params",
+        "place",
+        "plain",
+    )
 
     def __init__(self, params: Mapping[str, Any] | None, said: object, outer: Run | None, *, plain: bool = False) -> None:
         self.params = params
@@ -70,6 +91,7 @@ class Run:
         self.place: _refusals.Place | None = None
         self.model: BaseLanguageModel[Any] | None = None
         self.live = True
+        self.cached = False  # True: the model is wrapped, and the cache was used for its stream
         # what is far outside is forgotten: calls that are cancelled never end, and the next one takes them for its outer one
         self.outer = outer if outer is not None and outer.depth < _DEEPEST else None
         self.depth = 0 if self.outer is None else self.outer.depth + 1
@@ -107,6 +129,11 @@ class Run:
         """Return False if *llm_string* names a model of another type: a plain LLM called while a stream of this call is open."""
         kind = (self.params or {}).get("_type")
         return kind is None or is_written_out_model(llm_string) or f"('_type', {kind!r})" in str(llm_string)
+
+    @property
+    def is_looked_up(self) -> bool:
+        """True if the cache was used for a prompt of this call."""
+        return self.cached or self._left < len(self._ids)
 
     def take(self) -> bool:
         """Whether a lookup can be one of this call: of a chat model, each prompt is looked up once."""
@@ -245,8 +272,11 @@ class _Listener(BaseCallbackHandler):
             _current.set(run)
         run.begin(run_id)
 
-    def on_llm_end(self, response: object, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
-        """Note that it is over."""
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
+        """Note that it is over, and log once if it was a stream that LangChain did not look up."""
+        run = current_run()
+        if run is not None and run.has(run_id) and not run.is_looked_up and _is_stream(response) and _is_layered(get_llm_cache()):
+            _once.warn(_STREAM)
         self._end(run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
@@ -262,6 +292,17 @@ class _Listener(BaseCallbackHandler):
         if run is not None:
             run.end()
             _current.set(current_run())
+
+
+def _is_stream(response: LLMResult) -> bool:
+    """Return True if LangChain made *response* of the chunks of a stream."""
+    return any(isinstance(generation, ChatGenerationChunk) for generations in response.generations for generation in generations)
+
+
+def _is_layered(cache: BaseCache | None) -> bool:
+    from langchain_layered_cache.cache import LayeredCache  # noqa: PLC0415 - that module imports this one
+
+    return isinstance(cache, LayeredCache)
 
 
 _listener = _Listener()

@@ -65,6 +65,8 @@ class Asking(Streaming[C], Generic[C]):
         self._texts = ("", "")
         self._form = form
         self._prepare = prepare
+        if run is not None:
+            run.cached = True
         self._call: Call = cache.calls.begin(run, model, plain=run is not None and run.plain)
         key: str | None = None
         try:

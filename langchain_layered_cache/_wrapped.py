@@ -22,6 +22,7 @@ from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
+from layered_cache.once import Once
 
 from langchain_layered_cache._accounts import account_of
 from langchain_layered_cache._chunks import ChatForm, Replay
@@ -31,6 +32,7 @@ from langchain_layered_cache._runs import Run, current_account, run_of
 from langchain_layered_cache._streams import Asking
 from langchain_layered_cache.cache import LayeredCache
 
+_once = Once()
 _at_work: ContextVar[object] = ContextVar("layered_cache_at_work", default=None)
 
 
@@ -39,6 +41,14 @@ def cache_of(model: BaseLanguageModel[Any]) -> LayeredCache | None:
     own = model.cache
     cache = None if own is False else own if isinstance(own, BaseCache) else get_llm_cache()
     return cache if isinstance(cache, LayeredCache) else None
+
+
+def note_missing_cache(model: BaseLanguageModel[Any]) -> None:
+    """Log once that a wrapped *model* is called without any cache. `model.cache = False` is a choice and is not logged."""
+    if model.cache is not False and not isinstance(model.cache, BaseCache) and get_llm_cache() is None:
+        _once.warn(
+            "cached(model) is called without a cache: call set_llm_cache(LayeredCache(...)), or pass cached(model, LayeredCache(...))"
+        )
 
 
 def begin_work(model: BaseLanguageModel[Any], account: str | None) -> None:
@@ -66,7 +76,10 @@ def at_work(model: BaseLanguageModel[Any], run: Run | None = None) -> Generator[
     if run is not None:
         run.model = model
     try:
-        if (cache := cache_of(model)) is not None and cache.engine.policy.separate_accounts:
+        if (cache := cache_of(model)) is None:
+            note_missing_cache(model)
+            yield
+        elif cache.engine.policy.separate_accounts:
             with known_account(model, cache):
                 yield
         else:
@@ -82,7 +95,11 @@ def answers_streams_of(model: BaseLanguageModel[Any], kwargs: dict[str, Any]) ->
     None does within a call of the same model, which is cached as a whole, and of several answers at once, whose chunks are mixed.
     """
     several = any((kwargs.get(name) or getattr(model, name, None) or 1) != 1 for name in ("n", "best_of"))
-    return None if several or _at_work.get() is model else cache_of(model)
+    if several or _at_work.get() is model:
+        return None
+    if (cache := cache_of(model)) is None:
+        note_missing_cache(model)
+    return cache
 
 
 class LateLimiter(BaseRateLimiter):

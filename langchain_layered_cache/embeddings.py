@@ -12,7 +12,6 @@ The laws of this edge:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -29,6 +28,7 @@ from layered_cache import (
 from layered_cache.adapting import engine_of, seconds_of
 from layered_cache.asking import check_only_cached
 from layered_cache.options import NO_OPTIONS, fingerprint
+from layered_cache.units import Duration
 from layered_cache.vector_cache import VectorCache
 
 from langchain_layered_cache._identity import Identity
@@ -45,7 +45,7 @@ def cached_embeddings(
     *,
     model: str | None = None,
     namespace: str = "embeddings",
-    ttl: float | timedelta | str | None = None,
+    ttl: Duration | None = None,
 ) -> CachedEmbeddings:
     """Return *embeddings* with a cache before it; the arguments are those of `CachedEmbeddings`."""
     return CachedEmbeddings(embeddings, cache, model=model, namespace=namespace, ttl=ttl)
@@ -81,7 +81,7 @@ class CachedEmbeddings(Embeddings):
         *,
         model: str | None = None,
         namespace: str = "embeddings",
-        ttl: float | timedelta | str | None = None,
+        ttl: Duration | None = None,
     ) -> None:
         if not isinstance(embeddings, Embeddings) or isinstance(embeddings, CachedEmbeddings):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"embeddings must be a LangChain Embeddings that is not cached yet, not a {type(embeddings).__qualname__}"

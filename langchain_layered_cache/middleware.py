@@ -18,7 +18,6 @@ What one call may decide for itself (`cache_options`, `config={"metadata": {"llm
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from langchain.agents.middleware import AgentMiddleware
@@ -30,7 +29,7 @@ from langgraph.types import Command
 from layered_cache import ConfigurationError, TieredCache
 from layered_cache.adapting import engine_of, rules_of
 from layered_cache.key_rules import NormalizeOption
-from layered_cache.units import parse_duration, seconds
+from layered_cache.units import Duration, seconds
 
 from langchain_layered_cache._calls import Calls
 from langchain_layered_cache._chains import listen as listen_to_chains
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 else:
     _Middleware = AgentMiddleware  # of which some releases take fewer arguments
 
-Ttl: TypeAlias = float | timedelta | str | None
+Ttl: TypeAlias = Duration | None
 
 
 class LayeredCacheMiddleware(_Middleware):
@@ -149,9 +148,7 @@ class LayeredCacheMiddleware(_Middleware):
 
 
 def _seconds(ttl: Ttl, name: str) -> float | None:
-    if ttl is None:
-        return None
-    return parse_duration(ttl, name) if isinstance(ttl, str) else seconds(ttl, name)
+    return None if ttl is None else seconds(ttl, name)
 
 
 def _ttls(tools: Mapping[str, Ttl] | Iterable[str]) -> dict[str, float | None]:

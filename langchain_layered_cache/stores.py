@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from datetime import timedelta
 
 from langchain_core.stores import BaseStore
 from layered_cache import Answer, ConfigurationError, Entry, Event, Request, TieredCache
 from layered_cache.adapting import batches, engine_of, seconds_of
 from layered_cache.once import Once
+from layered_cache.units import Duration
 
 from langchain_layered_cache._requests import FRAMEWORK
 from langchain_layered_cache.cache import LayeredCache
@@ -47,7 +47,7 @@ class LayeredByteStore(BaseStore[str, bytes]):
         ConfigurationError: Before any I/O, if an argument is wrong; so do all methods.
     """
 
-    def __init__(self, cache: TieredCache | LayeredCache, *, namespace: str = "bytes", ttl: float | timedelta | str | None = None) -> None:
+    def __init__(self, cache: TieredCache | LayeredCache, *, namespace: str = "bytes", ttl: Duration | None = None) -> None:
         self._cache = engine_of(cache).namespace(namespace)
         self._ttl = seconds_of(ttl)
         self._once = Once()

@@ -10,13 +10,13 @@ from __future__ import annotations
 import pickle
 import types
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
 from typing import Any, TypeVar, cast, overload
 
 from layered_cache import ConfigurationError, TieredCache
 from layered_cache.adapting import engine_of, rules_of
 from layered_cache.config import default_tiers
 from layered_cache.key_rules import NormalizeOption
+from layered_cache.units import Duration
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
@@ -43,7 +43,7 @@ def cached(
     /,
     cache: TieredCache | None = None,
     *,
-    ttl: float | timedelta | str | None = None,
+    ttl: Duration | None = None,
     namespace: str | None = None,
     tags: Iterable[str] = (),
     when: Callable[[Any, Mapping[str, Any]], bool] | None = None,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any, Literal, TypeAlias, get_args
 
 from layered_cache import (
@@ -34,6 +33,7 @@ from layered_cache.key_rules import KeyRules, NormalizeOption, key_options, key_
 from layered_cache.once import Once
 from layered_cache.options import NO_OPTIONS, fingerprint
 from layered_cache.providers import load_prices
+from layered_cache.units import Duration
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms import LLM
 
@@ -54,7 +54,7 @@ _NO_ACCOUNT = "separate_accounts is on, and the LLM shows no API key: name the a
 class How:
     """What `cached` was told; see there."""
 
-    ttl: float | timedelta | str | None = None
+    ttl: Duration | None = None
     namespace: str | None = None
     tags: Iterable[str] = ()
     when: Callable[[Any, Mapping[str, Any]], bool] | None = None

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -34,6 +33,7 @@ from layered_cache.adapting import engine_of, seconds_of
 from layered_cache.asking import check_only_cached
 from layered_cache.entry import checked_tags
 from layered_cache.options import NO_OPTIONS, fingerprint
+from layered_cache.units import Duration
 from layered_cache.vector_cache import VectorCache
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -51,7 +51,7 @@ def cached_embedding(
     embed_model: M,
     cache: TieredCache,
     *,
-    ttl: float | timedelta | str | None = None,
+    ttl: Duration | None = None,
     namespace: str | None = None,
     tags: Iterable[str] = (),
     key_extra: object = None,

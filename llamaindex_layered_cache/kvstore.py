@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 from layered_cache import (
@@ -39,6 +38,7 @@ from layered_cache import (
 )
 from layered_cache.adapting import engine_of, seconds_of
 from layered_cache.once import Once
+from layered_cache.units import Duration
 from llama_index.core.storage.kvstore.types import DEFAULT_BATCH_SIZE, DEFAULT_COLLECTION, BaseKVStore
 
 from llamaindex_layered_cache import _kv_values as codec
@@ -80,9 +80,7 @@ class LayeredKVStore(BaseKVStore):
         ConfigurationError: Before any I/O, if an argument is wrong; so do all methods.
     """
 
-    def __init__(
-        self, cache: TieredCache, *, namespace: str = "kv", ttl: float | timedelta | str | None = None, strict: bool = False
-    ) -> None:
+    def __init__(self, cache: TieredCache, *, namespace: str = "kv", ttl: Duration | None = None, strict: bool = False) -> None:
         if type(strict) is not bool:
             msg = f"strict must be True or False, not {strict!r}"
             raise ConfigurationError(msg)

@@ -356,7 +356,7 @@ def test_a_cache_is_a_context(db: str) -> None:
         ((), {}, "needs tiers"),
         (("memory://", "memory://#name=other"), {}, "must be the first tier"),
         (("sqlite:///a.db", "sqlite:///b.db"), {}, "different names"),
-        ((42,), {}, "a tier is a URL"),
+        ((42,), {}, "a tier must be a URL"),
         (("nonsense",), {}, "no URL of a tier"),
         (("memry://",), {}, "Did you mean 'memory'"),
         (("memory://host",), {}, "takes no host"),

@@ -6,6 +6,7 @@ Keys are those of the cache's own namespace; adapters have made them, and nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from layered_cache._engine.aio import Asyncio
 from layered_cache._engine.blocking import Blocking
@@ -98,7 +99,7 @@ class AdapterFace:
 
         It is too large if the policy refuses it, or if the slowest tier cannot hold it.
         """
-        size, most = len(value), self._engine.policy.max_entry_bytes
+        size, most = len(value), cast("int", self._engine.policy.max_entry_bytes)
         if size > most:
             remedy = "raise Policy(max_entry_bytes=...)" if most < MAX_VALUE else "store it in parts"
             return f"it takes {size:,} bytes, and max_entry_bytes is {most:,}: {remedy}"

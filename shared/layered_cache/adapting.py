@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from itertools import islice
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ from layered_cache._forks import restart_in_child
 from layered_cache.cache import TieredCache
 from layered_cache.errors import ConfigurationError
 from layered_cache.key_rules import NO_RULES, KeyRules, NormalizeOption, key_rules
-from layered_cache.units import parse_duration, seconds
+from layered_cache.units import Duration, seconds
 
 __all__ = ["batches", "engine_of", "restart_in_child", "rules_of", "seconds_of"]
 
@@ -42,14 +41,12 @@ def rules_of(cache: object, ignore: str | Iterable[str] | None, normalize: Norma
     return key_rules(ignore, normalize, getattr(cache, "key_rules", NO_RULES))
 
 
-def seconds_of(ttl: float | timedelta | str | None) -> float | None:
+def seconds_of(ttl: Duration | None) -> float | None:
     """Return *ttl*, which may be a text such as `"30d"`, in seconds.
 
     Raises:
         ConfigurationError: It is no duration.
     """
-    if isinstance(ttl, str):
-        return parse_duration(ttl, "ttl")
     return None if ttl is None else seconds(ttl, "ttl")
 
 

@@ -432,8 +432,7 @@ class TieredCache(AdapterFace):
         """
         forget(self._first or self)
         pending.wait(EXIT)
-        self._engine.backlog.close(EXIT)
-        self._engine.watch.close()
+        self._engine.close()
         for tier in self._owned:
             tier.close()
 
@@ -472,7 +471,9 @@ class TieredCache(AdapterFace):
         return _remade, (recipe_of(self.tiers, self.policy), self._namespace, checked_rules(self._rules))
 
     def __repr__(self) -> str:
-        return f"TieredCache({', '.join(tier.name for tier in self.tiers)}, namespace={self._namespace!r})"
+        states = self._engine.availability.states()
+        tiers = (f"{tier.name}: {states[tier.name]}" if tier.name in states else tier.name for tier in self.tiers)
+        return f"TieredCache({', '.join(tiers)}, namespace={self._namespace!r})"
 
     # --- what arguments mean
 

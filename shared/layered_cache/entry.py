@@ -12,12 +12,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Literal, NamedTuple, cast
 
 from layered_cache import keys
 from layered_cache.errors import ConfigurationError, UncacheableRequestError
-from layered_cache.units import seconds
+from layered_cache.units import Duration, seconds
 
 Finish = Literal["stop", "length", "filter", "tool"]
 FINISHES: tuple[Finish, ...] = ("stop", "length", "filter", "tool")
@@ -330,7 +329,7 @@ class Answer:
         cost_usd: What they cost.
         finish: Why the model stopped; what was cut (`"length"`) or withheld (`"filter"`) is not kept.
         empty: Whether it says nothing (no text, no tool call, no other block); such is not kept.
-        keep_for: Overrides the policy's, seconds or a timedelta.
+        keep_for: Overrides the policy's, seconds, a timedelta or a text such as `7d`.
         response: A readable form, for tiers that an operator reads.
         compute_seconds: How long it took, if that is not the time since it was asked for: its share, of answers that came together.
     """
@@ -343,7 +342,7 @@ class Answer:
     cost_usd: float | None = None
     finish: Finish | None = None
     empty: bool = False
-    keep_for: float | timedelta | None = None
+    keep_for: Duration | None = None
     response: str | None = field(default=None, repr=False)
     compute_seconds: float | None = None
 

@@ -16,12 +16,11 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Literal, cast, get_args
 
 from layered_cache.entry import checked_tags
 from layered_cache.errors import ConfigurationError
-from layered_cache.units import parse_duration, seconds
+from layered_cache.units import Duration, seconds
 
 Mode = Literal["default", "refresh", "bypass", "only_cached", "read_only"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -45,7 +44,7 @@ class CallOptions:
         ConfigurationError: A value is not allowed; the message names the option.
     """
 
-    ttl: float | timedelta | str | None = None
+    ttl: Duration | None = None
     tags: Iterable[str] = ()
     namespace: str | None = None
     mode: Mode = "default"
@@ -55,8 +54,7 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         if self.ttl is not None:
-            ttl = parse_duration(self.ttl, "ttl") if isinstance(self.ttl, str) else seconds(self.ttl, "ttl")
-            object.__setattr__(self, "ttl", ttl)
+            object.__setattr__(self, "ttl", seconds(self.ttl, "ttl"))
         object.__setattr__(self, "tags", checked_tags((self.tags,) if isinstance(self.tags, str) else self.tags))
         for name in ("namespace", "account"):
             value = cast("object", getattr(self, name))
@@ -120,7 +118,7 @@ def current_options() -> CallOptions:
 @contextmanager
 def cache_options(
     *,
-    ttl: float | timedelta | str | None = None,
+    ttl: Duration | None = None,
     tags: Iterable[str] | None = None,
     namespace: str | None = None,
     mode: Mode | None = None,

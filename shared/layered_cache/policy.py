@@ -1,19 +1,19 @@
 """How long, how often, how much: the decisions of one cache, in one frozen object.
 
-Vary it by `dataclasses.replace`. Durations are seconds or `timedelta`; sizes are bytes.
+Vary it by `dataclasses.replace`. A duration is a number of seconds, a `timedelta` or a
+text such as `7d`; a size is a number of bytes or a text such as `64MiB`. Both are read back as numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Literal, cast, get_args
 
 from layered_cache import wire
 from layered_cache.entry import Answer, Entry, Request, Ticket, whole_microseconds
 from layered_cache.errors import ConfigurationError
-from layered_cache.units import seconds
+from layered_cache.units import Duration, Size, seconds, size
 
 Write = Literal["through", "behind"]
 StoreRequests = Literal["full", "hash"]
@@ -56,21 +56,21 @@ class Policy:
         ConfigurationError: A value is not allowed; the message names the option.
     """
 
-    keep_for: float | timedelta = 30 * DAY
-    fresh_for: float | timedelta | None = None
+    keep_for: Duration = 30 * DAY
+    fresh_for: Duration | None = None
     write: Write = "through"
     single_flight: bool = True
-    max_wait: float | timedelta = 60.0
+    max_wait: Duration = 60.0
     cacheable: Callable[[Request, Answer], bool] | None = None
-    max_entry_bytes: int = wire.MAX_VALUE
+    max_entry_bytes: Size = wire.MAX_VALUE
     store_requests: StoreRequests = "full"
     fail_open: bool = True
-    max_staleness: float | timedelta = 2.0
+    max_staleness: Duration = 2.0
     strict_invalidation: bool = False
-    max_unverified: float | timedelta = 600.0
+    max_unverified: Duration = 600.0
     tenant_required: bool = False
     separate_accounts: bool = False
-    queue_bytes: int = 64 * 1024 * 1024
+    queue_bytes: Size = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for name in ("keep_for", "max_wait", "max_staleness", "max_unverified"):
@@ -81,11 +81,8 @@ class Policy:
             if getattr(self, name) not in allowed:
                 raise ConfigurationError.unknown(what=name, name=str(getattr(self, name)), allowed=allowed)
         for name in ("max_entry_bytes", "queue_bytes"):
-            size = getattr(self, name)
-            if type(size) is not int or size <= 0:
-                msg = f"{name} must be a number of bytes > 0, not {size!r}"
-                raise ConfigurationError(msg)
-        if self.max_entry_bytes > wire.MAX_VALUE:
+            object.__setattr__(self, name, size(cast("Size", getattr(self, name)), name))
+        if cast("int", self.max_entry_bytes) > wire.MAX_VALUE:
             msg = f"max_entry_bytes must not be more than {wire.MAX_VALUE}, the largest value that can be read back"
             raise ConfigurationError(msg)
         for name in ("single_flight", "fail_open", "strict_invalidation", "tenant_required", "separate_accounts"):
@@ -121,7 +118,7 @@ class Policy:
 
     def is_too_large(self, answer: Answer) -> bool:
         """Return True if *answer* is larger than an entry may be."""
-        return len(answer.value) > self.max_entry_bytes
+        return len(answer.value) > cast("int", self.max_entry_bytes)
 
     def entry(self, request: Request, answer: Answer, *, key: str, namespace: str, born: Ticket, started: float, now: float) -> Entry:
         """Return what the tiers shall hold of *answer*, whose computation started at *started* (Unix seconds)."""

@@ -37,6 +37,7 @@ class Stats:
     served_unverified: int = 0
     tier_failures: Mapping[str, int] = field(default_factory=dict[str, int])
     log_failures: int = 0
+    unavailable: Mapping[str, str] = field(default_factory=dict[str, str])
     queued: int = 0
     dropped: int = 0
     evicted: int = 0
@@ -118,7 +119,7 @@ class Counters:
         with self._lock:
             return len(self.tape) + self._hits.total() + self._counts["miss"]
 
-    def snapshot(self, *, queued: int, evicted: int, observer_failures: int) -> Stats:
+    def snapshot(self, *, queued: int, evicted: int, observer_failures: int, unavailable: Mapping[str, str]) -> Stats:
         """Return what was counted so far."""
         self.read_tape()
         with self._lock:
@@ -136,6 +137,7 @@ class Counters:
             served_unverified=counts["served_unverified"],
             tier_failures=_named(counts, "tier_failed "),
             log_failures=counts["log_failed"],
+            unavailable=unavailable,
             queued=queued,
             dropped=counts["queue_dropped"],
             evicted=evicted,

@@ -1,11 +1,18 @@
-"""Durations and sizes: numbers in code, text (`1h30m`, `64MiB`) only in URLs, files and the environment."""
+"""Durations and sizes, as numbers or as text (`1h30m`, `64MiB`). Every option takes both."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import TypeAlias
 
 from layered_cache.errors import ConfigurationError
+
+Duration: TypeAlias = float | timedelta | str
+"""Seconds, a timedelta, or a text such as `250ms`, `90s`, `1h30m` or `7d`."""
+
+Size: TypeAlias = int | str
+"""Bytes, or a text such as `512KiB`, `64MiB` or `1GiB`."""
 
 _LONGEST = 1e300  # longer is for ever; an integer may be too large for a float
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -14,18 +21,33 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
-def seconds(value: float | timedelta, option: str = "duration") -> float:
+def seconds(value: Duration, option: str = "duration") -> float:
     """Return *value* in seconds.
 
     Raises:
-        ConfigurationError: It is negative or not a number; text is for `parse_duration`. Infinity is a number: for ever.
+        ConfigurationError: If it is negative, no number and no text such as `1h30m`. Infinity is allowed.
     """
+    if isinstance(value, str):
+        return parse_duration(value, option)
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
-        msg = f"{option} must be a number of seconds >= 0 or a timedelta, not {value!r}"
+        msg = f"{option} must be a number of seconds >= 0, a timedelta or a text such as '7d', not {value!r}"
         raise ConfigurationError(msg)
     return float(value) if value < _LONGEST else float("inf")
+
+
+def size(value: Size, option: str = "size") -> int:
+    """Return *value* in bytes.
+
+    Raises:
+        ConfigurationError: If it is no number of bytes > 0 and no text such as `64MiB`.
+    """
+    number = parse_size(value, option) if isinstance(value, str) else value
+    if type(number) is not int or number <= 0:
+        msg = f"{option} must be a number of bytes > 0 or a text such as '64MiB', not {value!r}"
+        raise ConfigurationError(msg)
+    return number
 
 
 def parse_duration(text: str, option: str = "duration") -> float:

@@ -324,7 +324,7 @@ class Backlog:
                 self._lanes.pop(id(lane.tier), None)
             self._changed.notify_all()
         if failed is not None:
-            self._tell.tier_failed(failed)
+            self._tell.tier_failed(failed, "write")
         if lost:
             self._tell.dropped(lost, lane.tier.name, "the tier would not take them")
 
@@ -372,6 +372,7 @@ class Backlog:
             return error
         except Exception as error:  # noqa: BLE001 - a tier's defect must not end the writing of the others
             return broken(tier, "write", error)
+        self._tell.succeeded("write", tier.name)
         return None
 
     def _do(self, tier: Tier, job: Callable[[], object]) -> None:

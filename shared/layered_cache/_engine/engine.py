@@ -13,12 +13,15 @@ Computing stands in `computing`, removing in `removing`; both work on this. The 
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+from layered_cache._engine import exit_hooks
+from layered_cache._engine.availability import Availability
 from layered_cache._engine.backlog import Backlog, Writes
 from layered_cache._engine.blocking import Blocking
 from layered_cache._engine.effects import Effects
@@ -36,6 +39,8 @@ from layered_cache.policy import Policy
 from layered_cache.stats import TAPE, Counters, Stats
 from layered_cache.tiers._tier import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, QueryableTier, Shared, Slot, Tier, slot_entry
 from layered_cache.wire import stored_bytes
+
+_log = logging.getLogger("layered_cache")
 
 _PURGE_EVERY = 60.0
 _NO_LIMIT = 2**63
@@ -75,12 +80,14 @@ class Engine:
         self._monotonic, self._tape, self._observed = clock.monotonic, self.counters.tape, bool(observers)
         self.tickets = Tickets(clock)
         self.longest_life = cast("float", policy.keep_for)  # of an entry that this process has stored
-        self.tell = Teller(self.counters, observers)
+        self.availability = Availability(clock)
+        self.tell = Teller(self.counters, observers, self.availability)
         authority = next((tier for tier in reversed(self.slower) if isinstance(tier, Authority)), None)
         self.watch = Watch(authority, policy, clock, self.tell, self.counters, shared_tiers=bool(self.slower))
-        self.backlog = Backlog(policy.queue_bytes, self.watch, clock, self.tell, weakref.ref(self))
+        self.backlog = Backlog(cast("int", policy.queue_bytes), self.watch, clock, self.tell, weakref.ref(self))
         self._background = Blocking()
         self._purge_at = float("-inf")
+        self._closed = self._used_after_close = False
         self._shared = [tier for tier in self.slower if isinstance(tier, Shared) and id(tier) != id(authority)]
         self._noted = 0  # the epoch that these tiers were told of
         self._epochs: set[int] = set()
@@ -163,8 +170,9 @@ class Engine:
                 try:
                     if asked:
                         held = await fx.read(tier, asked)
+                        self.availability.succeeded("read", tier.name)
                 except TierError as error:
-                    self.tell.tier_failed(error)
+                    self.tell.tier_failed(error, "read")
                     if not self.policy.fail_open:
                         raise
                 entries, worthless = self._usable(tier, {**held, **queued} if queued else held, view)
@@ -397,8 +405,9 @@ class Engine:
             left = {key: None for key, entry in left.items() if entry is None}
             if left:
                 await fx.erase(tier, list(left))
+            self.availability.succeeded("write", tier.name)
         except TierError as error:
-            self.tell.tier_failed(error)
+            self.tell.tier_failed(error, "write")
             # of several that the tier refused for good, the queue finds out which one is to blame
             self.backlog.put(tier, left if error.retryable or len(left) > 1 else dict.fromkeys(left))
             return error
@@ -430,8 +439,17 @@ class Engine:
             return None
         return most
 
+    def close(self) -> None:
+        """Write the queue and end the threads; the tiers stay open."""
+        self._closed = True
+        self.backlog.close(exit_hooks.EXIT)
+        self.watch.close()
+
     def _keep_house(self) -> None:
         """Have tiers let go of what has expired, and tell those that others may share which log rules them; now and then."""
+        if self._closed and not self._used_after_close:
+            self._used_after_close = True
+            _log.warning("cache used after close(): answers are no longer stored. Close the cache at the end of the program only")
         now, epoch = self.clock.monotonic(), self.watch.view.position[0]
         if now >= self._purge_at:
             self._purge_at, self._noted = now + _PURGE_EVERY, 0
@@ -448,7 +466,12 @@ class Engine:
     def stats(self) -> Stats:
         """Return what was counted."""
         evicted = getattr(self.local, "evictions", 0)
-        return self.counters.snapshot(queued=len(self.backlog), evicted=evicted, observer_failures=self.observers.failures)
+        return self.counters.snapshot(
+            queued=len(self.backlog),
+            evicted=evicted,
+            observer_failures=self.observers.failures,
+            unavailable=self.availability.states(),
+        )
 
 
 def _note_log(tier: Shared, epoch: int, known: AbstractSet[int], tell: Teller) -> None:

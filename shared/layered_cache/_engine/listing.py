@@ -46,7 +46,7 @@ class Listing:
         try:
             found, self._after = await fx.list_keys(tier, self._namespace, self._after)
         except TierError as error:
-            self._engine.tell.tier_failed(error)
+            self._engine.tell.tier_failed(error, "read")
             if not self._engine.policy.fail_open:
                 raise
             found, self._after = (), None

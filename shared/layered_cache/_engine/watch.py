@@ -226,13 +226,20 @@ class Watch:
                 self._retry_at = self._clock.monotonic() + _EVERY
                 self.failed(error)
                 return False
+            self._tell.succeeded("log", self.authority.name)
             self._adopt(state, before, seen, started)
             if self._looked_at >= oldest:
                 return True
 
     def failed(self, error: TierError) -> None:
-        """Tell that the log could not be read or written."""
-        self._tell(Event(kind="log_failed", tier=error.tier, reason=f"{type(error).__name__}: {error.operation}: {error.reason}"))
+        """Record that the log could not be read or written."""
+        if self._policy.strict_invalidation:
+            consequence = "no entry is served until it is available"
+        elif self.view.known:
+            consequence = f"hits are served unverified for at most {self._policy.max_unverified:g} s"
+        else:
+            consequence = "tiers below memory are not used until it was read once"
+        self._tell.log_failed(error, consequence)
 
     # --- what is known
 

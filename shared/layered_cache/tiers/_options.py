@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus
 
 from layered_cache.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.errors import ConfigurationError
-from layered_cache.units import parse_duration, parse_size, seconds
+from layered_cache.units import parse_size, seconds
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class TierOptions:
         value = self._take(name)
         if value is None:
             return default
-        return parse_duration(value, name) if isinstance(value, str) else seconds(value, name)  # pyright: ignore[reportArgumentType] - seconds checks
+        return seconds(value, name)  # pyright: ignore[reportArgumentType] - seconds checks
 
     def finish(self) -> None:
         """Check that everything that was given was asked for.

@@ -40,6 +40,21 @@ Origin: TypeAlias = tuple[str, tuple[tuple[str, object], ...]]
 _origins: weakref.WeakKeyDictionary[Tier, Origin] = weakref.WeakKeyDictionary()
 
 
+# the libraries of clients that are passed in place of a tier, and the class that takes such a client
+_FOR_CLIENTS = {
+    "redis": "Pass RedisTier(client=...) from layered_cache.tiers.redis",
+    "pymongo": "Pass MongoTier(collection=...) from layered_cache.tiers.mongodb",
+    "motor": "Pass MongoTier(collection=...) from layered_cache.tiers.mongodb, with a collection of pymongo",
+    "sqlite3": "Pass the URL of a file: 'sqlite:///answers.db'",
+    "sqlalchemy": "Pass the URL of a file: 'sqlite:///answers.db'",
+}
+
+
+def _is_tier(tier: object) -> bool:
+    """Return True if *tier* has the methods and attributes of a tier. A client of MongoDB has every name, as a database."""
+    return isinstance(tier, Tier) and isinstance(tier.name, str) and isinstance(tier.timeout, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]
+
+
 def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Tier:
     """Return *tier* itself, or the tier that a URL names. No I/O.
 
@@ -48,9 +63,11 @@ def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clo
         MissingClientError: A library is not installed; the message says the command that installs it.
     """
     if not isinstance(tier, str):
-        if isinstance(tier, Tier):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+        if _is_tier(tier):
             return tier
-        msg = f"a tier is a URL such as 'memory://' or an object with the methods of layered_cache.Tier, not {type(tier).__qualname__}"
+        kind = type(cast("object", tier))
+        instead = _FOR_CLIENTS.get(kind.__module__.partition(".")[0], "Pass a URL such as 'memory://'")
+        msg = f"a tier must be a URL or an object with the methods of layered_cache.Tier, got {kind.__qualname__}. {instead}"
         raise ConfigurationError(msg)
     match = _SCHEME.fullmatch(tier)
     if match is None:

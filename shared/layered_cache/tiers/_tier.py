@@ -94,6 +94,7 @@ class Authority(Protocol):
     The blocking half serves the background, the other one those who cannot wait for it.
     """
 
+    name: str
     log_is_durable: bool
 
     def read_log(self, seen: Ticket) -> LogState:

@@ -24,6 +24,7 @@ from layered_cache.entry import Entry, Refused
 from layered_cache.errors import ConfigurationError
 from layered_cache.keys import key_prefix
 from layered_cache.tiers._tier import Page, Position, Slot, SlotTexts, slot_entry
+from layered_cache.units import Duration, Size, seconds, size
 from layered_cache.wire import pack_facts
 
 if TYPE_CHECKING:
@@ -54,18 +55,18 @@ class MemoryTier:
     def __init__(
         self,
         *,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        ttl: float | None = None,
+        max_bytes: Size = DEFAULT_MAX_BYTES,
+        ttl: Duration | None = None,
         name: str = "memory",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if type(max_bytes) is not int or max_bytes < 64 * 1024:
+        if (most := size(max_bytes, "max_bytes of memory://")) < 64 * 1024:
             msg = f"max_bytes of memory:// must be at least 64KiB, not {max_bytes!r}"
             raise ConfigurationError(msg)
         self.name = name
-        self.ttl = ttl
-        self.max_bytes = max_bytes
-        self.max_entry_bytes = max_bytes // _LARGEST_SHARE - _KEY_BYTES - _SLOT_BYTES
+        self.ttl = None if ttl is None else seconds(ttl, "ttl")
+        self.max_bytes = most
+        self.max_entry_bytes = most // _LARGEST_SHARE - _KEY_BYTES - _SLOT_BYTES
         self.evictions = 0
         self._clock = clock
         self._lock = threading.Lock()

@@ -21,6 +21,7 @@ from layered_cache.errors import MissingClientError
 from layered_cache.invalidation import LogState, Scope
 from layered_cache.redaction import redacted_text
 from layered_cache.tiers._tier import Page
+from layered_cache.units import Duration, seconds
 from layered_cache.wire import load
 from layered_cache.workers import Workers
 
@@ -65,8 +66,8 @@ class MongoTier:
         collection: object = None,
         async_collection: object = None,
         durability: Durability | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
-        ttl: float | None = None,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        ttl: Duration | None = None,
         name: str = "mongodb",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -76,12 +77,12 @@ class MongoTier:
             what = "mongodb:// needs pymongo"
             raise MissingClientError(what, "mongodb") from error
         self.name = name
-        self.timeout = timeout
-        self.ttl = ttl
+        self.timeout = seconds(timeout, "timeout")
+        self.ttl = None if ttl is None else seconds(ttl, "ttl")
         sources = parts.sources(url, collection, async_collection, durability)
         self._shown = "a collection of your own" if url is None else redacted_text(url)
-        self._entries = parts.MongoEntries(clock, name, timeout, self.max_entry_bytes)
-        self._log = parts.MongoLog(clock, name, timeout)
+        self._entries = parts.MongoEntries(clock, name, self.timeout, self.max_entry_bytes)
+        self._log = parts.MongoLog(clock, name, self.timeout)
         self._blocking = parts.BlockingHalf(sources.blocking, name)
         self._loops = None if sources.asynchronous is None else parts.LoopHalves(sources.asynchronous, name)
         self._workers = Workers(name, 8)

@@ -29,6 +29,7 @@ from layered_cache.tiers._redis_search import Search
 from layered_cache.tiers._redis_wire import OutOfStepError, Reply, code_of, refused, unreachable
 from layered_cache.tiers._threaded import ThreadedTier
 from layered_cache.tiers._tier import Page
+from layered_cache.units import Duration, seconds
 from layered_cache.wire import COMPRESS_FROM, FOREIGN, decode, encode, load
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class RedisTier(ThreadedTier):
         *,
         client: Any = None,  # noqa: ANN401 - of a library that need not be installed
         async_client: Any = None,  # noqa: ANN401
-        timeout: float = DEFAULT_TIMEOUT,
-        ttl: float | None = DEFAULT_TTL,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        ttl: Duration | None = DEFAULT_TTL,
         connections: int = DEFAULT_CONNECTIONS,
         compress_from: int = COMPRESS_FROM,
         name: str = "redis",
@@ -88,13 +89,13 @@ class RedisTier(ThreadedTier):
                 msg += "; beside an async_client it needs a client too, for what is done in the background"
             raise ConfigurationError(msg)
         self.name = name
-        self.timeout = timeout
-        self.ttl = ttl
+        self.timeout = seconds(timeout, "timeout")
+        self.ttl = None if ttl is None else seconds(ttl, "ttl")
         self.log_is_durable = False
         self._compress_from = compress_from
         self._clock = clock
-        self._driver = _driver(url, client, async_client, timeout, connections, name)
-        self._search = Search(name, self._driver, timeout)
+        self._driver = _driver(url, client, async_client, self.timeout, connections, name)
+        self._search = Search(name, self._driver, self.timeout)
         super().__init__()
         load()
 

@@ -28,6 +28,7 @@ from layered_cache.tiers._sqlite_file import SQLiteFile
 from layered_cache.tiers._sqlite_log import SQLiteLog
 from layered_cache.tiers._threaded import ThreadedTier
 from layered_cache.tiers._tier import Page
+from layered_cache.units import Duration, Size, seconds, size
 from layered_cache.wire import decode, encode, load
 from layered_cache.workers import Workers
 
@@ -67,24 +68,24 @@ class SQLiteTier(ThreadedTier):
         self,
         path: str | Path,
         *,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        timeout: float = DEFAULT_TIMEOUT,
-        ttl: float | None = None,
+        max_bytes: Size = DEFAULT_MAX_BYTES,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        ttl: Duration | None = None,
         name: str = "sqlite",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if str(path) in {"", ":memory:"}:
             msg = "sqlite:// needs the path of a file: sqlite:///answers.db (for answers in memory there is memory://)"
             raise ConfigurationError(msg)
-        if type(max_bytes) is not int or max_bytes < 1024 * 1024:
+        if (most := size(max_bytes, "max_bytes of sqlite://")) < 1024 * 1024:
             msg = f"max_bytes of sqlite:// must be at least 1MiB, not {max_bytes!r}"
             raise ConfigurationError(msg)
         self.name = name
-        self.timeout = timeout
-        self.ttl = ttl
-        self.max_bytes = self.max_entry_bytes = max_bytes  # a larger entry would evict all entries, and then itself
+        self.timeout = seconds(timeout, "timeout")
+        self.ttl = None if ttl is None else seconds(ttl, "ttl")
+        self.max_bytes = self.max_entry_bytes = most  # a larger entry would evict all entries, and then itself
         self._clock = clock
-        self._file = SQLiteFile(Path(path).expanduser().absolute(), timeout, name)
+        self._file = SQLiteFile(Path(path).expanduser().absolute(), self.timeout, name)
         self._log = SQLiteLog(self._file, clock, name)
         super().__init__()
         self._writer = Workers(name, 1)
@@ -173,9 +174,9 @@ class SQLiteTier(ThreadedTier):
             return
         enough = min(excess, 2 * written + 1024 * 1024)
         oldest: list[str] = []
-        for key, size in db.execute("SELECT key, length(envelope) + coalesce(length(prompt), 0) FROM entries ORDER BY rowid"):
+        for key, length in db.execute("SELECT key, length(envelope) + coalesce(length(prompt), 0) FROM entries ORDER BY rowid"):
             oldest.append(key)
-            enough -= size
+            enough -= length
             if enough <= 0:
                 break
         _delete(db, oldest)

@@ -1,0 +1,88 @@
+"""State of the tiers and of the invalidation log: available, or unavailable since when and why.
+
+A part becomes unavailable at its first failure and available at the next success of the same operation. Each
+change is logged once. The log messages hold the names of tiers and the reasons of `TierError`, which never hold
+a prompt, an answer or a password.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from layered_cache import _forks
+from layered_cache.clocks import Clock
+from layered_cache.errors import TierError
+
+_log = logging.getLogger("layered_cache")
+
+Operation: TypeAlias = Literal["read", "write", "log"]
+"""`log` is the invalidation log, which a tier may fail to serve although entries can be read."""
+
+
+@dataclass
+class _Outage:
+    since: float  # monotonic seconds
+    reason: str
+    operations: set[Operation] = field(default_factory=set[Operation])
+
+
+class Availability:
+    """The outages of one engine.
+
+    Args:
+        clock: The engine's clock.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._outages: dict[str, _Outage] = {}  # by tier
+        self.after_fork()
+        _forks.restart_in_child(self)
+
+    def after_fork(self) -> None:
+        """Start with a new lock."""
+        self._lock = threading.Lock()
+
+    def failed(self, operation: Operation, error: TierError, consequence: str = "calls continue without it") -> None:
+        """Record that *operation* failed; log a warning with the *consequence* if its tier was available until now."""
+        reason = f"{error.operation}: {error.reason}"
+        with self._lock:
+            outage = self._outages.setdefault(error.tier, _Outage(self._clock.monotonic(), reason))
+            known = bool(outage.operations)
+            log_was_available = "log" not in outage.operations
+            outage.operations.add(operation)
+        if operation == "log":
+            if log_was_available:
+                _log.warning("invalidation log unavailable, %s: tier=%s reason=%s", consequence, error.tier, reason)
+        elif not known or outage.operations == {"log", operation}:
+            _log.warning("tier unavailable, %s: tier=%s reason=%s", consequence, error.tier, reason)
+
+    def succeeded(self, operation: Operation, tier: str) -> None:
+        """Record that *operation* succeeded; log if this ends an outage. No lock is taken without an outage."""
+        if tier not in self._outages:
+            return
+        with self._lock:
+            outage = self._outages.get(tier)
+            if outage is None or operation not in outage.operations:
+                return
+            outage.operations.discard(operation)
+            seconds = self._clock.monotonic() - outage.since
+            if not outage.operations:
+                del self._outages[tier]
+            entries_unavailable = not outage.operations.isdisjoint({"read", "write"})
+        if operation == "log":
+            _log.info("invalidation log available again: tier=%s after_seconds=%.1f", tier, seconds)
+        elif not entries_unavailable:
+            _log.info("tier available again: tier=%s after_seconds=%.1f", tier, seconds)
+
+    def states(self) -> Mapping[str, str]:
+        """Return the tiers that are unavailable, each with its state in words."""
+        now = self._clock.monotonic()
+        with self._lock:
+            return {
+                tier: f"unavailable for {max(0.0, now - outage.since):.0f} s ({outage.reason})" for tier, outage in self._outages.items()
+            }
