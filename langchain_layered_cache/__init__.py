@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langchain_layered_cache.cache import LayeredCache
+from layered_cache.lazy import attribute
 
 if TYPE_CHECKING:
     from langchain_layered_cache._cached import cached, uncached
+    from langchain_layered_cache.cache import LayeredCache
     from langchain_layered_cache.embeddings import CachedEmbeddings
     from langchain_layered_cache.importers import import_mongodb, import_sqlite
     from langchain_layered_cache.langgraph import LangGraphCache, cache_key
@@ -37,24 +38,20 @@ __all__ = [
 ]
 
 _ON_FIRST_USE = {
-    "CachedEmbeddings": "embeddings",
-    "LangGraphCache": "langgraph",
-    "LayeredByteStore": "stores",
-    "LayeredCacheMiddleware": "middleware",
-    "UsageCallback": "usage",
-    "cache_key": "langgraph",
-    "cached": "_cached",
-    "import_mongodb": "importers",
-    "import_sqlite": "importers",
-    "uncached": "_cached",
-    "usage_callback": "usage",
+    "CachedEmbeddings": ".embeddings",
+    "LangGraphCache": ".langgraph",
+    "LayeredByteStore": ".stores",
+    "LayeredCache": ".cache",
+    "LayeredCacheMiddleware": ".middleware",
+    "UsageCallback": ".usage",
+    "cache_key": ".langgraph",
+    "cached": "._cached",
+    "import_mongodb": ".importers",
+    "import_sqlite": ".importers",
+    "uncached": "._cached",
+    "usage_callback": ".usage",
 }
 
 
 def __getattr__(name: str) -> object:
-    import importlib  # noqa: PLC0415
-
-    if name in _ON_FIRST_USE:
-        return getattr(importlib.import_module(f"langchain_layered_cache.{_ON_FIRST_USE[name]}"), name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    return attribute(__name__, name, _ON_FIRST_USE)

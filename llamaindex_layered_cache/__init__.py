@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layered_cache.lazy import attribute
+
 if TYPE_CHECKING:
     from llamaindex_layered_cache._cached import cached, uncached
     from llamaindex_layered_cache._configure import Configured, configure
@@ -25,19 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["CachedEmbedding", "Configured", "LayeredKVStore", "cached", "configure", "uncached"]
 
 _ON_FIRST_USE = {
-    "CachedEmbedding": "embeddings",
-    "Configured": "_configure",
-    "LayeredKVStore": "kvstore",
-    "cached": "_cached",
-    "configure": "_configure",
-    "uncached": "_cached",
+    "CachedEmbedding": ".embeddings",
+    "Configured": "._configure",
+    "LayeredKVStore": ".kvstore",
+    "cached": "._cached",
+    "configure": "._configure",
+    "uncached": "._cached",
 }
 
 
 def __getattr__(name: str) -> object:
-    import importlib  # noqa: PLC0415
-
-    if name in _ON_FIRST_USE:
-        return getattr(importlib.import_module(f"llamaindex_layered_cache.{_ON_FIRST_USE[name]}"), name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    return attribute(__name__, name, _ON_FIRST_USE)

@@ -72,7 +72,8 @@ ALLOWED = {
     "providers": PURE,
     "once": PURE,
     "testing": PURE | PROTOCOLS | {"testing"},
-    "__init__": PURE | PROTOCOLS | {"cache", "tiers"},
+    "lazy": PURE,
+    "__init__": PURE | PROTOCOLS | {"lazy", "cache", "tiers"},
 }
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from datetime import timedelta
+from importlib import import_module
+from importlib.metadata import version
 
 import pymongo
 import pytest
@@ -61,3 +66,51 @@ def test_client_of_mongodb_in_place_of_a_tier_is_refused() -> None:
 def test_client_of_redis_in_place_of_a_tier_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"got Redis\. Pass RedisTier\(client=...\)"):
         TieredCache(redis.Redis(port=1))  # type: ignore[arg-type]
+
+
+def run(program: str) -> str:
+    """Return the output of *program* in a process of its own."""
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", ["LayeredCache", "LangGraphCache", "LayeredKVStore", "cached"])
+def test_import_from_the_wrong_package_names_the_right_one(name: str) -> None:
+    out = run(f"""
+        try:
+            from layered_cache import {name}
+        except ImportError as error:
+            print(error)
+    """)
+    assert out.startswith(f"{name} is not in layered_cache. Use: from l")
+
+
+@pytest.mark.parametrize(
+    ("package", "library", "command"),
+    [
+        ("langchain_layered_cache", "langchain_core", "pip install 'layered-cache[langchain]'"),
+        ("langchain_layered_cache", "langgraph", "pip install langgraph"),
+        ("llamaindex_layered_cache", "llama_index", "pip install 'layered-cache[llamaindex]'"),
+    ],
+)
+def test_import_without_a_library_names_the_command(package: str, library: str, command: str) -> None:
+    out = run(f"""
+        import importlib.abc, sys
+
+        class Hidden(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "{library}":
+                    raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+        sys.meta_path.insert(0, Hidden())
+        from layered_cache import MissingClientError
+        try:
+            from {package} import *
+        except MissingClientError as error:
+            print(error)
+    """)
+    assert command in out
+
+
+@pytest.mark.parametrize("package", ["layered_cache", "langchain_layered_cache", "llamaindex_layered_cache"])
+def test_package_has_its_version(package: str) -> None:
+    assert import_module(package).__version__ == version("layered-cache")

@@ -30,6 +30,7 @@ from layered_cache.errors import (
 )
 from layered_cache.events import Event, Observer
 from layered_cache.key_rules import Normalize
+from layered_cache.lazy import attribute
 from layered_cache.options import CallOptions, cache_options, current_options
 from layered_cache.policy import Policy
 from layered_cache.receipt import Receipt
@@ -82,21 +83,30 @@ __all__ = [
 ]
 
 _ON_FIRST_USE = {
-    "MemoryTier": "memory",
-    "MongoTier": "mongodb",
-    "NullTier": "null",
-    "RedisTier": "redis",
-    "SQLiteTier": "sqlite",
-    "ThreadedTier": "_threaded",
+    "MemoryTier": ".tiers.memory",
+    "MongoTier": ".tiers.mongodb",
+    "NullTier": ".tiers.null",
+    "RedisTier": ".tiers.redis",
+    "SQLiteTier": ".tiers.sqlite",
+    "ThreadedTier": ".tiers._threaded",
+}
+
+# names that users look for here first
+_ELSEWHERE = {
+    "CachedEmbedding": "llamaindex_layered_cache",
+    "CachedEmbeddings": "langchain_layered_cache",
+    "LangGraphCache": "langchain_layered_cache",
+    "LayeredByteStore": "langchain_layered_cache",
+    "LayeredCache": "langchain_layered_cache",
+    "LayeredCacheMiddleware": "langchain_layered_cache",
+    "LayeredKVStore": "llamaindex_layered_cache",
+    "cached": "langchain_layered_cache (or llamaindex_layered_cache)",
+    "configure": "llamaindex_layered_cache",
 }
 
 
 def __getattr__(name: str) -> object:
-    import importlib  # noqa: PLC0415
-
-    if name in _ON_FIRST_USE:
-        return getattr(importlib.import_module(f"layered_cache.tiers.{_ON_FIRST_USE[name]}"), name)
-    if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("layered-cache")
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    if name in _ELSEWHERE:
+        msg = f"{name} is not in layered_cache. Use: from {_ELSEWHERE[name]} import {name}"
+        raise ImportError(msg)
+    return attribute(__name__, name, _ON_FIRST_USE)

@@ -2,7 +2,7 @@
 
     CacheError
     ├── ConfigurationError (ValueError)     an option is wrong; raised before any I/O
-    │   └── MissingClientError              a library is not installed; says the command that installs it
+    │   └── MissingClientError (ImportError) a library is not installed; the message has the command
     ├── TierError                           a tier could not serve; .tier .operation .retryable
     │   ├── TierUnavailableError            refused, reset, locked, full, not writable
     │   └── TierTimeoutError (TimeoutError) longer than the tier's budget
@@ -43,11 +43,18 @@ class ConfigurationError(CacheError, ValueError):
         return cls(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known) or 'none'}")
 
 
-class MissingClientError(ConfigurationError):
-    """A library that an option needs is not installed."""
+class MissingClientError(ConfigurationError, ImportError):
+    """A library is not installed. The message has the command that installs it.
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what}: pip install 'layered-cache[{extra}]'")
+    Args:
+        what: The part that needs the library.
+        extra: The extra of layered-cache with the library.
+        command: The command, where no extra has the library.
+    """
+
+    def __init__(self, what: str, extra: str = "", *, command: str = "") -> None:
+        install = command or f"pip install 'layered-cache[{extra}]'"
+        super().__init__(f"{what}: {install}")
 
 
 class TierError(CacheError):
