@@ -13,7 +13,7 @@ THEMES ?=
 DEMO = $(if $(QUESTIONS),--questions "$(QUESTIONS)") $(if $(COLUMN),--column "$(COLUMN)") $(if $(DRAWS),--draws $(DRAWS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-servers test slow nightly providers servers lint format bench bench-quick lowest mutants clean
+.PHONY: help demo demo-servers test slow nightly providers servers lint prose format bench bench-quick lowest mutants clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,13 +51,16 @@ servers:  ## the programs of Debian that tests and benchmarks start: installed a
 	echo "make: tests that need$$missing are skipped until it is installed; on Debian: sudo apt-get install$$missing"
 
 # the files and folders in plain language; new ones are added, and none is taken out
-PROSE = tests/project
+PROSE = SECURITY.md tests/project
 
 lint: $(VENV)/.lint  ## ruff, basedpyright on the packages, mypy on the typed API, and the language of the texts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/mypy
+	$(MAKE) prose
+
+prose: $(VENV)/.lint  ## the language of docstrings, comments and pages
 	$(BIN)/python tests/project/prose_lint.py $(PROSE)
 
 format: $(VENV)/.lint  ## put the code in form

@@ -30,8 +30,6 @@ from layered_cache import (
     Event,
     Observer,
     Policy,
-    Receipt,
-    Stats,
     Ticket,
     Tier,
     TieredCache,
@@ -49,6 +47,7 @@ from langchain_layered_cache._calls import Asked, Call, Calls
 from langchain_layered_cache._codec import decode
 from langchain_layered_cache._item_ids import forget_item_ids
 from langchain_layered_cache._legacy import Legacy
+from langchain_layered_cache._management import Management
 from langchain_layered_cache._marks import mark
 from langchain_layered_cache._messages import holds_messages, is_written_out_model
 from langchain_layered_cache._refusals import open_chains
@@ -57,7 +56,7 @@ from langchain_layered_cache._runs import Run, asked_by, listen, note_asked, tak
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
 
-class LayeredCache(BaseCache):
+class LayeredCache(Management, BaseCache):
     """A LangChain cache in tiers, fastest first.
 
         LayeredCache()                                           memory, and a file in the user's cache folder
@@ -249,30 +248,8 @@ class LayeredCache(BaseCache):
         else:
             await self._cache.aclear()
 
-    # --- the engine's side
-
-    def invalidate(self, **criteria: Any) -> Receipt:  # noqa: ANN401 - as TieredCache.invalidate
-        """See `TieredCache.invalidate`."""
-        return self._cache.invalidate(**criteria)
-
-    async def ainvalidate(self, **criteria: Any) -> Receipt:  # noqa: ANN401 - as TieredCache.invalidate
-        """See invalidate."""
-        return await self._cache.ainvalidate(**criteria)
-
-    def stats(self) -> Stats:
-        """Return hits, misses and what was saved so far."""
-        return self._cache.stats()
-
-    def close(self) -> None:
-        """See `TieredCache.close`."""
-        self._cache.close()
-
-    async def aclose(self) -> None:
-        """See close."""
-        await self._cache.aclose()
-
     def key(self, prompt: str, llm_string: str) -> str | None:
-        """Return the key of *prompt* under *llm_string*, for `invalidate(key=...)`; None if it has none."""
+        """Return the key of *prompt* under *llm_string*, for `delete` and `invalidate(key=...)`; None if it has none."""
         return self._calls.key(self._calls.begin(None, plain=not holds_messages(prompt)), prompt, llm_string)
 
     def __deepcopy__(self, memo: object) -> LayeredCache:
