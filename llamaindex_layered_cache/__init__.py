@@ -1,15 +1,8 @@
-"""LlamaIndex on layered-cache.
+"""The LlamaIndex adapter of layered-cache.
 
-`cached(llm, cache)` is an LLM, `cached(embed_model, cache)` an embedding model, that is asked through a cache and is otherwise what it was;
-`configure(cache)` does so with those of `Settings`. `LayeredKVStore` is a key-value store over tiers, for ingestion.
-
-    _cached      the copy and its class          _wrapped      what the class does otherwise
-    _keepers     what a call is, and its key     _questions    messages and arguments as plain data
-    _identities  which model it is               _streams      calls that stream
-    _asks        calls that do not stream
-    _codec       answers to bytes and back       _answers      what is known of an answer
-
-What is kept where, for how long and until when is the engine's, `layered_cache`. Every name is loaded when it is first used.
+`cached(llm, cache)` returns an LLM that uses the cache, and `cached(embed_model, cache)` an embedding model.
+`configure(cache)` does so for the models of `Settings`. `LayeredKVStore` is a key-value store over tiers, for ingestion.
+Each name is imported at its first use. The engine, `layered_cache`, decides on tiers, expiry and invalidation.
 """
 
 from __future__ import annotations

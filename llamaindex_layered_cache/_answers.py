@@ -1,4 +1,4 @@
-"""From responses to an `Answer`: their bytes, and what is known of them (usage, cost, why the model stopped, a readable form)."""
+"""Conversion of responses to an `Answer`: the bytes, usage, cost, finish reason and a readable text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from llamaindex_layered_cache._codec import CODEC, Raw, Response, Steps, StepsBuilder, encode, text_of
 
-# the names under which providers count what went in and what came out
+# the names that providers give to the counts of input and output tokens
 _COUNTS = (
     ("prompt_tokens", "completion_tokens"),
     ("input_tokens", "output_tokens"),
@@ -23,11 +23,12 @@ _COUNTS = (
     ("prompt_eval_count", "eval_count"),
 )
 _USAGE_NAMES = ("usage", "usage_metadata")
-_WITHIN = ("response", "message")  # where pieces of a stream have what is said of the whole
+# the attributes of a chunk that hold facts of the whole response
+_WITHIN = ("response", "message")
 
 
 class Told(NamedTuple):
-    """The facts of an answer: its last response, and those that any of its responses may contain. No *steps*: it is no stream."""
+    """The facts of an answer: its last response, and facts from any of its responses. `steps` is None without a stream."""
 
     response: Response
     usage: Usage | None
@@ -36,7 +37,7 @@ class Told(NamedTuple):
 
 
 def told_by(responses: Iterable[Response], *, streams: bool) -> Told:
-    """Return the facts of an answer that came in *responses*, at least one. They are held one at a time."""
+    """Return the facts of an answer from its *responses*, at least one. Only one response is held at a time."""
     last: Response | None = None
     usage: Usage | None = None
     finishes: set[Finish] = set()
@@ -53,7 +54,7 @@ def to_answer(told: Told, model: str, raw: Raw) -> Answer:
     """Return the answer of *model* with the facts *told*.
 
     Raises:
-        EncodeError: It would not come back equal.
+        EncodeError: If the decoded answer would not equal the original one.
     """
     response, usage, finish, steps = told
     return Answer(
@@ -79,7 +80,7 @@ def _finishes(response: Response) -> Iterator[Finish]:
     for place in _places(response):
         for name in REASON_NAMES:
             reason = _of(place, name)
-            # some say it by an enumeration of their own
+            # some providers use an enumeration
             if (finish := finish_of(getattr(reason, "value", reason))) is not None:
                 yield finish
 
@@ -95,8 +96,8 @@ def _usage(response: Response) -> Usage | None:
 
 
 def _places(response: Response) -> Iterator[object]:
-    """Yield where providers say how it went."""
-    yield cast("object", response.additional_kwargs)  # pyright: ignore[reportUnknownMemberType] - LlamaIndex says `dict`
+    """Yield the objects in which providers put usage and finish reason."""
+    yield cast("object", response.additional_kwargs)  # pyright: ignore[reportUnknownMemberType] - LlamaIndex declares `dict`
     if isinstance(response, ChatResponse):
         yield response.message.additional_kwargs
     for place in (response.raw, *(_of(response.raw, name) for name in _WITHIN)):
@@ -122,12 +123,12 @@ def _of(thing: object, name: str) -> Any:  # noqa: ANN401 - as a provider has it
 
 @lru_cache(maxsize=4096)
 def _lacks(cls: type, name: str) -> bool:
-    """Return True if objects of *cls*, a pydantic class, have no attribute *name*: pydantic needs microseconds to find that out."""
+    """Return True if objects of *cls*, a pydantic class, have no attribute *name*: pydantic takes microseconds to find that out."""
     return issubclass(cls, BaseModel) and name not in cls.model_fields and not hasattr(cls, name)
 
 
 def _readable(response: Response) -> str:
-    """Return what a person reads: the text; where that is not all, the calls of tools too."""
+    """Return the readable form of *response*: the text, and the tool calls if there are any."""
     if not isinstance(response, ChatResponse):
         return response.text
     calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]

@@ -1,4 +1,4 @@
-"""Calls that do not stream: answered from memory at once, else by the engine, which asks the model at most once for all who ask."""
+"""Calls that do not stream: a memory hit returns at once, the engine handles the rest with one request for equal calls."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llamaindex_layered_cache._refusals import note
 
 
 def answered(call: Call, method: str, live: Callable[[], Response]) -> Response:
-    """Return what *live*, the model's own *method*, would return.
+    """Return the cached result of *live*, the model's own *method*, or call it.
 
     Raises:
-        CacheMiss: It is not cached, and the caller wants nothing else.
+        CacheMiss: If there is no entry and the caller allows no request.
     """
     if call.request is None:
         check_only_cached(call.options)
@@ -57,7 +57,7 @@ async def aanswered(call: Call, method: str, live: Callable[[], Awaitable[Respon
 
 
 def _at_hand(call: Call) -> Response | None:
-    """Return what memory has."""
+    """Return the answer from memory; None if there is none."""
     if call.key is None or not call.options.looks:
         return None
     try:
@@ -66,18 +66,18 @@ def _at_hand(call: Call) -> Response | None:
         return decode(value, call.keeper.how.raw)
     except ValueError as error:
         call.unreadable(call.key, error)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+    except Exception as error:  # noqa: BLE001 - the model is called in any case
         note_failure(call.cache, "lookup", error)
     return None
 
 
 class _Ask(Ask[Response]):
-    """A question to a model; it `is_live` if the model has been asked on behalf of the caller."""
+    """A call of a model. `is_live` is True once the model was called for this caller."""
 
     def __init__(
         self, call: Call, *, live: Callable[[], Response] | None = None, alive: Callable[[], Awaitable[Response]] | None = None
     ) -> None:
-        assert call.request is not None  # noqa: S101 - for the type checker: who has none asks the model
+        assert call.request is not None  # noqa: S101 - for the type checker: a call without a request is not cached
         super().__init__(call.cache, call.options, call.request)
         self._call = call
         self._live = live

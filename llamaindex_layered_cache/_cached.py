@@ -1,8 +1,8 @@
-"""`cached(llm)`: an LLM that is asked through a cache, and is otherwise the LLM that it was.
+"""`cached(llm)`: a copy of an LLM whose calls use a cache.
 
-A shallow copy of the LLM gets a class that is derived from its own and has its name, so that agents, indices, `isinstance`, what is
-serialized and the hashes of ingestion take it for what it was. The class carries all that is new (`_wrapped`); copies of the LLM have its
-cache, and a pickle makes both again.
+The copy is shallow. Its class is derived from the class of the LLM and has the same name. So agents, indices, `isinstance`,
+serialization and the hashes of ingestion treat the copy like the LLM. The derived class (`_wrapped`) holds all new behaviour.
+Copies of the copy share its cache, and a pickle restores both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from llamaindex_layered_cache._wrapped import BARE, OWN, CachedLLM, keeper_of
 T = TypeVar("T", bound=LLM | BaseEmbedding)
 
 OF_EMBEDDINGS = ("ttl", "namespace", "tags", "key_extra")
-"""The options that embeddings know too."""
+"""The options that embeddings have too."""
 
 _classes: dict[type, type] = {}
 
@@ -59,49 +59,52 @@ def cached(
 
 
 @overload
-def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any: ...  # noqa: ANN401 - whatever LlamaIndex makes an LLM of
+def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any: ...  # noqa: ANN401 - all that LlamaIndex accepts as an LLM
 
 
 def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any:
-    """Return a copy of *thing*, an LLM or an embedding model, that is asked through *cache*; the thing itself is left as it is.
+    """Return a copy of *thing*, an LLM or an embedding model, whose calls use *cache*. The original is unchanged.
 
-    - All that an LLM can be asked is answered from the cache and stored in it: `chat`, `complete`, their streams and a-twins, and what
-      LlamaIndex makes of these: prediction, tools, structured answers, agents. `chat` and `stream_chat` share answers, so do `complete` and
-      `stream_complete`. On a miss, the provider gets the request that it would have got.
-    - Of concurrent equal calls, one asks the provider. Concurrent equal streams, of threads or of the tasks of a loop, are one call, which
-      each sees as it comes. A stream that is closed early, is cancelled or fails, is not stored.
-    - One call can say otherwise: `llm.chat(messages, cache=False)`, `refresh=True`, `only_cached=True` (`CacheMiss` if there is nothing),
-      `ttl=`, `tags=`, `namespace=`; or `cache_options(...)` around it.
-    - What is cached already gets the new cache instead. A pickle of the copy has the cache with it, if that was made from URLs; else it is
-      a pickle of the LLM, and a warning says so. A `StructuredLLM` keeps its form, and what it asks is cached.
+    - All calls of an LLM are cached: `chat`, `complete`, their streams and their asynchronous twins, and the methods that
+      LlamaIndex builds on these: prediction, tools, structured answers, agents. `chat` and `stream_chat` share answers, so
+      do `complete` and `stream_complete`. A miss sends the same request as without a cache.
+    - Concurrent equal calls are one request. Concurrent equal streams, of threads or of the tasks of a loop, are one request
+      too, and each reader gets the chunks as they arrive. A stream that is closed early, cancelled or fails is not stored.
+    - Options of one call: `llm.chat(messages, cache=False)`, `refresh=True`, `only_cached=True` (raises `CacheMiss` without
+      an entry), `ttl=`, `tags=`, `namespace=`. `cache_options(...)` sets them for a block.
+    - A copy that has a cache already gets the new one instead. A pickle of the copy includes the cache if its tiers were
+      made from URLs. Otherwise the pickle holds the LLM alone, and a warning is logged. A `StructuredLLM` keeps its form, and
+      its calls are cached.
 
-    Not cached are requests of which no exact key can be made, and what depends on the provider's memory of earlier calls.
+    A request is not cached if it has no exact key, or if its answer depends on the provider's memory of earlier calls.
 
     Args:
-        thing: An LLM, or what LlamaIndex makes one of (`"default"`, a LangChain model); or an embedding model, of which see
-            `llamaindex_layered_cache.embeddings.cached_embedding`.
-        cache: The tiers, or an adapter over them; memory and a file in the user's cache folder, unless given.
+        thing: An LLM, a value that LlamaIndex resolves to one (`"default"`, a LangChain model), or an embedding model, for
+            which see `llamaindex_layered_cache.embeddings.cached_embedding`.
+        cache: The tiers, or an adapter over them. Default: memory and a file in the user's cache folder.
         how: The options below.
 
     Options:
-        ttl: How long an answer may be served: seconds, a `timedelta`, or a text such as `"5m"`; as *cache* keeps them, unless given.
+        ttl: How long an answer may be served: seconds, a `timedelta`, or a text such as `"5m"`. Default: as in *cache*.
         namespace: The name of a child namespace of *cache*.
         tags: Labels of the answers, for `invalidate(tag=...)`.
         when: `(messages or prompt, arguments) -> bool`: whether a call is cached at all.
-        store_if: `(response) -> bool`: whether an answer is kept.
-        replay: How an answer from the cache is streamed: in pieces (`"chunks"`), or in one (`"single"`).
-        raw: Whether what the provider's client had returned comes back as an object (`"model"`), as a `"dict"`, or not at all (`"drop"`).
-        emit_events: Who is told of hits: handlers of LlamaIndex's instrumentation, if there are any (`"auto"`); those of the
-            `CallbackManager` too, so that a token counter counts what was not paid (`True`); nobody (`False`).
+        store_if: `(response) -> bool`: whether an answer is stored.
+        replay: How a stream is replayed from the cache: in pieces (`"chunks"`), or in one (`"single"`).
+        raw: The form of the provider's response on a hit: an object (`"model"`), a `"dict"`, or None (`"drop"`).
+        emit_events: The handlers that get events of hits: those of LlamaIndex's instrumentation, if there are any
+            (`"auto"`); those of the `CallbackManager` too, so that a token counter adds tokens that were not paid (`True`);
+            none (`False`).
         share_stream: Whether `chat` and `stream_chat` share answers.
-        key_extra: Plain data that stands, in keys, for what cannot be read of the model.
-        ignore: Names of parameters that keys leave out, such as `("user", "metadata")`: arguments of calls, fields of the LLM, and entries
-            of `additional_kwargs` and `extra_body`. They are sent as before.
-        normalize: How texts of users and completion prompts are normalised in keys: `"unicode"`, `"whitespace"`, `"case"`, several of
-            them, a function, or a `layered_cache.Normalize`; as *cache* has it, unless given. The request is sent as it is.
+        key_extra: Plain data that identifies a model or settings that cannot be read.
+        ignore: Names of parameters that keys leave out, such as `("user", "metadata")`: arguments of calls, fields of the
+            LLM, and entries of `additional_kwargs` and `extra_body`. They are sent as before.
+        normalize: How texts of users and completion prompts are normalised in keys: `"unicode"`, `"whitespace"`, `"case"`,
+            several of them, a function, or a `layered_cache.Normalize`. The request is sent unchanged. Default: as in *cache*.
 
     Raises:
-        ConfigurationError: Before any I/O: *thing* is something else, an argument is wrong, or nothing says which model it is.
+        ConfigurationError: Before any I/O, if *thing* is something else, an argument is invalid, or the model cannot be
+            identified.
     """
     if isinstance(thing, BaseEmbedding):
         from llamaindex_layered_cache.embeddings import cached_embedding  # noqa: PLC0415 - LLMs need nothing of it
@@ -120,7 +123,7 @@ def cached(thing: Any, /, cache: TieredCache | None = None, **how: Any) -> Any:
 
 
 def uncached(thing: T) -> T:
-    """Return a copy of *thing* as it was before `cached`; of any other, a copy."""
+    """Return a copy of *thing* without a cache."""
     if isinstance(thing, BaseEmbedding):
         from llamaindex_layered_cache.embeddings import uncached_embedding  # noqa: PLC0415 - LLMs need nothing of it
 
@@ -165,7 +168,7 @@ def _copied(llm: LLM, cls: type[LLM], keeper: Keeper | None) -> LLM:
 
 
 def _class(cls: type[LLM]) -> type[LLM]:
-    """Return the class that stands in front of *cls*: one for each."""
+    """Return the derived class of *cls* that uses a cache. There is one for each class."""
     if (found := _classes.get(cls)) is None:
         members: dict[str, Any] = {
             "__module__": cls.__module__,
@@ -181,14 +184,14 @@ def _class(cls: type[LLM]) -> type[LLM]:
 
 
 def _reduce(self: LLM, protocol: object) -> tuple[Any, ...]:  # noqa: ARG001 - Python's signature
-    """Return how a pickle makes it again: a class that was made here can be found nowhere."""
+    """Return the parts of a pickle: a class that was made at run time cannot be imported."""
     keeper, plain = keeper_of(self), uncached(self)
     if keeper is None:
         return _same, (plain,)
     try:
         keeper.cache.__reduce__()
         pickle.dumps(keeper.how)
-    except Exception as error:  # noqa: BLE001 - a cache of objects, a rule that is a lambda, an extra that holds anything
+    except Exception as error:  # noqa: BLE001 - tiers without URLs, a lambda as a rule, any object as key_extra
         reason = error if isinstance(error, ConfigurationError) else "one of when, store_if, key_extra and normalize cannot be pickled"
         keeper.once.warn(f"a cached LLM is pickled without its cache: {reason}")
         return _same, (plain,)

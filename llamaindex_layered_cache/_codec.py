@@ -1,11 +1,12 @@
-"""Answers to bytes and back: msgpack of positional parts, no pickle, no code by name.
+"""Codec of answers: msgpack of positional parts, without pickle and without imports by name.
 
-What is plain data comes back as it is. Objects of pydantic classes (blocks, what the provider's client returned as `raw`) are written by
-their fields with the name of their class, and come back as objects of that class if this process has imported it already, else as
-dictionaries. What does not come back equal is not written.
+Plain data is written unchanged. An object of a pydantic class (a block, or the `raw` of the provider's client) is written as
+its fields with the name of its class. It is decoded to an object of that class if this process has imported the class
+already, otherwise to a dictionary. An answer is written only if its decoded form equals the original.
 
-A stream is stored as the answer that it came to, with the steps in which it came. `chat` and `stream_chat` share answers, but each has
-only a `raw` of its own kind: those of streams are pieces. A stream whose pieces do not come to its answer is for streams alone.
+A stream is stored as its final answer, with the steps of its chunks. `chat` and `stream_chat` share answers, but each gets
+only the `raw` of its kind: the `raw` of a stream is that of its chunks. If the chunks of a stream do not add up to its answer,
+only streams read the entry.
 """
 
 from __future__ import annotations
@@ -39,16 +40,18 @@ R = TypeVar("R", ChatResponse, CompletionResponse)
 Raw = Literal["model", "dict", "drop"]
 Replay = Literal["chunks", "single"]
 Step: TypeAlias = int | str
-"""A piece of a stream's text: how many characters of the answer it is, or, where the pieces do not come to the answer, itself."""
+"""One step of a stream: the number of characters of the answer, or the text itself where the steps do not add up to it."""
 
 _CHAT, _COMPLETION = 1, 2
-_OBJECT = "\0object"  # no dictionary that has such a key is written
-_MOST_PIECES = 64  # of an answer that did not come as a stream: each takes LlamaIndex some time
+# marks a dictionary that was an object; a dictionary with this key is never written
+_OBJECT = "\0object"
+# chunks of a replayed answer that was no stream: each chunk costs LlamaIndex some time
+_MOST_PIECES = 64
 _WORDS = re.compile(r"\s*\S+|\s+")
 
 
 class Steps(NamedTuple):
-    """How a stream came: its pieces, and the thoughts of the model, by the number of the piece that they came with."""
+    """The steps of a stream, and the thoughts of the model by the number of their chunk."""
 
     texts: list[Step]
     thoughts: dict[int, str]
@@ -68,46 +71,47 @@ class StepsBuilder:
         self._deltas.append(chunk.delta or "")
 
     def built(self, response: Response) -> Steps:
-        """Return the steps of the stream, which added up to *response*, its last chunk."""
+        """Return the steps of the stream; *response* is its last chunk."""
         self._thoughts.pop(len(self._deltas) - 1, None)
         adds_up = "".join(self._deltas) == text_of(response)
         return Steps([len(delta) for delta in self._deltas] if adds_up else [*self._deltas], self._thoughts)
 
 
 def encode(response: Response, raw: Raw, steps: Steps | None = None) -> bytes:
-    """Return *response*, which a stream of *steps* added up to unless they are None, as bytes.
+    """Return *response* as bytes, with the *steps* of its stream if it was one.
 
     Raises:
-        EncodeError: It would not come back equal.
+        EncodeError: If the decoded response would not equal the original one.
     """
     kept: Response = response if raw == "model" else response.model_copy(update={"raw": None if raw == "drop" else _as_data(response.raw)})
-    for unset in (True, False):  # a field that nobody has set comes back unset, if it comes back equal
+    # unset fields are left out first: they are decoded as unset then, if the result is equal
+    for unset in (True, False):
         data = dumps(_parts(kept, steps, exclude_unset=unset))
         with suppress(ValueError):
             if _read(loads(data), streams=steps is not None, raw=raw)[0] == kept:
                 return data
-    msg = "an answer does not come back equal; if that is because of its raw, say raw='dict' or raw='drop' to cached()"
+    msg = "the decoded answer does not equal the original one. If its raw is the cause, use cached(..., raw='dict') or raw='drop'"
     raise EncodeError(msg)
 
 
 def decode(data: bytes, raw: Raw) -> Response:
-    """Return the answer in *data*, in new objects, for a caller who does not stream.
+    """Return the answer in *data*, in new objects, for a call that does not stream.
 
     Raises:
-        ValueError: There is none in it.
+        ValueError: If *data* is no answer.
     """
     response, steps = _read(loads(data), streams=False, raw=raw)
     if steps is not None and any(isinstance(step, str) for step in steps.texts):
-        msg = "it came as a stream whose pieces are not the answer"
+        msg = "it is a stream whose chunks do not add up to the answer"
         raise ValueError(msg)
     return response
 
 
 def decode_stream(data: bytes, raw: Raw, replay: Replay) -> Iterator[Any]:
-    """Return the answer in *data* as the chunks of a stream, in new objects, each made when it is needed.
+    """Return the answer in *data* as the chunks of a stream, in new objects, each made at its turn.
 
     Raises:
-        ValueError: There is none in it.
+        ValueError: If *data* is no answer.
     """
     response, steps = _read(loads(data), streams=True, raw=raw)
     text = text_of(response)
@@ -126,7 +130,7 @@ def text_of(response: Response) -> str:
 
 
 def _more(response: Response) -> dict[str, object]:
-    return cast("dict[str, object]", response.additional_kwargs)  # pyright: ignore[reportUnknownMemberType] - LlamaIndex says `dict`
+    return cast("dict[str, object]", response.additional_kwargs)  # pyright: ignore[reportUnknownMemberType] - LlamaIndex declares `dict`
 
 
 # --- parts
@@ -139,7 +143,8 @@ def _parts(response: Response, steps: Steps | None, *, exclude_unset: bool) -> l
     told = None if steps is None else [steps.texts, list(steps.thoughts.items())]
     logprobs = response.logprobs and [[[one.token, one.logprob, one.bytes] for one in place] for place in response.logprobs]
     base = ChatResponse if isinstance(response, ChatResponse) else CompletionResponse
-    own = None  # what a provider's kind of answer has more
+    # the fields that a provider's class of responses adds
+    own = None
     if (cls := type(response)) is not base:
         own = [_name(cls), {name: packed(getattr(response, name)) for name in cls.model_fields.keys() - base.model_fields.keys()}]
     rest = [response.delta, packed(response.raw), packed(_more(response)), logprobs, told, own]
@@ -153,7 +158,7 @@ def _parts(response: Response, steps: Steps | None, *, exclude_unset: bool) -> l
     return [_CHAT, str(message.role.value), blocks, packed(message.additional_kwargs), *rest]
 
 
-def _read(parts: Any, *, streams: bool, raw: Raw) -> tuple[Response, Steps | None]:  # noqa: ANN401 - what `_parts` has made
+def _read(parts: Any, *, streams: bool, raw: Raw) -> tuple[Response, Steps | None]:  # noqa: ANN401 - the result of `_parts`
     try:
         kind, *content, delta, packed_raw, more, logprobs, told, own = parts
         steps = None if told is None else Steps(told[0], dict(told[1]))
@@ -178,15 +183,15 @@ def _read(parts: Any, *, streams: bool, raw: Raw) -> tuple[Response, Steps | Non
     raise ValueError(msg)
 
 
-def _of_class(base: type[R], own: list[Any] | None, **fields: Any) -> R:  # noqa: ANN401 - what `_parts` has made
-    """Return a response of the class that *own* names, if it is there, or of *base*."""
+def _of_class(base: type[R], own: list[Any] | None, **fields: Any) -> R:  # noqa: ANN401 - the result of `_parts`
+    """Return a response of the class that *own* names, if it is imported, or of *base*."""
     if own is None or (cls := _class(own[0])) is None or not issubclass(cls, base):
         return base(**fields)
     return cls(**fields, **_unpacked(own[1]))
 
 
 def _packed(value: object, *, exclude_unset: bool) -> Any:  # noqa: ANN401 - plain data
-    """Return *value* with objects of pydantic classes as dictionaries that name them."""
+    """Return *value* with objects of pydantic classes as dictionaries with the name of the class."""
     if isinstance(value, BaseModel):
         fields = value.model_dump(exclude_unset=exclude_unset, warnings=False)
         return {_OBJECT: _name(type(value)), "": _as_data(fields)}
@@ -204,7 +209,7 @@ def _packed(value: object, *, exclude_unset: bool) -> Any:  # noqa: ANN401 - pla
 
 
 def _as_data(value: object) -> Any:  # noqa: ANN401 - plain data
-    """Return *value* as plain data; its class is not needed, or known otherwise."""
+    """Return *value* as plain data, without its class."""
     if isinstance(value, BaseModel):
         return _as_data(value.model_dump(warnings=False))
     if isinstance(value, Mapping):
@@ -229,7 +234,7 @@ def _unpacked(value: object, *, as_data: bool = False) -> Any:  # noqa: ANN401 -
 
 
 def _object(cls: type[BaseModel], fields: object) -> BaseModel:
-    """Return an object of *cls*. Clients make objects unchecked, since servers leave fields out; some are written as a text."""
+    """Return an object of *cls*, without validation if that fails: clients do not validate, since servers leave fields out."""
     try:
         return cls.model_validate(fields)
     except ValidationError:
@@ -241,7 +246,7 @@ def _name(cls: type) -> str:
 
 
 def _class(name: str) -> type[BaseModel] | None:
-    """Return the pydantic class *name*, if it is there already: nothing is imported because an answer says so."""
+    """Return the pydantic class *name* if it is imported already. Stored data never causes an import."""
     module, _, path = name.partition(":")
     found: object = sys.modules.get(module)
     for part in path.split("."):
@@ -253,7 +258,7 @@ def _class(name: str) -> type[BaseModel] | None:
 
 
 def _thought(chunk: Response) -> str:
-    """Return what the model thought with *chunk*; some providers say it with the answer, some with the message."""
+    """Return the thought of the model in *chunk*. Some providers put it into the response, some into the message."""
     places = [_more(chunk), *([chunk.message.additional_kwargs] if isinstance(chunk, ChatResponse) else [])]
     return next((thought for place in places if isinstance(thought := place.get("thinking_delta"), str)), "")
 
@@ -269,14 +274,14 @@ def _cut(text: str, steps: list[Step]) -> Iterator[str]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Return *text* in words, or a few of them together."""
+    """Return *text* in words, or in groups of words."""
     words = cast("list[str]", _WORDS.findall(text))
     step = max(1, -(-len(words) // _MOST_PIECES))
     return ["".join(words[start : start + step]) for start in range(0, len(words), step)] or [""]
 
 
 def _chunks(last: Response, texts: Iterable[str], thoughts: dict[int, str]) -> Iterator[Response]:
-    """Yield the chunks of a stream that adds up, in *texts*, to its last chunk, *last*."""
+    """Yield the chunks of a stream with the deltas *texts* and the last chunk *last*."""
     text = thought = ""
     for number, (delta, following) in enumerate(pairwise(chain(texts, (None,)))):
         if following is None:

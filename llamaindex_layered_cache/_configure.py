@@ -1,4 +1,4 @@
-"""`configure(cache)`: the models of LlamaIndex's `Settings` are cached until that is undone."""
+"""`configure(cache)`: cache the models of LlamaIndex's `Settings` until it is undone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamaindex_layered_cache._cached import OF_EMBEDDINGS, cached
 
 _lock = threading.Lock()
 _in_use: weakref.WeakSet[Configured] = weakref.WeakSet()
-"""All that can still be undone: `Settings` belong to the process."""
+"""The results that can still be undone. `Settings` are global to the process."""
 
 
 class Configured:

@@ -1,8 +1,8 @@
-"""What LlamaIndex is told of answers that come from the cache: its own events, with the tag `layered_cache: hit`, if somebody listens.
+"""LlamaIndex's events for hits, with the tag `layered_cache: hit`, if a handler is registered.
 
-LlamaIndex tells of calls in the methods of the class that a cached LLM stands in front of, so of a hit nobody would hear. Handlers of its
-instrumentation can tell a hit from a call by the tag. Handlers of a `CallbackManager` cannot: a token counter would add to the tokens that
-were paid for those that were not. They are told only with `emit_events=True`.
+LlamaIndex emits the events of a call in the methods of the LLM's own class, which a hit does not reach. Handlers of its
+instrumentation see the tag and can separate hits from calls. Handlers of a `CallbackManager` cannot: a token counter would
+count tokens that were not paid. They get events of hits only with `emit_events=True`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ TAGS = {"layered_cache": "hit"}
 
 _DEAF = (NullEventHandler, NullSpanHandler, RefusalSpans)  # handlers that need no events of hits
 
-_events = get_dispatcher("llama_index.core.llms.callbacks")  # who tells of calls
+# LlamaIndex emits the events of calls with this dispatcher
+_events = get_dispatcher("llama_index.core.llms.callbacks")
 
 
 def listener(call: Call, method: str) -> Hit | None:
-    """Return who tells that *call*, of *method*, is answered from the cache; None: nobody listens."""
+    """Return the emitter of events for a hit of *call*, of *method*; None if there is no handler."""
     emits = call.keeper.how.emit_events
     if emits is False:
         return None
@@ -67,7 +68,7 @@ def _is_heard(dispatcher: Dispatcher) -> bool:
 
 
 class Hit:
-    """Tells of one hit, as LlamaIndex tells of a call. Nothing that goes wrong in it reaches the caller."""
+    """Emits the events of one hit, as LlamaIndex does for a call. Errors of handlers do not reach the caller."""
 
     def __init__(self, call: Call, method: str, spans: Dispatcher, handlers: CallbackManager | None) -> None:
         self._call = call
@@ -81,14 +82,14 @@ class Hit:
         self._last: Response | None = None
 
     def whole(self, response: Response) -> None:
-        """Tell of an answer that does not come as a stream."""
+        """Emit the events of an answer that is not a stream."""
         with self._telling(), self._trace():
             self._begin()
             self._last = response
             self._end()
 
     def piece(self, chunk: Response) -> None:
-        """Tell of a piece of a stream, and of its beginning."""
+        """Emit the event of a chunk, and the start event before the first one."""
         with self._telling():
             if not self._begun:
                 with self._trace():
@@ -100,13 +101,13 @@ class Hit:
                 _events.event(LLMCompletionInProgressEvent(prompt=self._prompt, response=chunk, span_id=self._id))
 
     def end(self) -> None:
-        """Tell that a stream has come to its end, if it was told of."""
+        """Emit the end event of a stream that has a start event."""
         if self._begun:
             with self._telling():
                 self._end()
 
     def broken(self, error: BaseException) -> None:
-        """Tell that a stream that was told of ended before its end: it was closed, or *error* came of it."""
+        """Emit the error event of a stream that has a start event: it was closed early, or failed with *error*."""
         if self._begun:
             with self._telling():
                 _events.event(ExceptionEvent(exception=error, span_id=self._id))
@@ -118,7 +119,7 @@ class Hit:
         try:
             with instrument_tags({**active_instrument_tags.get(), **TAGS}):
                 yield
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there
+        except Exception as error:  # noqa: BLE001 - the answer is returned in any case
             note_failure(self._call.cache, "telling", error)
         finally:
             active_span_id.reset(token)
@@ -136,7 +137,7 @@ class Hit:
 
     @property
     def _model(self) -> dict[str, Any]:
-        """What is told of the model: no secret, and nothing that its provider would be asked for."""
+        """The description of the model in events, without secrets. It needs no request."""
         question = self._call.question
         name = self._call.keeper.identity.name(question.llm)
         return {"class_name": question.llm.class_name(), "model_name": name}

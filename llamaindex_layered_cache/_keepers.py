@@ -1,12 +1,12 @@
-"""What a cached LLM has of its cache, and what one call of it is: what is asked, what its caller has said, and under which key.
+"""The cache settings of a cached LLM, and the state of one call: request, options and key.
 
 The laws of a call:
 
-- What its caller says of the cache never reaches the provider: `cache`, `refresh`, `only_cached`, `ttl`, `tags`, `namespace`. What is said
-  at the call counts more than `cache_options` around it, and that more than what `cached` was told; tags add up.
-- What is asked is read before the provider is: some change the messages that they are given. If it is another one when the provider is
-  asked, as a stream may begin late, the answer is not kept.
-- A request of which no exact key can be made, and one that depends on what the provider remembers, is not cached.
+- Options of the cache never reach the provider: `cache`, `refresh`, `only_cached`, `ttl`, `tags`, `namespace`. Options of a
+  call override those of `cache_options`, which override those of `cached`. Tags are combined.
+- The key is made before the request, since some models change the messages that they get. A stream may start its request
+  later. If the key has changed by then, the answer is not stored.
+- A request is not cached if it has no exact key, or if its answer depends on the provider's memory.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NO_ACCOUNT = "separate_accounts is on, and the LLM shows no API key: name the a
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class How:
-    """What `cached` was told; see there."""
+    """The options of `cached`, which documents them."""
 
     ttl: Duration | None = None
     namespace: str | None = None
@@ -91,15 +91,15 @@ class How:
 
 
 class Keeper:
-    """What a cached LLM has of its cache. It does not change; copies of the LLM share it.
+    """The cache settings of a cached LLM. They do not change, and copies of the LLM share them.
 
     Args:
-        llm: The LLM, as it is when it is wrapped.
+        llm: The LLM when it is wrapped.
         cache: The engine.
-        how: What was said of it.
+        how: The options of `cached`.
 
     Raises:
-        ConfigurationError: Nothing says which model it is.
+        ConfigurationError: If the model cannot be identified.
     """
 
     def __init__(self, llm: LLM, cache: TieredCache, how: How) -> None:
@@ -110,7 +110,8 @@ class Keeper:
         self.identity = Identity(llm, how.key_extra, self.rules)
         load_prices()
         self.once = Once()
-        self._made_of = llm  # whose class may close a client, which its copies have too, when it goes
+        # kept alive: some classes close the client, which copies share, when an object is collected
+        self._made_of = llm
         self._options = CallOptions(ttl=how.ttl, namespace=how.namespace, tags=how.tags)
 
     def __copy__(self) -> Keeper:
@@ -120,11 +121,11 @@ class Keeper:
         return self
 
     def begin(self, question: Question) -> Call:
-        """Return the call that asks *question*.
+        """Return the call of *question*.
 
         Raises:
-            ConfigurationError: Its caller has said what may not be said.
-            TenantRequiredError: It names no tenant, and must.
+            ConfigurationError: If an option is invalid.
+            TenantRequiredError: If the policy requires a tenant and the call names none.
         """
         said = _said(question.arguments)
         options = self._said_around(current_options()).with_(said) if said else self._said_around(current_options())
@@ -155,11 +156,11 @@ class Keeper:
         """Return *question* as a request.
 
         Raises:
-            UncacheableRequestError: No exact key can be made of it.
+            UncacheableRequestError: If it has no exact key.
         """
         llm = question.llm
         if is_stateful(llm, question.arguments):
-            msg = "its answer depends on what the provider remembers"
+            msg = "its answer depends on the memory of the provider"
             raise UncacheableRequestError(msg)
         params = self.identity.params(llm)
         params["kind"] = question.kind
@@ -182,7 +183,7 @@ class Keeper:
 
 
 def _said(arguments: dict[str, Any]) -> dict[str, object]:
-    """Return what *arguments* say of the cache, which is taken out of them."""
+    """Remove the options of the cache from *arguments* and return them."""
     said: dict[str, object] = {name: arguments.pop(name) for name in ("ttl", "tags", "namespace") if name in arguments}
     modes: list[str] = []
     for name, mode, unless in (("cache", "bypass", True), ("refresh", "refresh", False), ("only_cached", "only_cached", False)):
@@ -201,7 +202,7 @@ def _said(arguments: dict[str, Any]) -> dict[str, object]:
 
 @dataclasses.dataclass(slots=True)
 class Question:
-    """What is asked of *llm*: messages, or a prompt; *arguments* are the caller's, later without what they say of the cache."""
+    """The input of a call of *llm*: messages or a prompt, and the *arguments* of the caller. `begin` removes the options of the cache."""
 
     llm: LLM
     kind: Kind
@@ -212,10 +213,7 @@ class Question:
 
 
 class Call:
-    """One call: what is asked, in which cache, and what its caller has said.
-
-    `request` is None if the cache has nothing to do with it.
-    """
+    """The state of one call: its input, cache and options. `request` is None if the call is not cached."""
 
     def __init__(self, keeper: Keeper, cache: TieredCache, options: CallOptions, question: Question) -> None:
         self.keeper = keeper
@@ -233,7 +231,7 @@ class Call:
         except UncacheableRequestError as error:
             self.cache.report(Event(kind="uncacheable", namespace=cache.name, reason=str(error)))
             keeper.once.warn(f"a request is not cached: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model is called in any case
             note_failure(cache, "reading a request", error)
 
     def _is_wanted(self) -> bool:
@@ -241,10 +239,10 @@ class Call:
         return when is None or bool(when(question.content, question.arguments))
 
     def starts(self) -> None:
-        """Note that the provider is asked now, and not when the caller asked."""
+        """Record that the request starts now, and compare its key with that of the call."""
         try:
             self._changed = self.request is not None and self.keeper.request(self.question, self.options) != self.request
-        except Exception:  # noqa: BLE001 - whatever it is, it was not so before
+        except Exception:  # noqa: BLE001 - no error was raised before
             self._changed = True
 
     def answer(self, responses: Iterable[Response]) -> Answer | None:
@@ -252,7 +250,7 @@ class Call:
         how = self.keeper.how
         self.keeper.identity.note_window(self.question.llm, self._window)
         if self._changed:
-            return self._not_stored("what was asked has changed meanwhile")
+            return self._not_stored("the request changed before it was sent")
         self._warn_of_changes()
         told = told_by(responses, streams=self.question.streams)
         if how.store_if is not None and not how.store_if(told.response):
@@ -274,14 +272,14 @@ class Call:
             if request is not None and self.keeper.identity.params(llm)["settings"] != request.params["settings"]:
                 self.keeper.once.warn(
                     f"a setting of {type(llm).__name__} changed during a call, so an equal call is a miss: "
-                    "keep counters and notes outside of the model"
+                    "keep counters outside of the model"
                 )
 
     def _encoded(self, told: Told) -> Answer:
-        """Return the answer with the facts *told*; without its `raw`, if that is all that cannot be kept.
+        """Return the answer with the facts *told*, without its `raw` if only that cannot be encoded.
 
         Raises:
-            EncodeError: It would not come back equal.
+            EncodeError: If the decoded answer would not equal the original one.
         """
         model, raw = self.keeper.identity.name(self.question.llm), self.keeper.how.raw
         try:
@@ -297,5 +295,5 @@ class Call:
         self.cache.report(Event(kind="not_stored", namespace=self.cache.name, reason=reason))
 
     def unreadable(self, key: str, error: ValueError) -> None:
-        """Note that what is held under *key* cannot be read. What validators raise shows what they were given."""
+        """Record that the value of *key* cannot be decoded. The text of a validation error is left out: it holds stored data."""
         self.cache.reject(key, str(error) if type(error) is ValueError else type(error).__name__)

@@ -1,9 +1,9 @@
-"""The bytes of a key-value pair, from which both come back: equal, in new objects.
+"""Codec of key-value pairs. A decoded pair equals the original one, in new objects.
 
-What JSON knows is written as msgpack by the quickest way; bytes, NaN and infinity too. Of texts, whole numbers and floats of other
-classes (an enumeration's, NumPy's) their value is kept, as JSON would. Long lists of floats are packed (`layered_cache.vectors`: a vector
-takes a fifth of its JSON). All else is left to `layered_cache.values`, which keeps it with its type (tuples, sets, dates, keys that are no
-texts, long numbers, lone surrogates), or refuses it by an `EncodeError`.
+JSON values, bytes, NaN and infinity are written as msgpack. Subclasses of str, int and float (enumerations, NumPy) lose
+their class, as in JSON. Long lists of floats are packed (`layered_cache.vectors`: a vector takes a fifth of its JSON). All
+other values go through `layered_cache.values`, which keeps their type (tuples, sets, dates, keys that are not texts, long
+numbers, lone surrogates) or raises `EncodeError`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def encode(key: str, value: object) -> bytes:
     """Return the bytes of a pair.
 
     Raises:
-        EncodeError: The value would not come back equal.
+        EncodeError: If the decoded value would not equal the original one.
     """
     try:
         return _encoder.encode([key, value if _is_plain(value, 0) else _shaped(value, 0, plain=False)])
-    except (OverflowError, UnicodeEncodeError):  # a long number, or a text that no encoding has
+    except (OverflowError, UnicodeEncodeError):  # a long number, or a text with a lone surrogate
         return _encoder.encode(_exact([key, value]))
 
 
 def decode(data: bytes) -> tuple[str, Any]:
-    """Return the pair that *data* says.
+    """Return the pair in *data*.
 
     Raises:
-        ValueError: It says none.
+        ValueError: If *data* is not a pair.
     """
     try:
         key, value = _decoder.decode(data)
@@ -50,7 +50,7 @@ def decode(data: bytes) -> tuple[str, Any]:
 
 
 def _is_plain(value: object, depth: int) -> bool:
-    """Whether msgpack keeps *value* as it is, and as short as it may be."""
+    """Return True if msgpack keeps *value* unchanged, in the shortest form."""
     kind = type(value)
     if depth > _MOST_NESTED:
         return False
@@ -68,7 +68,7 @@ def _is_plain(value: object, depth: int) -> bool:
 
 
 def _shaped(value: Any, depth: int, *, plain: bool) -> Any:  # noqa: ANN401, PLR0911 - any value; one return per kind reads best
-    """Return *value* in what msgpack keeps; if *plain*, in what `values` does."""
+    """Return *value* in types that msgpack keeps; if *plain*, in types that `values` keeps."""
     if type(value) in _ATOMS:
         return value
     if depth > _MOST_NESTED:

@@ -1,7 +1,7 @@
-"""What names tell of settings: by their whole parts, for `lookahead_tokens` is no `ad_token`, and a `_clock` no lock.
+"""Rules for the names of settings. Names are compared by whole parts: `lookahead_tokens` has no part `ad_token`.
 
-A name excuses little: a plain value counts, whatever the name, unless it can only be an account's (an answer is as good over another key).
-What may be an account's but need not (`stop_token`, `query_key`) counts: the worst is that a new one finds nothing of the old one's.
+A plain value is part of the key unless its name is that of a credential, since another API key gives the same answers.
+A name that may be a credential (`stop_token`, `query_key`) counts: at worst, a new value causes misses.
 """
 
 from layered_cache.setting_names import is_client, is_credential

@@ -1,4 +1,4 @@
-"""Calls that stream. How streams are shared, and when they are stored, is said in `layered_cache.streaming`."""
+"""Calls that stream. `layered_cache.streaming` describes how streams are shared and when they are stored."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ AsyncStream = AsyncGenerator[Any]
 
 
 def streamed(call: Call, method: str, live: Callable[[], Iterator[Response]]) -> Stream:
-    """Return what *live*, the model's own *method*, would return.
+    """Return the stream of *live*, the model's own *method*, from the cache or from the model.
 
     Raises:
-        CacheMiss: It is not cached, and the caller wants nothing else.
+        CacheMiss: If there is no entry and the caller allows no request.
     """
     if call.request is None:
         check_only_cached(call.options)
@@ -77,7 +77,7 @@ async def _atold(call: Call, method: str, stream: _Stream, live: Callable[[], Aw
 
 
 def _working(call: Call, live: Callable[[], Iterator[Response]]) -> Stream:
-    """Yield the chunks of the model, which is asked when the first of them is wanted."""
+    """Yield the chunks of the model, which is called at the first chunk."""
     call.starts()
     yield from live()
 
@@ -95,7 +95,7 @@ async def _aworking(call: Call, live: Callable[[], Awaitable[AsyncIterator[Respo
 
 
 class _Stream(Streaming[Any]):
-    """One stream that is asked for. Streams are shared by those who take them in the same form."""
+    """One stream of a caller. Callers that use the same form (`raw`, `replay`) share streams."""
 
     def __init__(self, call: Call) -> None:
         how = call.keeper.how

@@ -1,4 +1,4 @@
-"""LlamaIndex's models, which are pydantic objects, as objects of another class: as copies, or as views of the very same state."""
+"""Objects of pydantic as objects of another class: as copies, or as views that share the state."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pydantic import BaseModel
 
 T = TypeVar("T", bound=BaseModel)
 
-_STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # of a pydantic object: all of it
+# the complete state of a pydantic object
+_STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 
 
 class Held:
-    """Holds a view, but for comparisons, copies and pickles of what it is held in: these must not go round in circles."""
+    """A reference to a view that comparisons, copies and pickles ignore, so that they do not recurse."""
 
     def __init__(self, view: BaseModel | None = None) -> None:
         self.view = view
@@ -31,10 +32,10 @@ def copied(model: T, cls: type[T]) -> T:
 
 
 def view_of(model: BaseModel, cls: type[T], state: dict[str, Any], name: str) -> T:
-    """Return *model* as an object of *cls*: what it notes of itself in a call (a client, say), both have.
+    """Return a view of *model* as an object of *cls*. Both share attributes that a call sets, such as a client.
 
-    It is held in *state*, a part of the model's own, by its *name*, and so lives as long: its class may close a client when one of its
-    objects goes.
+    The view is stored under *name* in *state*, a part of the model's state, and lives as long as the model: its class may
+    close a client when one of its objects is collected.
     """
     held = cast("Held", state[name]).view
     if held is not None and held.__dict__ is model.__dict__:
@@ -42,5 +43,6 @@ def view_of(model: BaseModel, cls: type[T], state: dict[str, Any], name: str) ->
     view = cls.__new__(cls)
     for part in _STATE:
         object.__setattr__(view, part, getattr(model, part))
-    state[name] = Held(view)  # in its place: others may be reading the state, which must not grow then
+    # the name exists already: another thread may iterate over the state, which must not grow
+    state[name] = Held(view)
     return view

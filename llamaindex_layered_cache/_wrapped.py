@@ -1,8 +1,8 @@
-"""What a cached LLM does otherwise than its class: its eight ways of being asked go through the cache.
+"""The methods of a cached LLM: its eight call methods use the cache.
 
-`_cached` puts this in front of the class of an LLM. All else that LlamaIndex's LLMs can do (predicting, tools, structured answers) comes to
-these eight. They are not decorated as LlamaIndex decorates those of LLMs: the methods that they call are, so that a call is told of once
-and asks the rate limiter, and a hit does neither.
+`_cached` derives a class from this one and the class of an LLM. All other methods of LlamaIndex's LLMs (prediction, tools,
+structured answers) call these eight. They do not have LlamaIndex's decorators: the methods of the LLM have them. So a
+request emits events once and uses the rate limiter, and a hit does neither.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from llamaindex_layered_cache._streams import astreamed, streamed
 from llamaindex_layered_cache._views import view_of
 
 OWN = "_layered_cache"
-"""Where a cached LLM has its keeper: in its `__dict__`, beside its fields, so that copies have it, and what LlamaIndex writes has not."""
+"""The name of the keeper in the `__dict__` of a cached LLM: copies have it, and LlamaIndex does not serialize it."""
 
 BARE = "_layered_cache_bare"
-"""Where it has a view of itself without the cache, `Held`."""
+"""The name of its view without the cache, a `Held`."""
 
 _calls: ContextVar[list[Kind] | None] = ContextVar("layered_cache_llm_calls", default=None)
-"""The calls of cached LLMs inside of a structured prediction."""
+"""The calls of cached LLMs within a structured prediction."""
 
 if TYPE_CHECKING:
     _LLM = LLM
 else:
-    _LLM = object  # its class comes beside it, and brings this one's methods
+    _LLM = object  # the derived class has the class of the LLM as its second base
 
 
 def keeper_of(llm: LLM) -> Keeper | None:
-    """Return what *llm* has of its cache; None if it is not cached."""
+    """Return the cache settings of *llm*; None if it is not cached."""
     return cast("Keeper | None", llm.__dict__.get(OWN))
 
 
 def bare(llm: LLM) -> LLM:
-    """Return *llm* as its own class made it: a view of the same state, without the cache.
+    """Return a view of *llm* without the cache, which shares its state.
 
-    It asks the provider. What an LLM asks itself there, in whichever thread or task, is a part of the call and is not cached by itself,
-    nor does it wait for the call that it is a part of. Of a class that validates what is assigned, which makes the state anew each time,
-    it is the LLM itself, whose calls of itself are calls like any.
+    Calls that the LLM makes to itself within a request, in any thread or task, are a part of the request. They are not
+    cached on their own and do not wait for the request. A class that validates assignments replaces its state each time, so
+    no view can share it. Then the LLM itself is returned, and calls that it makes to itself are cached too.
     """
     cls: type[LLM] = plain_class(type(llm))
     if cls.model_config.get("validate_assignment"):
@@ -65,7 +65,7 @@ def bare(llm: LLM) -> LLM:
 
 
 class CachedLLM(_LLM):
-    """Stands in front of the class of an LLM."""
+    """The cached methods, first in the bases of a derived class."""
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -118,7 +118,7 @@ class CachedLLM(_LLM):
             return await super().astream_complete(*args, **kwargs)
         return await astreamed(call, "astream_complete", lambda: bare(self).astream_complete(*args, **kwargs))
 
-    # Some classes send structured predictions with their client, and not by one of the eight methods: these are not cached.
+    # Some classes send structured predictions with their client and not by one of the eight methods. These are not cached.
 
     def structured_predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         with _watched() as calls:
@@ -188,22 +188,23 @@ def _warn_unless(calls: list[Kind], llm: LLM, method: str) -> None:
 def _begun(
     llm: LLM, kind: Kind, asked: list[ChatMessage] | str, said: dict[str, Any], *, formatted: bool = False, streams: bool = False
 ) -> Call | None:
-    """Return the call, after what *said* says of the cache was taken out of it; None if the cache has nothing to do with it."""
+    """Return the call, and remove the options of the cache from *said*; None if *llm* is not cached."""
     if (calls := _calls.get()) is not None:
         calls.append(kind)
     keeper = keeper_of(llm)
     return None if keeper is None else keeper.begin(Question(llm, kind, asked, said, formatted, streams))
 
 
-_TAKEN = ("prompt", "formatted")  # by those that complete a text
+# the parameters of the completion methods
+_TAKEN = ("prompt", "formatted")
 
 
 def _begun_prompt(llm: LLM, args: tuple[Any, ...], said: dict[str, Any], *, streams: bool = False) -> Call | None:
-    """Return the call of a method that takes a prompt, and perhaps whether it is formatted, by name or by place."""
+    """Return the call of a completion method. `prompt` and `formatted` are given by name or by position."""
     by_place = dict(zip(_TAKEN, args, strict=False))
     taken = {**by_place, **{name: said[name] for name in _TAKEN if name in said}}
     if len(taken) < len(args) or by_place.keys() & said.keys() or not isinstance(taken.get("prompt"), str):
-        return None  # the model says by itself what is wrong with it
+        return None  # the model raises the error
     arguments = {name: value for name, value in said.items() if name not in _TAKEN}
     call = _begun(llm, "completion", taken["prompt"], arguments, formatted=bool(taken.get("formatted")), streams=streams)
     for name in said.keys() - arguments.keys() - {*_TAKEN}:

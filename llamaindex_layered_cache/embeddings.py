@@ -1,15 +1,16 @@
-"""`cached_embedding`: an embedding model whose vectors are kept in tiers.
+"""`cached_embedding`: an embedding model that stores its vectors in tiers.
 
     embed_model = cached_embedding(OpenAIEmbedding(model="text-embedding-3-small"), TieredCache("memory://", "redis://host/0"))
 
-A copy of the model gets a class that is derived from its own and has its name, so that indices, pipelines and pickles take it for what it
-was; the hashes by which `IngestionPipeline` knows it are as before. Only what asks the provider is new. The laws of this edge:
+The class of the copy is derived from the class of the model and has the same name. So indices, pipelines and pickles treat
+the copy like the model, and `IngestionPipeline` computes the same hashes. Only the request methods differ. Laws:
 
-- A key says which model with which settings (`_embedding_identity`), query or text, and the text, exactly as they are: no two models share
-  vectors, and a model that embeds queries and texts differently never gets one for the other.
-- What the caller says by `with cache_options(...)` holds for vectors as it does for answers: a tenant's are found by this tenant only.
-- The rest is `layered_cache.vector_cache`'s: exact, one read and one write of a batch, each missing text once; errors pass.
-- What the model does within a call (one text after the other, say) is its own matter: it works as if it had no cache.
+- A key covers the model with its settings (`_embedding_identity`), the kind (query or text) and the exact text. Two models
+  never share vectors, nor do queries and texts.
+- `cache_options(...)` applies to vectors as it does to answers: only the tenant of a vector finds it.
+- `layered_cache.vector_cache` does the rest: exact vectors, one read and one write for a batch, one request for each missing
+  text. Errors of the model pass through.
+- Calls that the model makes to itself within a request do not use the cache.
 """
 
 from __future__ import annotations
@@ -56,26 +57,26 @@ def cached_embedding(
     tags: Iterable[str] = (),
     key_extra: object = None,
 ) -> M:
-    """Return a copy of *embed_model* whose vectors are kept in *cache*; the model itself is left as it is.
+    """Return a copy of *embed_model* that stores its vectors in *cache*. The original is unchanged.
 
-    Concurrent callers of one text wait for one call of the model; batches do not wait for each other. An `embeddings_cache` that the model
-    has is asked before, and knows nothing of tenants and accounts. A pickle of the copy has the cache with it, if that is made from URLs;
-    else it is a pickle of the model.
+    Concurrent callers of one text wait for one request. Batches do not wait for each other. An `embeddings_cache` of the
+    model is read first, and it does not know tenants and accounts. A pickle of the copy includes the cache if its tiers
+    were made from URLs. Otherwise it is a pickle of the model.
 
-    Options of a call are those around it, `with cache_options(...)`: `mode`, `namespace` (a tenant, below whom its vectors live), `ttl`,
-    `tags`, `account` and `single_flight`. A `sample` says nothing: there is one vector of a text.
+    `cache_options(...)` around a call sets its options: `mode`, `namespace` (a tenant), `ttl`, `tags`, `account` and
+    `single_flight`. `sample` has no effect: a text has one vector.
 
     Args:
-        embed_model: Of any class. If it has a cache already, it gets this one instead.
+        embed_model: A model of any class. If it has a cache already, it gets this one instead.
         cache: The tiers, or an adapter over them.
-        ttl: How long a vector is kept: seconds, a timedelta or a text (`"30d"`); as long as the policy of *cache* says, unless given.
-        namespace: The name of the child namespace of *cache* in which the vectors live; in its own, unless given.
+        ttl: How long a vector is kept: seconds, a `timedelta` or a text (`"30d"`). Default: the policy of *cache*.
+        namespace: The name of the child namespace of *cache* for the vectors. Default: the namespace of *cache*.
         tags: Labels of the vectors, for `invalidate(tag=...)`.
-        key_extra: What stands, in keys, for settings of the model that cannot be read, and for a name that it has not: plain data.
+        key_extra: Plain data that identifies settings of the model that cannot be read, or a model without a name.
 
     Raises:
-        ConfigurationError: Before any I/O, if an argument is wrong, or nothing says which model it is.
-        TenantRequiredError: By a call that names no tenant, where the policy requires one.
+        ConfigurationError: Before any I/O, if an argument is invalid or the model cannot be identified.
+        TenantRequiredError: By a call without a tenant, if the policy requires one.
         CacheMiss: By a call with `mode="only_cached"`, if a vector is missing.
     """
     if not isinstance(embed_model, BaseEmbedding):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
@@ -86,7 +87,7 @@ def cached_embedding(
 
 
 def uncached_embedding(embed_model: M) -> M:
-    """Return a copy of *embed_model* as it was before `cached_embedding`; of any other, a copy."""
+    """Return a copy of *embed_model* without a cache."""
     plain = copied(embed_model, _plain_class(type(embed_model)))
     if isinstance(embed_model, CachedEmbedding):
         private = dict(plain.__pydantic_private__ or {})
@@ -96,7 +97,7 @@ def uncached_embedding(embed_model: M) -> M:
 
 
 class _Keeper:
-    """What a cached model has of its cache. It does not change, so copies of the model share it."""
+    """The cache settings of a cached model. They do not change, and copies of the model share them."""
 
     def __init__(self, engine: TieredCache, place: str | None, keep_for: float | None, tags: tuple[str, ...], key_extra: object) -> None:
         self.recipe = (engine, place, keep_for, tags, key_extra)
@@ -113,7 +114,7 @@ class _Keeper:
         return self
 
     def asked(self, model: BaseEmbedding, kind: str, texts: list[str]) -> tuple[VectorCache, list[Request]] | None:
-        """Return where the vectors of *texts* live, and a request for each; None: the model is to be asked without the cache.
+        """Return the cache of the vectors of *texts* and a request for each; None if the call is not cached.
 
         Raises:
             TenantRequiredError, CacheMiss: See above.
@@ -154,11 +155,11 @@ class _Keeper:
 if TYPE_CHECKING:
     _Model = BaseEmbedding
 else:
-    _Model = object  # its class comes beside it, and brings this one's methods
+    _Model = object  # the derived class has the class of the model as its second base
 
 
 class CachedEmbedding(_Model):
-    """Stands in front of the class of an embedding model."""
+    """The cached methods, first in the bases of a derived class."""
 
     def _get_query_embedding(self, query: str) -> Any:  # noqa: ANN401 - the model's, as all below
         return self._one("_get_query_embedding", "query", query)
@@ -193,7 +194,7 @@ class CachedEmbedding(_Model):
         return cast("dict[str, Any]", self.__pydantic_private__)[identity.OWN]
 
     def _asked(self, method: str, kind: str, texts: list[str]) -> tuple[Callable[[Any], Any], tuple[VectorCache, list[Request]] | None]:
-        """Return what asks the model, seen without its cache but with the same state, and what is asked of the cache."""
+        """Return the method of the model without the cache, and the cache with the requests; None if the call is not cached."""
         plain = view_of(self, _plain_class(type(self)), cast("dict[str, Any]", self.__pydantic_private__), identity.BARE)
         return getattr(plain, method), self._keeper.asked(self, kind, texts)
 
@@ -202,18 +203,19 @@ class CachedEmbedding(_Model):
         recipe = self._keeper.recipe
         try:
             recipe[0].__reduce__()
-        except ConfigurationError:  # it cannot be made again elsewhere; there, the model works without
+        except ConfigurationError:  # its tiers have no URLs: the pickle holds the model alone
             return _remade, (plain,)
         return _remade, (plain, *recipe)
 
 
 def _remade(plain: BaseEmbedding, *recipe: Any) -> BaseEmbedding:  # noqa: ANN401 - as above
-    """Return what a pickle tells of."""
+    """Return the model of a pickle."""
     return _with(plain, _Keeper(*recipe)) if recipe else plain
 
 
 def _with(embed_model: M, keeper: _Keeper) -> M:
-    keeper.made_of = embed_model  # whose class may close a client, which its copies have too, when it goes
+    # kept alive: some classes close the client, which copies share, when an object is collected
+    keeper.made_of = embed_model
     wrapped = copied(embed_model, _class(_plain_class(type(embed_model))))
     private = {**(wrapped.__pydantic_private__ or {}), identity.OWN: keeper, identity.BARE: Held()}
     object.__setattr__(wrapped, "__pydantic_private__", private)
@@ -226,7 +228,7 @@ def _plain_class(cls: type[M]) -> type[M]:
 
 @lru_cache(maxsize=256)
 def _class(cls: type[M]) -> type[M]:
-    """Return the class that stands in front of *cls*."""
+    """Return the derived class of *cls* that uses a cache."""
     members = {
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,

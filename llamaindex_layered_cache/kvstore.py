@@ -5,16 +5,16 @@
 
 The laws of this edge:
 
-- A collection is a child namespace of the store's, under its own name where that is a good one. A value says which key it belongs to: so
-  keys can be listed, and no key ever gets another one's value.
-- What is put replaces what was there. What comes back is equal, in new objects (`_kv_values`).
-- A tier that fails counts as empty: `get` finds nothing there, `put` goes on in the others. Nothing is raised, but for removals.
-- A value that cannot be kept is left out, and no tier serves an older value of its key. A strict store raises instead, and the older value
-  stays.
-- It has no length, and the default repr: LlamaIndex takes an empty store for none, and a repr for a part of what it caches.
-- A pickle of it is made again from the URLs of its tiers, as worker processes of pipelines do it.
+- A collection is a child namespace of the store, under its own name if that is a valid one. A value contains its key: so keys
+  can be listed, and no key gets the value of another key.
+- `put` replaces the older value. `get` returns an equal value, in new objects (`_kv_values`).
+- A tier that fails counts as empty: `get` reads the next tier, and `put` writes to the remaining ones. Only removals raise.
+- A value that cannot be stored is left out, and no tier serves an older value of its key. A strict store raises instead, and
+  the older value stays.
+- The store has no length and the default repr: LlamaIndex treats an empty store as None, and uses the repr in its keys.
+- A pickle contains the URLs of the tiers, for the worker processes of pipelines.
 
-Document and index stores are no caches: what they hold is the only copy. See the class for what it takes to keep it.
+Document and index stores are no caches: they hold the only copy. The class describes how to keep it.
 """
 
 from __future__ import annotations
@@ -46,38 +46,41 @@ from llamaindex_layered_cache import _kv_values as codec
 FRAMEWORK = "llamaindex"
 
 _PARAMS = {"kind": "kv"}
-_MOST_AT_ONCE = 250  # pairs, and
-_MOST_BYTES = 4 * 1024 * 1024  # of them: what a tier can take within its budget
-_HASHED = "~"  # before the names of collections that cannot be names of namespaces
+# the pairs and bytes of one batch, which a tier can write within its budget
+_MOST_AT_ONCE = 250
+_MOST_BYTES = 4 * 1024 * 1024
+# the prefix of collections whose names are not valid names of namespaces
+_HASHED = "~"
 
 Pairs = Sequence[tuple[str, dict[str, Any]]]
 
 
 class LayeredKVStore(BaseKVStore):
-    """A LlamaIndex store of pairs in tiers, fastest first. Every method may be called from any thread, the coroutines from any loop.
+    """A LlamaIndex store of pairs in tiers, fastest first. All methods are thread-safe; the coroutines work in any event loop.
 
-    For caches, any tiers will do. A document or index store holds what is nowhere else, and changes it: let it have one tier, which all
-    processes share and which throws nothing away, and no end of time:
+    A cache can use any tiers. A document or index store holds the only copy of its data and changes it. Give it one tier
+    that all processes share and that evicts nothing, and no expiry:
 
         LayeredKVStore(TieredCache("mongodb://host/llm"), namespace="documents", ttl=math.inf, strict=True)
 
-    (`redis://host/0#ttl=36500d` likewise, on a server that evicts nothing and saves to disk; `sqlite:///documents.db` on one machine.) In a
-    memory tier, other processes would go on with what was replaced; of several tiers, the log of removals forgets the oldest ten thousand,
-    and what is older than these counts as removed. A `put` returns when the tier has the pair, or when its time is over; what it has not
-    got then is written in the background, is lost if the process dies, and is told of (`TieredCache(observers=...)`), not raised.
+    Alternatives are `redis://host/0#ttl=36500d`, on a server that does not evict and saves to disk, and
+    `sqlite:///documents.db` on one machine. With a memory tier, other processes read the replaced value. With several
+    tiers, the invalidation log keeps the newest ten thousand removals, and older pairs count as removed. `put` returns when
+    the tier has the pair or its budget is over. An overdue write continues in the background and is lost if the process
+    dies. Its failure is an event (`TieredCache(observers=...)`), not an error.
 
     Args:
-        cache: The tiers, or an adapter over them. To be pickled, it has to be made from URLs.
-        namespace: The name of the child namespace of *cache* in which it lives. Stores of different names do not meet.
-        ttl: How long a pair is kept: seconds, a timedelta or a text (`"30d"`), `math.inf` for ever; as long as the policy of *cache* says
-            (30 days by default), unless given. A tier may keep it for less (Redis: 7 days, unless its URL says `#ttl=...`).
-        strict: Whether `put` and its like raise where a value cannot be kept. An `EncodeError` before any I/O: the value would not come
-            back equal, the slowest tier cannot hold so many bytes, or the policy of *cache* refuses it. A `TierError`: the log of removals
-            was never read, so that no tier would keep the pair. If not strict, the value is left out: its key holds nothing then, one
-            warning is logged, and a pipeline continues.
+        cache: The tiers, or an adapter over them. A pickle requires tiers that were made from URLs.
+        namespace: The name of the child namespace of *cache* for the pairs. Stores with different names share nothing.
+        ttl: How long a pair is kept: seconds, a `timedelta` or a text (`"30d"`); `math.inf` without an end. Default: the
+            policy of *cache* (30 days by default). A tier may keep it for less (Redis: 7 days by default, `#ttl=...`).
+        strict: Whether `put` and `put_all` raise if a value cannot be stored. An `EncodeError` before any I/O: the decoded
+            value would not equal the original one, the slowest tier cannot hold so many bytes, or the policy of *cache*
+            refuses it. A `TierError`: the invalidation log was never read, so no tier would keep the pair. If not strict,
+            the value is left out: its key has no value then, one warning is logged, and a pipeline continues.
 
     Raises:
-        ConfigurationError: Before any I/O, if an argument is wrong; so do all methods.
+        ConfigurationError: Before any I/O, if an argument is invalid. All methods raise it.
     """
 
     def __init__(self, cache: TieredCache, *, namespace: str = "kv", ttl: Duration | None = None, strict: bool = False) -> None:
@@ -88,11 +91,11 @@ class LayeredKVStore(BaseKVStore):
         self._ttl = seconds_of(ttl)
         self._strict = strict
         self._once = Once()
-        self._cache.namespace(_hashed(DEFAULT_COLLECTION))  # there is room for any collection's name
+        self._cache.namespace(_hashed(DEFAULT_COLLECTION))  # raises if the namespace is too long for a collection
 
     @property
     def engine(self) -> TieredCache:
-        """The cache that this one is an adapter of, in its own namespace; collections are child namespaces of it."""
+        """The engine, in the namespace of the store. Collections are its child namespaces."""
         return self._cache
 
     # --- reading
@@ -112,9 +115,9 @@ class LayeredKVStore(BaseKVStore):
         return _value(cache, key, (await cache.aget_many([request], stale=True, leave=False)).get(request))
 
     def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
-        """Return all pairs of *collection*, in no order. What is put or removed meanwhile may come or not.
+        """Return all pairs of *collection*, in no order. Concurrent changes may be included or not.
 
-        A tier that fails counts as empty; with Redis as the slowest one, its server goes through all its keys.
+        A tier that fails counts as empty. With Redis as the slowest tier, the server scans all its keys.
         """
         cache = self._of(collection)
         pairs = (_pair(cache, entry) for entry in cache.entries())
@@ -129,15 +132,15 @@ class LayeredKVStore(BaseKVStore):
     # --- writing
 
     def put(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
-        """Hold *val* under *key*, in place of what was there."""
+        """Store *val* under *key*, and replace the older value."""
         self.put_all([(key, val)], collection)
 
     async def aput(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
         """See put."""
         await self.aput_all([(key, val)], collection)
 
-    def put_all(self, kv_pairs: Pairs, collection: str = DEFAULT_COLLECTION, batch_size: int = DEFAULT_BATCH_SIZE) -> None:  # noqa: ARG002 - the tiers know better how much they take at once
-        """Hold *kv_pairs*; of two of one key, the last. Each tier is asked once for up to 250 of them."""
+    def put_all(self, kv_pairs: Pairs, collection: str = DEFAULT_COLLECTION, batch_size: int = DEFAULT_BATCH_SIZE) -> None:  # noqa: ARG002 - the tiers decide on the size of batches
+        """Store *kv_pairs*; the last one of each key. Each tier gets one write for up to 250 pairs."""
         cache = self._of(collection)
         answers, left_out = self._answers(kv_pairs, cache, collection)
         for batch in _batches(answers):
@@ -157,10 +160,10 @@ class LayeredKVStore(BaseKVStore):
             await cache.adiscard([cache.key(request) for request in left_out])
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        """Remove *key*; return whether a tier had it. Other processes obey within `Policy.max_staleness`.
+        """Remove *key* and return whether a tier had it. Other processes follow within `Policy.max_staleness`.
 
         Raises:
-            DeletionError: It may still be found.
+            DeletionError: If the removal failed. The value may still be found.
         """
         return _removed(self._of(collection).erase(_request(key)))
 
@@ -181,7 +184,7 @@ class LayeredKVStore(BaseKVStore):
         return self._cache.namespace(_hashed(collection))
 
     def _answers(self, pairs: Pairs, cache: TieredCache, collection: str) -> tuple[dict[Request, Answer], list[Request]]:
-        """Return what is to be held, and the requests whose values cannot be."""
+        """Return the answers to store, and the requests of values that cannot be stored."""
         requests = [(_request(key), key, value) for key, value in pairs]
         found = {request: self._answer(request, key, value, cache, collection) for request, key, value in requests}
         answers = {request: answer for request, answer in found.items() if answer is not None}
@@ -204,7 +207,7 @@ class LayeredKVStore(BaseKVStore):
             if self._strict:
                 msg = f"{what}: {why}"
                 raise EncodeError(msg)
-            self._leave_out(cache, "too large", f"{what}, nor can others that are as large: {why}", f"too large for {collection}")
+            self._leave_out(cache, "too large", f"{what}, nor can a value of the same size: {why}", f"too large for {collection}")
             return None
         if self._strict and (refusal := cache.policy.refuses(request, answer)) is not None:
             msg = f"{what}: the policy of the cache refuses it ({refusal})"
@@ -216,13 +219,13 @@ class LayeredKVStore(BaseKVStore):
         self._once.warn(warning, about=about)
 
     def _checked(self, born: Ticket, cache: TieredCache) -> Ticket:
-        """Return *born* if a pair that is born then can last.
+        """Return *born* if tiers keep a pair with that log position.
 
         Raises:
-            TierUnavailableError: It cannot, and the store is strict.
+            TierUnavailableError: If they do not, and the store is strict.
         """
         if self._strict and born.epoch <= 0:
-            reason = "the log of removals cannot be read, so no pair would last; put it again later"
+            reason = "the invalidation log cannot be read, so no tier would keep the pair. Put it again later"
             raise TierUnavailableError(cache.tiers[-1].name, "write", reason)
         return born
 
@@ -239,7 +242,7 @@ def _request(key: str) -> Request:
 
 
 def _batches(answers: Mapping[Request, Answer]) -> Iterator[dict[Request, Answer]]:
-    """Yield *answers* in parts that a tier can take at once."""
+    """Yield *answers* in batches for one write each."""
     batch: dict[Request, Answer] = {}
     size = 0
     for request, answer in answers.items():
@@ -253,13 +256,13 @@ def _batches(answers: Mapping[Request, Answer]) -> Iterator[dict[Request, Answer
 
 
 def _value(cache: TieredCache, key: str, entry: Entry | None) -> dict[str, Any] | None:
-    """Return the value of *key* that *entry* holds; None if it holds none."""
+    """Return the value of *key* in *entry*; None if there is none."""
     pair = None if entry is None else _pair(cache, entry)
     return pair[1] if pair is not None and pair[0] == key else None
 
 
 def _pair(cache: TieredCache, entry: Entry) -> tuple[str, dict[str, Any]] | None:
-    """Return the pair that *entry* holds; None, having told why, if that is not to be read."""
+    """Return the pair in *entry*; None, with an event, if it cannot be decoded."""
     try:
         if entry.codec == codec.CODEC:
             return codec.decode(entry.value)

@@ -501,7 +501,7 @@ def test_strict_store_raises_if_no_tier_would_keep_the_pair(world: World) -> Non
     tier.broken = tier.log_is_broken = True
     for tiers in (["memory://", tier], [tier]):
         store = LayeredKVStore(TieredCache(*tiers), strict=True)
-        with pytest.raises(TierUnavailableError, match="the log of removals cannot be read, so no pair would last"):
+        with pytest.raises(TierUnavailableError, match="the invalidation log cannot be read, so no tier would keep the pair"):
             world.call(store, "put", "k", {"v": 1})
 
 

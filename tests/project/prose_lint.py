@@ -35,8 +35,8 @@ MARKS = {
     r"\b(?:goes?|went) (?:by|on|to)\b": "a metaphor",
 }
 NEVER = r"\b(?:he|his|whoever|nobody)\b"
-# code, links and quotations in a text have their own language
-_NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|\"[^\"\n]{0,80}\"", re.DOTALL)
+# code, parameters, links and quotations in a text have their own language
+_NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\*\w+\*|\]\([^)]*\)|\"[^\"\n]{0,80}\"", re.DOTALL)
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?;])\s+|\n\s*\n|\n\s*[-*|] ")
 
 
