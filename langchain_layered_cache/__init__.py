@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layered_cache.lazy import attribute
-
 if TYPE_CHECKING:
     from langchain_layered_cache._cached import cached, uncached
     from langchain_layered_cache.cache import LayeredCache
@@ -54,4 +52,6 @@ _ON_FIRST_USE = {
 
 
 def __getattr__(name: str) -> object:
+    from layered_cache.lazy import attribute  # noqa: PLC0415 - the import of this package loads no other module
+
     return attribute(__name__, name, _ON_FIRST_USE)

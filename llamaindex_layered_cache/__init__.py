@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layered_cache.lazy import attribute
-
 if TYPE_CHECKING:
     from llamaindex_layered_cache._cached import cached, uncached
     from llamaindex_layered_cache._configure import Configured, configure
@@ -30,4 +28,6 @@ _ON_FIRST_USE = {
 
 
 def __getattr__(name: str) -> object:
+    from layered_cache.lazy import attribute  # noqa: PLC0415 - the import of this package loads no other module
+
     return attribute(__name__, name, _ON_FIRST_USE)

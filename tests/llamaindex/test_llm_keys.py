@@ -534,7 +534,7 @@ def test_what_the_provider_remembers_is_not_cached(cache: TieredCache) -> None:
         (OpenAIResponses(api_key="sk-1"), {"additional_kwargs": {"extra_body": {"store": True}}}),
         (Anthropic(api_key="sk-1"), {"container": "container_1"}),
     ):
-        with pytest.raises(UncacheableRequestError, match="remembers"):
+        with pytest.raises(UncacheableRequestError, match="memory of the provider"):
             request(cached(llm, cache), **said)
 
 
