@@ -21,10 +21,11 @@ _THROUGH_CACHES = frozenset({"lookup", "alookup", "_asked"})  # a user's class m
 
 
 class Asking(NamedTuple):
-    """The model that looks up, and its text with the arguments of the call; None: the text has them."""
+    """The model that looks up, and its text with the arguments of the call; None: the text has them. `plain` is of a plain LLM."""
 
     model: BaseLanguageModel[Any]
     text: str | None
+    plain: bool
 
 
 def asking() -> Asking | None:
@@ -33,12 +34,12 @@ def asking() -> Asking | None:
     while frame.f_code.co_name in _THROUGH_CACHES and frame.f_back is not None:
         frame = frame.f_back
     if frame.f_code in _CHAT:
-        return Asking(frame.f_locals["self"], None)
+        return Asking(frame.f_locals["self"], None, False)  # noqa: FBT003 - in their order
     if frame.f_code in _PROMPTS and (caller := frame.f_back) is not None and caller.f_code in _PLAIN:
         found = caller.f_locals
         if arguments := found["kwargs"]:
-            return Asking(found["self"], str(sorted({**frame.f_locals["params"], **arguments}.items())))
-        return Asking(found["self"], None)
+            return Asking(found["self"], str(sorted({**frame.f_locals["params"], **arguments}.items())), True)  # noqa: FBT003
+        return Asking(found["self"], None, True)  # noqa: FBT003
     return None
 
 

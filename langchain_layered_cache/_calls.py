@@ -26,6 +26,7 @@ from layered_cache.key_rules import NO_RULES, KeyOptions, KeyRules
 from layered_cache.once import Once
 from layered_cache.options import fingerprint
 from layered_cache.providers import load_prices
+from layered_cache.snapshots import reference_to
 
 from langchain_layered_cache import _refusals
 from langchain_layered_cache._answers import to_answer
@@ -35,7 +36,7 @@ from langchain_layered_cache._messages import holds_messages
 from langchain_layered_cache._models import KnownModel, Model
 from langchain_layered_cache._requests import to_request
 from langchain_layered_cache._runs import METADATA, Run, current_account
-from langchain_layered_cache._settings import Settings, reference_to, settings_of
+from langchain_layered_cache._settings import Settings, settings_of
 
 # characters of prompts whose keys are remembered: to compare a text is quicker than to hash it as a key must be, by two microseconds
 _REMEMBERED = 16 * 1024 * 1024
@@ -45,10 +46,6 @@ _NO_ACCOUNT = (
     "separate_accounts is on, and LangChain does not tell a cache the API key: wrap the model, cached(model, cache), "
     "or name the account, cache_options(account=...)"
 )
-
-
-def _unknown() -> None:
-    """Return no settings."""
 
 
 class Call(NamedTuple):
@@ -61,7 +58,8 @@ class Call(NamedTuple):
         rules: The rules for its key.
         plain: True if the model completes a text: a prompt that looks like messages is a text too.
         settings: The settings of its model at the time of the lookup; None if the model is not known.
-        settings_now: Reads the settings again.
+        model: Returns the model; None if it is collected or not known. A call does not keep the model alive.
+        key_extra: The `key_extra` of the model.
     """
 
     run: Run | None
@@ -70,7 +68,8 @@ class Call(NamedTuple):
     rules: KeyRules
     plain: bool = False
     settings: Settings | None = None
-    settings_now: Callable[[], Settings | None] = _unknown
+    model: Callable[[], BaseLanguageModel[Any] | None] | None = None
+    key_extra: object = None
 
 
 class Asked(NamedTuple):
@@ -84,22 +83,13 @@ def _length(reading: tuple[object, ...]) -> int:
     return len(cast("str", reading[0])) + 300  # and what else a key takes
 
 
-def _with_model(call: Call, model: BaseLanguageModel[Any] | None, key_extra: object) -> Call:
-    """Return *call* with the settings of *model*. It does not keep the model alive: notes of calls may outlive it."""
-    if model is None:
-        return call
-    held = reference_to(model)
-
-    def now() -> Settings | None:
-        return None if (alive := held()) is None else settings_of(alive, key_extra)
-
-    return call._replace(settings=settings_of(model, key_extra), settings_now=now)
-
-
 def _changed(call: Call) -> str | None:
     """Return a sentence if the model of *call* has other settings now than at the lookup; None if it has the same."""
-    before, now = call.settings, call.settings_now()
-    if before is None or now is None or before.digest == now.digest:
+    before, model = call.settings, None if call.model is None else call.model()
+    if before is None or model is None:
+        return None
+    now = settings_of(model, call.key_extra)
+    if before.digest == now.digest:
         return None
     names = ", ".join(map(repr, before.difference(now)))
     return f"the settings of a {before.kind} have changed during the call ({names}). Keep state of the model in private attributes"
@@ -141,15 +131,16 @@ class Calls:
         """
         options = current_options() if run is None else run.options
         rules = self.rules if (own := current_key_options.get()) is None else self._over(own)
-        if options.namespace is not None:
-            return _with_model(Call(run, options, self._tenant(options.namespace), rules, plain), model, key_extra)
-        if self._tenant_required:
+        if options.namespace is None and self._tenant_required:
             msg = (
                 "this cache serves tenants, and the call names none: "
                 f'config={{"metadata": {{"{METADATA}": {{"namespace": "tenant-7"}}}}}}, or with cache_options(namespace="tenant-7")'
             )
             raise TenantRequiredError(msg)
-        return _with_model(Call(run, options, self._cache, rules, plain), model, key_extra)
+        cache = self._cache if options.namespace is None else self._tenant(options.namespace)
+        if model is None:
+            return Call(run, options, cache, rules, plain)
+        return Call(run, options, cache, rules, plain, settings_of(model, key_extra), reference_to(model), key_extra)
 
     def _over(self, own: KeyOptions) -> KeyRules:
         if (rules := self._rules_over.get(own)) is None:

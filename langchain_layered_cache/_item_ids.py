@@ -130,6 +130,8 @@ def without_repeated_ids(messages: list[BaseMessage]) -> list[BaseMessage]:
 
     Messages without a repeated id are the same objects. The list is the same if all of them are.
     """
+    if not any(isinstance(message, AIMessage) for message in messages):  # only answers have ids, and results name those
+        return messages
     found = _Repeats()
     checked = [found.checked(message) for message in messages]
     return messages if all(map(_is, checked, messages)) else checked

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
-from langchain_core.tracers.context import register_configure_hook
 from layered_cache import TieredCache
 from layered_cache.refusals import is_refusal, removals
 
@@ -146,11 +144,11 @@ def _refused(chain: _Chain) -> list[Given]:
     return []
 
 
-class _Listener(BaseCallbackHandler):
+class ChainListener(BaseCallbackHandler):
     """Receives the events of all chains, in the thread or task of their caller."""
 
     run_inline = True
-    ignore_llm = ignore_chat_model = ignore_retriever = ignore_agent = ignore_custom_event = True  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride] - properties there
+    ignore_retriever = ignore_agent = ignore_custom_event = True  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride] - properties there
 
     def on_chain_start(
         self,
@@ -197,11 +195,3 @@ def _remove(answers: list[Given]) -> None:
     for given in [*answers]:
         removals.remove(given.cache, given.key)
     answers.clear()
-
-
-_hook: ContextVar[_Listener | None] = ContextVar("layered_cache_refusals", default=_Listener())  # noqa: B039 - it has no state
-
-
-def listen() -> None:
-    """Have LangChain announce its chains from now on, in all threads and tasks. It is called once per process."""
-    register_configure_hook(_hook, inheritable=True)

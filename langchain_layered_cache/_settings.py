@@ -17,14 +17,11 @@ from __future__ import annotations
 import dis
 import hashlib
 import inspect
-import marshal
 import sys
 import types
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import is_
 from typing import Any, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -35,6 +32,7 @@ from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.keys import canonical
 from layered_cache.options import fingerprint
 from layered_cache.setting_names import is_client, is_credential
+from layered_cache.snapshots import Reader, Snapshot, plain_reader
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
@@ -81,7 +79,6 @@ _NO_STEPS = frozenset({"CACHE", "NOP", "RESUME", "PRECALL"})
 # objects that keep threads and tasks in order: no model is one of these
 _SYNCHRONISATION = frozenset({"threading", "_thread", "asyncio", "_asyncio", "queue", "_queue", "concurrent", "_contextvars", "logging"})
 _FAKES = "langchain_core.language_models.fake"
-_WITHOUT_REFERENCES = 2  # of marshal: equal values give equal bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,55 +148,36 @@ def settings_of(model: BaseLanguageModel[Any], key_extra: object = None) -> Sett
 
 
 class _Known:
-    """Settings, and the objects that they were read from: to see that these are the same is quicker than to read them again."""
+    """Settings, and a snapshot of the attributes that they were read from."""
 
     def __init__(self, model: BaseLanguageModel[Any], key_extra: object) -> None:
         plan = _plan_of(plain_class(type(model)))
-        values = model.__dict__
         self._class = type(model)
         self._private = _private(model)
         self._key_extra = key_extra
-        present = [(name, value) for name in plan.looked_at if (value := values.get(name)) is not None]
-        held = [(name, value) for name, value in present if type(value) not in _SCALARS]
-        self._names = [name for name in plan.looked_at if name not in dict(held)]
-        self._values = [values.get(name) for name in self._names]
-        # a strong reference to a client would keep its sockets open
-        self._objects = [(name, reference_to(value)) for name, value in held]
-        self._contents = [(name, _content(value)) for name, value in held if name not in plan.clients]
+        self._fields = Snapshot(
+            model.__dict__,
+            plan.looked_at,
+            is_opaque=lambda name, _: name in plan.clients,
+            reader=_reader,
+            immutable=(SecretStr, SecretBytes),
+        )
         self.settings = _read(model, plan, key_extra)
 
     def is_of(self, model: BaseLanguageModel[Any], key_extra: object) -> bool:
         """Return True if *model* is made of the same objects, with the same content."""
-        values = model.__dict__
-        return (
-            type(model) is self._class
-            and key_extra is self._key_extra
-            and all(map(is_, map(values.get, self._names), self._values))
-            and all(reference() is values.get(name) for name, reference in self._objects)
-            and all(_content(values[name]) == content for name, content in self._contents)
-            and _private(model) == self._private
-        )
+        if type(model) is not self._class or key_extra is not self._key_extra or not self._fields.is_of(model.__dict__):
+            return False
+        return not (model.__pydantic_private__ or self._private) or _private(model) == self._private
 
 
 _known: Memo[int, _Known] = Memo(1024)
 
 
-def reference_to(value: T) -> Callable[[], T | None]:
-    """Return a weak reference to *value*, a strong one if it takes none."""
-    try:
-        return weakref.ref(value)
-    except TypeError:  # a collection, for example
-        return lambda: value
-
-
-def _content(value: object) -> object:
-    """Return a text that changes if the content of *value* does."""
+def _reader(value: object) -> Reader:
     if isinstance(value, BaseLanguageModel):
-        return settings_of(cast("BaseLanguageModel[Any]", value)).digest
-    try:
-        return marshal.dumps(cast("Any", value), _WITHOUT_REFERENCES)
-    except ValueError:
-        return repr(value)
+        return lambda model: settings_of(model).digest
+    return plain_reader(value) or repr
 
 
 def _private(model: BaseLanguageModel[Any]) -> list[tuple[str, object]]:

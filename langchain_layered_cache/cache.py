@@ -23,7 +23,6 @@ from os import PathLike
 from typing import Any
 
 from langchain_core.caches import BaseCache
-from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation
 from layered_cache import (
     ConfigurationError,
@@ -168,7 +167,7 @@ class LayeredCache(Management, BaseCache):
                     call.cache.expect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             self.failed("lookup", error)
-        return _checked(Asked(call, text), prompt, llm_string, found)
+        return _checked(call, text, prompt, llm_string, found)
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """See lookup."""
@@ -189,7 +188,7 @@ class LayeredCache(Management, BaseCache):
                     await call.cache.aexpect(key)
         except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
             self.failed("lookup", error)
-        return _checked(Asked(call, text), prompt, llm_string, found)
+        return _checked(call, text, prompt, llm_string, found)
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """Keep *return_val* for *prompt* under *llm_string*, as far as the policy and the caller admit it.
@@ -295,13 +294,13 @@ class LayeredCache(Management, BaseCache):
     def _asked(self, prompt: str, llm_string: str) -> Asked:
         """Return the call that looks up by these texts, with its model if that is known."""
         found = asking()
-        like_messages = holds_messages(prompt) and (found is None or not isinstance(found.model, BaseLLM))
+        like_messages = (found is None or not found.plain) and holds_messages(prompt)
         run = take_run(llm_string, like_messages=like_messages)
         if run is not None and run.model is not None:
             return Asked(self._calls.begin(run, run.model, plain=run.plain), llm_string)
         if found is None:
             return Asked(self._calls.begin(run, plain=_is_plain(run, prompt, llm_string)), llm_string)
-        call = self._calls.begin(run, found.model, plain=isinstance(found.model, BaseLLM))
+        call = self._calls.begin(run, found.model, plain=found.plain)
         return Asked(call, llm_string if found.text is None else found.text)
 
     def _asked_without_lookup(self, prompt: str, llm_string: str) -> Asked:
@@ -384,12 +383,11 @@ def _is_plain(run: Run | None, prompt: str, llm_string: str) -> bool:
     return run.plain if run is not None else not (holds_messages(prompt) and is_written_out_model(llm_string))
 
 
-def _checked(asked: Asked, prompt: str, llm_string: str, found: list[Generation] | None) -> list[Generation] | None:
-    call = asked.call
+def _checked(call: Call, text: str, prompt: str, llm_string: str, found: list[Generation] | None) -> list[Generation] | None:
     if found is None:
         check_only_cached(call.options)
         if call.run is not None or call.settings is not None:
-            note_asked(prompt if holds_messages(prompt) else None, llm_string, asked)
+            note_asked(prompt if holds_messages(prompt) else None, llm_string, Asked(call, text))
     else:
         forget_item_ids(found)
     return found

@@ -42,6 +42,7 @@ PURE = {
     "receipt",
     "redaction",
     "setting_names",
+    "snapshots",
     "stats",
     "units",
     "vectors",
