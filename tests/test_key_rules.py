@@ -130,6 +130,11 @@ FENCES = [
     ("A ```\nB", "a ``` b"),
     ("```\r\nX\r\n```\r\nY", "```\r\nX\r\n```\r\ny"),
     ("\u1fef\u1fef\u1fef\nX", "\u1fef\u1fef\u1fef\nX"),
+    ("A\r```\rX  Y\r```\rZ", "a\n```\rX  Y\r```\nz"),
+    ("- ```py\n  X\n    Y\n  ```\nZ", "- ```py\n  X\n    Y\n  ```\nz"),
+    ("2. ```\n   X  Y\n   ```\nZ", "2. ```\n   X  Y\n   ```\nz"),
+    ("> ```\n> X\n>   Y\n> ```\nZ", "> ```\n> X\n>   Y\n> ```\nz"),
+    ("```\n> ```\nX  Y\n- ```\n```\nZ", "```\n> ```\nX  Y\n- ```\n```\nz"),
 ]
 
 
@@ -320,6 +325,7 @@ REFUSED = [
     "max_tokens", "maxOutputTokens", "stop", "stop_sequences", "seed", "n", "response_format", "responseMimeType", "reasoning_effort",
     "thinking_budget", "system", "systemInstruction", "model_kwargs", "extra_body", "additional_kwargs", "previous_response_id", "base_url",
     "guided_json", "logit_bias", "mcp_servers", "safety_settings", "_type",
+    "random_seed", "model_version", "base_model_id", "additional_model_request_fields", "search_parameters",
 ]  # fmt: skip
 CREDENTIALS = ["api_key", "apiKey", "openai_api_key", "authorization", "password", "access_token", "client_secret"]
 ALLOWED = [

@@ -42,8 +42,9 @@ _ROLES = {
     "tool": "tool", "function": "tool",
 }  # fmt: skip
 _TEXT_BLOCKS = frozenset({"text", "input_text", "output_text"})
-_LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_FENCE = re.compile(r"\s*(?P<fence>`{3,}|~{3,})(?P<info>.*)", re.DOTALL)  # a line that opens or closes fenced code
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+# a line that opens or closes fenced code, which may be in a quote or a list
+_FENCE = re.compile(r"(?P<lead>(?:[\s>]|[-*+](?=\s)|\d{1,9}[.)](?=\s))*)(?P<fence>`{3,}|~{3,})(?P<info>.*)", re.DOTALL)
 _BACKTICK_TOO = "\u1fef"  # in NFC
 
 
@@ -178,20 +179,25 @@ def _split(text: str) -> list[tuple[bool, str]]:
     if "```" not in text and "~~~" not in text and _BACKTICK_TOO not in text:
         return [(False, text)]
     parts: list[tuple[bool, str]] = []
-    start, at, opened = 0, 0, ""
+    start, at, opened, is_quoted = 0, 0, "", False
     for line in _LINE.findall(text):
         match = _FENCE.match(line.replace(_BACKTICK_TOO, "`"))
-        fence, info = (match["fence"], match["info"]) if match else ("", "")
+        lead, fence, info = match.groups() if match else ("", "", "")
         if not opened and fence and (fence[0] == "~" or "`" not in info):
             parts.append((False, text[start:at]))
-            start, opened = at, fence
-        elif opened and fence[:1] == opened[0] and len(fence) >= len(opened) and not info.strip():
-            end = at + len(line.removesuffix("\n"))
+            start, opened, is_quoted = at, fence, ">" in lead
+        elif opened and fence[:1] == opened[0] and len(fence) >= len(opened) and not info.strip() and _closes(lead, is_quoted=is_quoted):
+            end = at + len(line[:-1] if line.endswith(("\r", "\n")) else line)
             parts.append((True, text[start:end]))
             start, opened = end, ""
         at += len(line)
     parts.append((bool(opened), text[start:]))
     return [part for part in parts if part[1]]
+
+
+def _closes(lead: str, *, is_quoted: bool) -> bool:
+    """Return True if a fence after *lead* can close fenced code: a quote ends only within a quote, and no list item begins."""
+    return not lead.strip(" \t>" if is_quoted else " \t")
 
 
 def _several(option: str, given: object, allowed: tuple[str, ...]) -> tuple[str, ...]:
@@ -276,7 +282,10 @@ _ANSWERS = frozenset({
     "safety_settings", "safe_prompt", "moderation",
 })  # fmt: skip
 _NO_SECRETS = frozenset({"prompt_cache_key"})
-_ANSWER = re.compile(r"(?:guided|guardrail|thinking|reasoning|max|min|stop|top|tool|function|response|output|system|mirostat)s?(?:_|$)")
+_ANSWER = re.compile(
+    r"(?:model|base_model|custom_model|additional_model|random|search|lora|adapter|inference|guided|guardrail|thinking|reasoning|max|min|stop"
+    r"|top|tool|function|response|output|system|mirostat)s?(?:_|$)"
+)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
