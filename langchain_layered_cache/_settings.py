@@ -5,8 +5,9 @@ Fields that this text leaves out count too: excluded ones, secrets that are no c
 Of any other model the declared fields count. Nulls, credentials, clients, and settings that only concern transport do not count.
 
 - In a class of a library every field counts.
-- A class of the user's own may count its calls or collect them. So a whole number that a method of the class assigns does not count, and
-  neither does a collection that a method adds to. Private attributes count if they are plain and no method assigns them.
+- A class of the user's own may count its calls or collect them. So a whole number that a call assigns does not count, and neither does a
+  collection that a call adds to. A method that no call runs is a setter, and its attributes count. Private attributes count if they are
+  plain and no call changes them.
 - A model is refused if it holds an object that cannot be read, because that object may be the model. `key_extra` identifies it then.
 
 Every call compares the settings with those of the call before. That is done by comparing objects, which takes two microseconds.
@@ -20,6 +21,7 @@ import inspect
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -32,7 +34,7 @@ from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.keys import canonical
 from layered_cache.options import fingerprint
 from layered_cache.setting_names import is_client, is_credential
-from layered_cache.snapshots import Reader, Snapshot, plain_reader
+from layered_cache.snapshots import Reader, Snapshot, content, plain_reader
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
@@ -75,6 +77,12 @@ _NAMES = (
 _SCALARS = (str, int, float, bool)
 _COLLECTIONS = (list, dict, set)
 _ADDING = frozenset({"add", "append", "appendleft", "clear", "extend", "insert", "pop", "popleft", "remove", "setdefault", "update"})
+# methods of models that LangChain runs in a call
+_RUN_BY_CALLS = frozenset({
+    "_generate", "_agenerate", "_stream", "_astream", "_call", "_acall", "_generate_with_cache", "_agenerate_with_cache", "generate",
+    "agenerate", "generate_prompt", "agenerate_prompt", "invoke", "ainvoke", "stream", "astream", "batch", "abatch", "__call__",
+    "_get_ls_params", "_get_invocation_params", "_get_llm_string",
+})  # fmt: skip
 _NO_STEPS = frozenset({"CACHE", "NOP", "RESUME", "PRECALL"})
 # objects that keep threads and tasks in order: no model is one of these
 _SYNCHRONISATION = frozenset({"threading", "_thread", "asyncio", "_asyncio", "queue", "_queue", "concurrent", "_contextvars", "logging"})
@@ -153,7 +161,8 @@ class _Known:
     def __init__(self, model: BaseLanguageModel[Any], key_extra: object) -> None:
         plan = _plan_of(plain_class(type(model)))
         self._class = type(model)
-        self._private = _private(model)
+        self._plan = plan
+        self._beside = _beside_fields(model, plan)
         self._key_extra = key_extra
         self._fields = Snapshot(
             model.__dict__,
@@ -168,7 +177,9 @@ class _Known:
         """Return True if *model* is made of the same objects, with the same content."""
         if type(model) is not self._class or key_extra is not self._key_extra or not self._fields.is_of(model.__dict__):
             return False
-        return not (model.__pydantic_private__ or self._private) or _private(model) == self._private
+        if not (model.__pydantic_private__ or model.__pydantic_extra__ or self._beside):  # most models
+            return True
+        return _beside_fields(model, self._plan) == self._beside
 
 
 _known: Memo[int, _Known] = Memo(1024)
@@ -177,13 +188,36 @@ _known: Memo[int, _Known] = Memo(1024)
 def _reader(value: object) -> Reader:
     if isinstance(value, BaseLanguageModel):
         return lambda model: settings_of(model).digest
-    return plain_reader(value) or repr
+    return plain_reader(value) or _content
 
 
-def _private(model: BaseLanguageModel[Any]) -> list[tuple[str, object]]:
-    """Return the private attributes that can be settings, with their types: to Python, 1 is True."""
-    found = (model.__pydantic_private__ or {}).items()
-    return [(name, (type(value), value)) for name, value in found if type(value) in _SCALARS or name == KEY_EXTRA]
+def _content(value: object) -> object:
+    """Return the content of *value*, with that of the secrets in it: their texts are all the same."""
+    if isinstance(value, SecretStr | SecretBytes):
+        return value
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+        return [(_content(key), _content(item)) for key, item in items]
+    if isinstance(value, list | tuple):
+        return [_content(item) for item in cast("list[object]", value)]
+    return content(value)
+
+
+def _beside_fields(model: BaseLanguageModel[Any], plan: _Plan) -> list[tuple[str, object]]:
+    """Return the private and extra attributes that can be settings, with their types: to Python, 1 is True."""
+    private = (model.__pydantic_private__ or {}).items()
+    found: list[tuple[str, object]] = [
+        (name, (type(value), value)) for name, value in private if type(value) in _SCALARS or name == KEY_EXTRA
+    ]
+    if plan.is_users:
+        found += [(name, (type(value), _content(value))) for name, value in private if _is_private_collection(name, value)]
+    if extra := model.__pydantic_extra__:
+        found += [(name, (type(value), _content(value))) for name, value in extra.items()]
+    return found
+
+
+def _is_private_collection(name: str, value: object) -> bool:
+    return type(value) in _COLLECTIONS and not name.startswith(_OURS)
 
 
 # --- which fields of a class count
@@ -193,7 +227,7 @@ def _private(model: BaseLanguageModel[Any]) -> list[tuple[str, object]]:
 class _Plan:
     """How the fields of a class are read.
 
-    `looked_at` are those that can count, and the `clients`. `users` are declared in a class of the user's own. Methods of such a class
+    `looked_at` are those that can count, and the `clients`. `users` are declared in a class of the user's own. Calls of such a class
     change the `changed` attributes.
     """
 
@@ -216,7 +250,7 @@ def _plan_of(cls: type[BaseLanguageModel[Any]]) -> _Plan:
     looked_at = tuple(
         name for name in fields if name not in _OF_LANGCHAIN and (name in clients or name in users or name not in of_libraries)
     )
-    changed = frozenset(name for one in cls.__mro__ if _is_users(one) for name in _changed_in(one))
+    changed = frozenset(_changed_by_calls(cls))
     return _Plan(is_written, _is_users(cls), looked_at, clients, users, changed, fields)
 
 
@@ -234,17 +268,38 @@ def _is_users(cls: type) -> bool:
     return "site-packages" not in file and "dist-packages" not in file
 
 
-def _changed_in(cls: type) -> Iterator[str]:
-    """Yield the names of attributes that the methods of *cls* change, apart from its constructor."""
-    for name, member in vars(cls).items():
-        function = inspect.unwrap(member) if callable(member) else getattr(member, "__func__", None)
-        if isinstance(function, types.FunctionType) and name not in {"__init__", "model_post_init"}:
-            yield from _changed_by(function.__code__)
+def _changed_by_calls(cls: type) -> Iterator[str]:
+    """Yield the names of attributes that a call of a model of *cls* changes, in the methods of the user's classes."""
+    users = [vars(one) for one in cls.__mro__ if _is_users(one)]
+    names = [*_RUN_BY_CALLS]
+    for name in names:  # the list grows in the loop
+        for members in users:
+            member = members.get(name)
+            function = inspect.unwrap(member) if callable(member) else getattr(member, "fget", getattr(member, "__func__", None))
+            if isinstance(function, types.FunctionType):
+                yield from _changed_by(function.__code__)
+                names += set(_read_of_self(function.__code__)).difference(names)
+
+
+def _steps(code: types.CodeType) -> list[tuple[str, Any]]:
+    return [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname not in _NO_STEPS]
+
+
+def _read_of_self(code: types.CodeType) -> Iterator[str]:
+    """Yield the names of attributes that *code* reads of `self`, or by `super()`."""
+    steps = _steps(code)
+    for (_, before), (name, value) in zip([("", None), *steps], steps, strict=False):
+        owner = cast("tuple[object, ...]", before)[-1] if isinstance(before, tuple) else before
+        if name == "LOAD_SUPER_ATTR" or (name in {"LOAD_ATTR", "LOAD_METHOD"} and owner == "self"):
+            yield str(value)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _read_of_self(constant)
 
 
 def _changed_by(code: types.CodeType) -> Iterator[str]:
     """Yield the names of attributes that *code* assigns, has items of assigned, or calls a method of that adds to a collection."""
-    steps = [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname not in _NO_STEPS]
+    steps = _steps(code)
     for place, (name, value) in enumerate(steps):
         if name == "STORE_ATTR":
             yield str(value)
@@ -333,12 +388,17 @@ def _fields(model: BaseLanguageModel[Any], plan: _Plan, head: Mapping[str, Any],
         if value is not None and not is_credential(name):
             yield name, plain(value)
     for name, value in (model.__pydantic_private__ or {}).items() if plan.is_users else ():
-        if type(value) in _SCALARS and name not in plan.changed and not is_credential(name) and not name.startswith(_OURS):
+        if name in plan.changed or is_credential(name) or name.startswith(_OURS):
+            continue
+        if type(value) in _SCALARS:
             yield name, value
+        elif value and _is_private_collection(name, value):
+            with suppress(UncacheableRequestError):  # objects in it are parts of the model's work, as other private objects are
+                yield name, plain(value)
 
 
 def _is_note(model: BaseLanguageModel[Any], plan: _Plan, name: str) -> bool:
-    """Return True if a user's class notes its calls in the field."""
+    """Return True if calls of a user's class note something in the field."""
     if name not in plan.users:
         return plan.fields.get(name) is not None and name == "i" and _owner(plain_class(type(model)), name).__module__.startswith(_FAKES)
     value = model.__dict__.get(name)
