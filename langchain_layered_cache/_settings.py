@@ -321,6 +321,22 @@ def _unreadable(model: BaseLanguageModel[Any], error: Exception) -> Settings:
     return Settings(kind, False, {}, {}, frozenset(), None, None, Clients(None, {}), None, refusal, b"")  # noqa: FBT003 - in their order
 
 
+UNREADABLE_SETTINGS = Settings(
+    kind="model",
+    is_fake=False,
+    head={},
+    fields={},
+    defaults=frozenset(),
+    class_name=None,
+    name=None,
+    clients=Clients(None, {}),
+    key_extra=None,
+    refusal="the model or the arguments of a call cannot be read. Wrap the model: cached(model, cache)",
+    digest=b"unreadable",
+)
+"""Of a call of LangChain's with an unknown model."""
+
+
 def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Settings:
     cls = plain_class(type(model))
     class_name = f"{cls.__module__}.{cls.__qualname__}"

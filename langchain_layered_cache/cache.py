@@ -51,6 +51,7 @@ from langchain_layered_cache._marks import mark
 from langchain_layered_cache._messages import holds_messages, is_written_out_model
 from langchain_layered_cache._refusals import open_chains
 from langchain_layered_cache._runs import Run, asked_by, listen, note_asked, take_run
+from langchain_layered_cache._settings import UNREADABLE_SETTINGS
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
@@ -300,6 +301,8 @@ class LayeredCache(Management, BaseCache):
             return Asked(self._calls.begin(run, run.model, plain=run.plain), llm_string)
         if found is None:
             return Asked(self._calls.begin(run, plain=_is_plain(run, prompt, llm_string)), llm_string)
+        if found.model is None:
+            return Asked(self._calls.begin(run, plain=True)._replace(settings=UNREADABLE_SETTINGS), llm_string)
         call = self._calls.begin(run, found.model, plain=found.plain)
         return Asked(call, llm_string if found.text is None else found.text)
 
