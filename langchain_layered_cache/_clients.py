@@ -7,13 +7,16 @@ model is known at all, the variables of the environment count, as they are at th
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, cast
 
 from langchain_core.language_models.base import BaseLanguageModel
 from layered_cache.setting_names import is_client, is_credential
+from layered_cache.snapshots import reference_to, taker
 
 _OPENAI = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 _AWS = ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
@@ -47,6 +50,7 @@ _ARGUMENTS = ("base_url", "api_base", "endpoint", "endpoint_url", "api_url")
 _ADDRESSES = ("base_url", "_base_url", "endpoint_url")
 _HEADERS = ("_custom_headers", "headers", "_headers")
 _QUERIES = ("_custom_query", "params")
+_SINGLE = ("organization", "api_version", "project", "location")
 _INSIDE = ("_client", "_client_wrapper", "meta")
 _OTHER_SERVICES = frozenset({"bedrock_client"})  # it looks models up
 _NO_HEADERS = frozenset({
@@ -76,6 +80,61 @@ def clients_of(model: BaseLanguageModel[Any]) -> Clients:
         for part in parts:
             added.update(_added_by(part))
     return Clients(tuple(sorted(addresses)) or None, added)
+
+
+class ClientStates:
+    """The settings of a model's clients, to find out cheaply whether they are the same later.
+
+    A client may get another address or other headers after its first use. Its inner objects stay the same.
+    """
+
+    __slots__ = ("_copies", "_parts", "_private", "_views")
+
+    def __init__(self, model: BaseLanguageModel[Any]) -> None:
+        private = model.__pydantic_private__ or {}
+        self._private = [(name, reference_to(value)) for name, value in private.items() if is_client(name)]
+        held = {**vars(model), **private}
+        clients = [value for name, value in held.items() if is_client(name) and name not in _OTHER_SERVICES and value is not None]
+        found = {id(part): part for client in clients for whole in _parts_of(client) for part in (whole, *_google_parts(whole))}
+        self._parts: list[tuple[Any, Any, tuple[object, ...]]] = []
+        self._views: list[object] = []
+        for part in found.values():
+            now: dict[str, Any] = getattr(part, "__dict__", {})
+            if names := tuple(name for name in (*_ADDRESSES, *_HEADERS, *_QUERIES, *_SINGLE) if name in now):
+                self._parts.append((reference_to(part), taker(names), tuple(now[name] for name in names)))
+                self._views += [view for name in names if (view := _view(now[name])) is not None]
+        self._copies = [copy.copy(view) for view in self._views]
+
+    def are_of(self, model: BaseLanguageModel[Any]) -> bool:
+        """Return True if the clients of *model* have the same settings. Clients in its fields are the same objects already."""
+        if self._private:
+            private = model.__pydantic_private__ or {}
+            for name, reference in self._private:
+                if private.get(name) is not reference():
+                    return False
+        try:
+            for reference, take, values in self._parts:
+                if not all(map(is_, take(reference().__dict__), values)):
+                    return False
+        except (AttributeError, KeyError):  # the client is collected, or has other attributes now
+            return False
+        return self._views == self._copies
+
+
+def _google_parts(thing: object) -> Iterator[object]:
+    if (google := getattr(thing, "_api_client", None)) is not None:
+        yield google
+        yield getattr(google, "_http_options", None)
+
+
+def _view(value: object) -> object:
+    """Return the collection in *value* to be compared; None if there is none. Headers of httpx are slow to compare, but not their list."""
+    if isinstance(value, dict):
+        return cast("object", value)
+    items: object = getattr(value, "_list", None)
+    if isinstance(items, list):
+        return cast("object", items)
+    return cast("object", value) if isinstance(value, Mapping) else None
 
 
 def variables_of(path: list[str], kind: object, arguments: Mapping[str, object], name: str | None) -> tuple[str, ...]:
@@ -156,7 +215,7 @@ def _added_by(thing: object) -> Iterator[tuple[str, str]]:
             for key, value in cast("Mapping[object, object]", items).items() if isinstance(items, Mapping) else ():
                 if isinstance(key, str) and isinstance(value, str) and not _is_no_header(key.lower()):
                     yield key.lower(), value
-    for name, place in (("organization", thing), ("api_version", options)):
+    for name, place in zip(_SINGLE, (thing, options), strict=False):
         if isinstance(value := getattr(place, name, None), str):
             yield name, value
 

@@ -38,7 +38,7 @@ from layered_cache.snapshots import Reader, Snapshot, content, plain_reader
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
-from langchain_layered_cache._clients import Clients, clients_of
+from langchain_layered_cache._clients import Clients, ClientStates, clients_of
 from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._reprs import schema_of
 
@@ -171,11 +171,14 @@ class _Known:
             reader=_reader,
             immutable=(SecretStr, SecretBytes),
         )
+        self._clients = ClientStates(model)
         self.settings = _read(model, plan, key_extra)
 
     def is_of(self, model: BaseLanguageModel[Any], key_extra: object) -> bool:
         """Return True if *model* is made of the same objects, with the same content."""
         if type(model) is not self._class or key_extra is not self._key_extra or not self._fields.is_of(model.__dict__):
+            return False
+        if not self._clients.are_of(model):
             return False
         if not (model.__pydantic_private__ or model.__pydantic_extra__ or self._beside):  # most models
             return True
