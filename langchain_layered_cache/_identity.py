@@ -19,6 +19,7 @@ from layered_cache.code_identity import code_identity
 from layered_cache.keys import canonical
 from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
 from layered_cache.setting_names import is_client, is_secret_name
+from layered_cache.snapshots import Attributes, plain_reader
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 _NAMES = ("model", "model_name", "model_id", "repo_id")
@@ -50,6 +51,7 @@ class Identity:
             raise ConfigurationError(msg)
         self._embeddings = embeddings
         self._model = model
+        self._known: tuple[Attributes, dict[str, object]] | None = None
         if self.name is None:
             msg = f"{_class_of(embeddings)} has none of the attributes {', '.join(_NAMES)}: say by model= which one it is"
             raise ConfigurationError(msg)
@@ -80,6 +82,15 @@ class Identity:
         Raises:
             UncacheableRequestError: A setting has no lasting text.
         """
+        if (known := self._known) is not None and known[0].are_of(self._embeddings):
+            return {**known[1]}
+        attributes = Attributes(self._embeddings, is_aside=_is_aside, reader=plain_reader, immutable=(SecretStr, SecretBytes))
+        params = self._read()
+        # the code of a user's class may change without its attributes
+        self._known = (attributes, params) if attributes.is_exact and "code" not in params else None
+        return {**params}
+
+    def _read(self) -> dict[str, object]:
         embeddings = self._embeddings
         settings = self._declared(embeddings) if isinstance(embeddings, BaseModel) else self._attributes
         params: dict[str, object] = {"class": _class_of(embeddings), "address": _address_of(embeddings), "settings": settings}
@@ -132,6 +143,11 @@ class Identity:
             if name not in defaults or text != _text(defaults[name]):
                 kept[name] = value
         return kept
+
+
+def _is_aside(name: str, value: object) -> bool:
+    """Return True if the attribute never counts, or is a client, which counts by its settings."""
+    return name in _TRANSPORT or (is_client(name) and client_facts(value) is not None)
 
 
 def _text(value: object) -> bytes | None:

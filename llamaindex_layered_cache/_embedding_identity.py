@@ -8,14 +8,17 @@ Any other object without a lasting text, such as a function, may change the vect
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
-from layered_cache.clients import counted_headers
-from layered_cache.code_identity import code_identity
+from layered_cache.clients import client_facts, counted_headers
+from layered_cache.code_identity import code_identity, is_user_code
 from layered_cache.keys import canonical
 from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
+from layered_cache.snapshots import Attributes, Reader, plain_reader, unchanging
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, SecretBytes, SecretStr
 
@@ -58,9 +61,28 @@ class Identity:
 
     def __init__(self, model: BaseEmbedding, extra: object) -> None:
         self.name = _name_of(model) or type(model).__name__
-        settings = [read_settings(model, opaque=extra is not None), extra]
+        settings: list[Any] = [read_settings(model, opaque=extra is not None), extra]
         self.digest = hashlib.sha256(canonical(settings, "key_extra")).hexdigest()
-        """Of all that decides the vectors: a setting may be a secret that nobody can tell, so none is stored."""
+        """The hash of all settings: some may be secrets, so no setting is stored."""
+        self.is_fixed = extra is None and "code" not in settings[0]
+        """False: the identity may change without the attributes of the model, since it has the code of a user's class."""
+
+
+def attributes_of(model: BaseModel, is_aside: Callable[[str, object], bool]) -> Attributes:
+    """Return a snapshot of the attributes of *model*."""
+    return Attributes(model, is_aside=is_aside, reader=_reader, immutable=(SecretStr, SecretBytes, Enum))
+
+
+def _reader(value: object) -> Reader | None:
+    """Return the reader of *value*: functions of libraries do not change."""
+    if isinstance(value, types.FunctionType) and not value.__closure__ and not is_user_code(value):
+        return unchanging
+    return plain_reader(value)
+
+
+def is_aside(name: str, value: object) -> bool:
+    """Return True if the attribute never counts, or is a client, which counts by its settings."""
+    return _is_transport(name, value) and (not is_client(name) or client_facts(value) is not None)
 
 
 def check(model: BaseEmbedding, extra: object) -> None:

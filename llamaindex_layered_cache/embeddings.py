@@ -34,6 +34,7 @@ from layered_cache.adapting import engine_of, seconds_of
 from layered_cache.asking import check_only_cached
 from layered_cache.entry import checked_tags
 from layered_cache.options import NO_OPTIONS, fingerprint
+from layered_cache.snapshots import Attributes
 from layered_cache.units import Duration
 from layered_cache.vector_cache import VectorCache
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -106,6 +107,7 @@ class _Keeper:
         self._key_extra = key_extra
         self.vectors = VectorCache(self._below(engine), keep_for=keep_for, tags=tags)
         self.made_of: BaseEmbedding | None = None
+        self._known: tuple[Attributes, identity.Identity] | None = None
 
     def __copy__(self) -> _Keeper:
         return self
@@ -124,7 +126,7 @@ class _Keeper:
         if options.mode == "bypass":
             return None
         try:
-            now = identity.Identity(model, self._key_extra)
+            now = self._identity(model)
             params = {"kind": f"{kind} embedding", "settings": now.digest}
             account = options.account
             if account is None and self._engine.policy.separate_accounts:
@@ -136,6 +138,13 @@ class _Keeper:
             vectors.cache.report(Event(kind="uncacheable", namespace=vectors.cache.name, reason=str(error)))
             check_only_cached(options)
             return None
+
+    def _identity(self, model: BaseEmbedding) -> identity.Identity:
+        if (known := self._known) is not None and known[0].are_of(model):
+            return known[1]
+        attributes, now = identity.attributes_of(model, identity.is_aside), identity.Identity(model, self._key_extra)
+        self._known = (attributes, now) if attributes.is_exact and now.is_fixed else None
+        return now
 
     def _vectors_of(self, options: CallOptions) -> VectorCache:
         if options is NO_OPTIONS and not self._engine.policy.tenant_required:

@@ -42,7 +42,6 @@ PURE = {
     "receipt",
     "redaction",
     "setting_names",
-    "snapshots",
     "stats",
     "units",
     "vectors",
@@ -63,6 +62,7 @@ ALLOWED = {
     # for adapters
     "adapting": PURE | {"cache"},
     "clients": PURE,
+    "snapshots": PURE | {"clients"},
     "local_models": PURE,
     "values": PURE,
     "vector_cache": PURE | {"adapting", "asking", "cache"},

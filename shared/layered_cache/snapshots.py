@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import is_, itemgetter
 from typing import Any, TypeAlias, TypeVar, cast
 
+from layered_cache.clients import client_facts
+from layered_cache.setting_names import is_client
+
 T = TypeVar("T")
 
 Reader: TypeAlias = Callable[[Any], object]
@@ -36,7 +39,7 @@ class Snapshot:
         immutable: More classes whose objects cannot change.
     """
 
-    __slots__ = ("_absent", "_contents", "_objects", "_take", "_values", "is_exact")
+    __slots__ = ("_absent", "_contents", "_objects", "_take", "_values", "is_exact", "size")
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Snapshot:
         present = [(name, values[name]) for name in wanted if name in values]
         held = {name: value for name, value in present if isinstance(value, (*fixed, *_COLLECTIONS))}
         readers = [(name, value, reader(value)) for name, value in present if not (isinstance(value, fixed) or is_opaque(name, value))]
+        self.size = len(present)
         self._absent = frozenset(wanted).difference(values)
         self._take = taker(tuple(held))
         self._values = tuple(held.values())
@@ -77,6 +81,49 @@ class Snapshot:
         except KeyError:
             return False
         return not self._absent or self._absent.isdisjoint(values)
+
+
+class Attributes:
+    """The attributes of *thing* at one moment, public, private (of pydantic) and additional ones, and the settings of its clients.
+
+    Args:
+        thing: A model.
+        is_aside: Returns True for an attribute, by name and value, that does not count. Its identity does.
+        reader: As for `Snapshot`.
+        immutable: As for `Snapshot`.
+    """
+
+    __slots__ = ("_clients", "_facts", "_parts", "is_exact")
+
+    def __init__(
+        self,
+        thing: object,
+        *,
+        is_aside: Callable[[str, object], bool],
+        reader: Callable[[object], Reader | None],
+        immutable: tuple[type[Any], ...] = (),
+    ) -> None:
+        parts = _parts_of(thing)
+        self._parts = [Snapshot(part, part, is_opaque=is_aside, reader=reader, immutable=immutable) for part in parts]
+        clients = [value for part in parts for name, value in part.items() if is_client(name) and client_facts(value) is not None]
+        self._clients = [reference_to(client) for client in clients]
+        self._facts = [client_facts(client) for client in clients]
+        self.is_exact = all(part.is_exact for part in self._parts)
+
+    def are_of(self, thing: object) -> bool:
+        """Return True if *thing* has the same attributes with the same content, and its clients have the same settings."""
+        if not self.is_exact:
+            return False
+        for now, before in zip(_parts_of(thing), self._parts, strict=True):
+            if not before.is_of(now) or len(now) != before.size:
+                return False
+        return all(map(is_, [client_facts(reference()) for reference in self._clients], self._facts))
+
+
+def _parts_of(thing: object) -> list[Mapping[str, object]]:
+    private: Mapping[str, object] | None = getattr(thing, "__pydantic_private__", None)
+    extra: Mapping[str, object] | None = getattr(thing, "__pydantic_extra__", None)
+    return [vars(thing), private or {}, extra or {}]
 
 
 def plain_reader(value: object) -> Reader | None:
