@@ -19,21 +19,22 @@ import re
 import types
 from collections.abc import Container, Mapping
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
-from layered_cache.clients import counted_headers
-from layered_cache.code_identity import code_identity
+from layered_cache.clients import client_facts, counted_headers
+from layered_cache.code_identity import code_identity, is_user_code
 from layered_cache.key_rules import NO_RULES, KeyRules
 from layered_cache.keys import canonical
 from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
+from layered_cache.snapshots import Attributes
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as generic_messages_to_prompt
 from llama_index.core.llms import LLM
 from llama_index.core.prompts import BasePromptTemplate
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from llamaindex_layered_cache._clients import HEADERS, client_settings
-from llamaindex_layered_cache._embedding_identity import read_settings
+from llamaindex_layered_cache._embedding_identity import attributes_of, read_settings
 from llamaindex_layered_cache._names import is_account, is_client
 from llamaindex_layered_cache._questions import plain, plain_arguments
 
@@ -73,6 +74,8 @@ _VARIABLES = (
     "_LOCATION",
 )
 _SCALARS = (str, int, float, bool)
+_OURS = "_layered_cache"  # the attributes of a cached LLM begin with it
+_MOST_KNOWN = 16  # copies of one LLM
 _WITHOUT_REFERENCES = 2  # version 2 of `marshal`: its bytes do not depend on reference counts
 
 
@@ -93,9 +96,11 @@ class Identity:
         self._rules = rules
         self._class = class_of(plain_class(type(llm)))
         self._windows: dict[tuple[str | None, object], object] = {}
-        self._remembered: tuple[bytes, str] | None = None
+        self._known: dict[int, _Known] = {}
         self._read: dict[str, tuple[bytes, object]] = {}
         self._inside: dict[str, tuple[LLM, Identity]] = {}
+        # code of a user's class, a changed extra and the variables that LiteLLM reads are no attributes
+        self._is_fixed = extra is None and not is_user_code(plain_class(type(llm))) and not self._class.startswith(_LITELLM)
         try:
             canonical(extra, "key_extra")
             canonical(self._settings(llm))
@@ -110,21 +115,43 @@ class Identity:
         """Note the context window that the provider has returned since *before*. It is not a setting of the caller."""
         if before == _AUTOMATIC and (found := window_of(llm)) != _AUTOMATIC:
             self._windows[_place(llm)] = found
+            self._known.clear()
 
     def name(self, llm: LLM) -> str:
         """Return what *llm* is called, now."""
         return _named(llm) or type(llm).__name__
 
     def params(self, llm: LLM) -> dict[str, object]:
-        """Return all that decides what *llm* answers, now: what may be shown as it is, all of it as a hash.
+        """Return the settings of *llm* now: some as they are, and the hash of all.
 
         Raises:
-            UncacheableRequestError: A setting has no lasting text.
+            UncacheableRequestError: If a setting has no lasting text.
         """
+        return self._now(llm).params.copy()
+
+    def is_stateful(self, llm: LLM, arguments: Mapping[str, object]) -> bool:
+        """Return True if the answer of *llm* depends on, or changes, the memory of its provider.
+
+        Raises:
+            UncacheableRequestError: If a setting has no lasting text.
+        """
+        return self._now(llm).is_stateful or (bool(arguments) and _is_stateful(llm.__dict__, arguments))
+
+    def _now(self, llm: LLM) -> _Known:
+        known = self._known.get(place := id(llm.__dict__))
+        if known is not None and known.attributes.are_of(llm):
+            return known
+        attributes = attributes_of(llm, _is_opaque)
+        known = _Known(attributes, self._read_params(llm), _is_stateful(llm.__dict__, {}) or _continues(llm))
+        if attributes.is_exact and self._is_fixed:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[place] = known
+        return known
+
+    def _read_params(self, llm: LLM) -> dict[str, object]:
         settings = canonical(self._settings(llm), "a setting of the model")
-        if self._remembered is None or self._remembered[0] != settings:
-            self._remembered = settings, hashlib.sha256(settings).hexdigest()
-        params: dict[str, object] = {"class": self._class, "settings": self._remembered[1]}
+        params: dict[str, object] = {"class": self._class, "settings": hashlib.sha256(settings).hexdigest()}
         for place in (_sent_along(llm), llm.__dict__):
             params.update((name, value) for name in _SHOWN if type(value := place.get(name)) in _SCALARS)
         return params
@@ -251,12 +278,32 @@ class Identity:
         return plain(value)
 
 
-def is_stateful(llm: LLM, arguments: Mapping[str, object]) -> bool:
-    """Whether what *llm* answers depends on, or changes, what its provider keeps of earlier calls."""
-    values = llm.__dict__
-    if values.get("track_previous_responses") or (llm.__pydantic_private__ or {}).get("_previous_response_id") is not None:
+class _Known(NamedTuple):
+    """The settings of an LLM with these attributes."""
+
+    attributes: Attributes
+    params: dict[str, object]
+    is_stateful: bool
+
+
+def _is_opaque(name: str, value: object) -> bool:
+    """Return True for an attribute that never counts, or a client, which counts by its settings."""
+    if name == "_llm":  # a model of LangChain counts with its own settings
+        return False
+    if name.startswith(_OURS) or _is_aside(name) or _is_private_aside(name, value):
         return True
-    places = [values, arguments, _sent_along(llm), *(_inside(arguments, name) for name in ("additional_kwargs", "extra_body"))]
+    return is_client(name) and client_facts(value) is not None
+
+
+def _continues(llm: LLM) -> bool:
+    """Return True if *llm* sends the id of its last response with the next request."""
+    return bool(llm.__dict__.get("track_previous_responses")) or (llm.__pydantic_private__ or {}).get("_previous_response_id") is not None
+
+
+def _is_stateful(values: Mapping[str, object], arguments: Mapping[str, object]) -> bool:
+    """Return True if the attributes *values* or the *arguments* of a call make the provider use or change its memory."""
+    more = _inside(values, "additional_kwargs")
+    places = [values, arguments, more, *(_inside(arguments, name) for name in ("additional_kwargs", "extra_body"))]
     places += [_inside(place, "extra_body") for place in places]
     return any(place.get(name) for place in places for name in _REMEMBERED)
 

@@ -39,7 +39,7 @@ from llama_index.core.llms import LLM
 
 from llamaindex_layered_cache._answers import Told, to_answer, told_by
 from llamaindex_layered_cache._codec import Raw, Replay, Response
-from llamaindex_layered_cache._identities import Identity, is_stateful, window_of
+from llamaindex_layered_cache._identities import Identity, window_of
 from llamaindex_layered_cache._questions import plain_arguments, plain_messages
 
 FRAMEWORK = "llamaindex"
@@ -159,7 +159,7 @@ class Keeper:
             UncacheableRequestError: If it has no exact key.
         """
         llm = question.llm
-        if is_stateful(llm, question.arguments):
+        if self.identity.is_stateful(llm, question.arguments):
             msg = "its answer depends on the memory of the provider"
             raise UncacheableRequestError(msg)
         params = self.identity.params(llm)
