@@ -359,7 +359,7 @@ def test_a_cache_is_a_context(db: str) -> None:
         ((42,), {}, "a tier must be a URL"),
         (("nonsense",), {}, "no URL of a tier"),
         (("memry://",), {}, "Did you mean 'memory'"),
-        (("memory://host",), {}, "takes no host"),
+        (("memory://host",), {}, "must not have a host"),
         (("memory://#max_byte=1MiB",), {}, "Did you mean 'max_bytes'"),
         (("memory://#max_bytes=lots",), {}, "max_bytes must be a size"),
         (("memory://#max_bytes=1",), {}, "at least 64KiB"),

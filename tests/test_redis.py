@@ -209,7 +209,7 @@ def test_hiredis_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"url": "redis://h:0"}, "port .* from 1 to 65535"),
         ({"url": "redis://h/0?nonsense=1"}, "unknown option behind"),
         ({"url": "redis://h/0?x"}, "name=value&name=value"),
-        ({"url": "redis://u:pa?canary=x@h/0"}, r"there is an @ behind the \?"),
+        ({"url": "redis://u:pa?canary=x@h/0"}, r"there is an @ after the \?"),
         ({"url": "rediss://h/0?ssl_cert_reqs=maybe"}, "unknown ssl_cert_reqs 'maybe'"),
         ({"url": "rediss://h/0?ssl_ca_certs=/no/such/file"}, "cannot be read"),
         ({"url": "redis://h/db"}, "must be a number, not 'db'"),
