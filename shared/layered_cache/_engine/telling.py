@@ -37,7 +37,10 @@ class Teller:
             self._availability.failed(operation, error)
 
     def log_failed(self, error: TierError, consequence: str) -> None:
-        """Record that the invalidation log could not be read or written, with the *consequence* for calls."""
+        """Record that the invalidation log could not be read or written.
+
+        The *consequence* for calls is logged.
+        """
         self(Event(kind="log_failed", tier=error.tier, reason=f"{type(error).__name__}: {error.operation}: {error.reason}"))
         self._availability.failed("log", error, consequence)
 

@@ -139,7 +139,7 @@ class Half(ABC):
     async def _wait(self, operation: str, need: Need, deadline: float, failure: TierError | None) -> Handles:
         while True:
             if self.closed:
-                raise TierUnavailableError(self._tier, operation, "it was closed", retryable=False)
+                raise TierUnavailableError(self._tier, operation, "the tier was closed", retryable=False)
             self._knock_soon()
             if time.monotonic() >= deadline:
                 raise failure or TierUnavailableError(self._tier, operation, self._why(need))

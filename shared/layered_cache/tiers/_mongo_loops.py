@@ -137,7 +137,7 @@ class LoopHalves:
         if half is None or half.closed:
             with self._lock:
                 if self._closed:
-                    raise TierUnavailableError(self._tier, "open", "it was closed", retryable=False)
+                    raise TierUnavailableError(self._tier, "open", "the tier was closed", retryable=False)
                 self._halves = {loop: half for loop, half in self._halves.items() if not loop.is_closed()}
                 half = self._halves[loop] = LoopHalf(self._make, self._tier, loop)
         return half

@@ -42,7 +42,7 @@ Origin: TypeAlias = tuple[str, tuple[tuple[str, object], ...]]
 _origins: weakref.WeakKeyDictionary[Tier, Origin] = weakref.WeakKeyDictionary()
 
 
-# the libraries of clients that are passed in place of a tier, and the class that takes such a client
+# libraries of clients that users pass in place of a tier, with the class that takes such a client
 _FOR_CLIENTS = {
     "redis": "Pass RedisTier(client=...) from layered_cache.tiers.redis",
     "pymongo": "Pass MongoTier(collection=...) from layered_cache.tiers.mongodb",
@@ -53,7 +53,10 @@ _FOR_CLIENTS = {
 
 
 def _is_tier(tier: object) -> bool:
-    """Return True if *tier* has the methods and attributes of a tier. A client of MongoDB has every name, as a database."""
+    """Return True if *tier* has the methods and attributes of a tier.
+
+    Their types are checked, because a client of MongoDB has every name: as a database.
+    """
     return isinstance(tier, Tier) and isinstance(tier.name, str) and isinstance(tier.timeout, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]
 
 

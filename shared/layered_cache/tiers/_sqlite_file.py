@@ -139,7 +139,7 @@ class _Connection:
         self.lock.acquire()
         if self._closed or self.db is None:
             self.lock.release()
-            raise TierUnavailableError(self.file.tier, self.operation, "it was closed", retryable=False)
+            raise TierUnavailableError(self.file.tier, self.operation, "the tier was closed", retryable=False)
         return self.db
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
@@ -363,7 +363,7 @@ class SQLiteFile:
     def _opened(self) -> _Connection:
         self._local.held = None
         if self._closed:
-            raise TierUnavailableError(self.tier, "open", "it was closed", retryable=False)
+            raise TierUnavailableError(self.tier, "open", "the tier was closed", retryable=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._make()
@@ -389,7 +389,7 @@ class SQLiteFile:
         # closed by another thread
         if closed:
             held.close()
-            raise TierUnavailableError(self.tier, "open", "it was closed", retryable=False)
+            raise TierUnavailableError(self.tier, "open", "the tier was closed", retryable=False)
         self._local.held = held
         return held
 
