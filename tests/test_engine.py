@@ -357,7 +357,7 @@ def test_a_cache_is_a_context(db: str) -> None:
         (("memory://", "memory://#name=other"), {}, "must be the first tier"),
         (("sqlite:///a.db", "sqlite:///b.db"), {}, "different names"),
         ((42,), {}, "a tier must be a URL"),
-        (("nonsense",), {}, "no URL of a tier"),
+        (("nonsense",), {}, "not the URL of a tier"),
         (("memry://",), {}, "Did you mean 'memory'"),
         (("memory://host",), {}, "must not have a host"),
         (("memory://#max_byte=1MiB",), {}, "Did you mean 'max_bytes'"),
