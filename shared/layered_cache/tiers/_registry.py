@@ -78,7 +78,6 @@ def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clo
     match = _SCHEME.fullmatch(tier)
     if match is None:
         # it may be a misspelt URL with a password
-        # it
         shown = "the text" if "@" in tier else repr(redacted_text(tier))
         msg = f"{shown} is not the URL of a tier. Use a URL like memory:// or sqlite:///answers.db"
         raise ConfigurationError(msg)
