@@ -112,12 +112,12 @@ class AdapterFace:
         size, most = len(value), cast("int", self._engine.policy.max_entry_bytes)
         if size > most:
             remedy = "raise Policy(max_entry_bytes=...)" if most < MAX_VALUE else "store it in parts"
-            return f"it has {size:,} bytes, and max_entry_bytes is {most:,}: {remedy}"
+            return f"it takes {size:,} bytes, and max_entry_bytes is {most:,}: {remedy}"
         slowest = self._engine.tiers[-1]
         if (most := self._engine.most(slowest, value)) is not None:
             larger = f"raise #max_bytes of {slowest.name}, or " if hasattr(slowest, "max_bytes") else ""
             compressed = ", compressed" if getattr(slowest, "compresses", False) else ""
-            return f"it has {size:,} bytes, and the tier {slowest.name!r} holds {most:,}{compressed}: {larger}store it in parts"
+            return f"it takes {size:,} bytes, and the tier {slowest.name!r} holds {most:,}{compressed}: {larger}store it in parts"
         return None
 
     def reject(self, key: str, reason: str) -> None:

@@ -161,7 +161,7 @@ def canonical(value: object, what: str = "the value") -> bytes:
         msg = f"{what} is nested too deeply or contains a number that is too long, so it has no key"
         raise UncacheableRequestError(msg) from error
     except _NoTextError as error:
-        msg = f"{what} contains a {error.args[0]}, which has no lasting text for a key"
+        msg = f"{what} holds a {error.args[0]}, which has no lasting text for a key"
         raise UncacheableRequestError(msg) from None
 
 
