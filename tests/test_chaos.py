@@ -96,7 +96,7 @@ def test_a_tier_that_keeps_the_log_has_its_own_troubles() -> None:
     for half in (chaos.open_log, lambda seen: asyncio.run(chaos.aopen_log(seen))):
         with pytest.raises(TierError):
             half(Ticket(0, 0))
-    with pytest.raises(TypeError, match="use ChaosTier"):
+    with pytest.raises(TypeError, match="Use ChaosTier"):
         ChaosAuthority(FakeTier()).read_log(Ticket(0, 0))
 
 

@@ -105,7 +105,7 @@ def test_files_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_without_anything_there_are_no_tiers() -> None:
     """And a cache needs some."""
     assert load_settings().tiers == ()
-    with pytest.raises(ConfigurationError, match="needs tiers"):
+    with pytest.raises(ConfigurationError, match="must have tiers"):
         TieredCache.from_env()
 
 
@@ -118,7 +118,7 @@ def test_without_anything_there_are_no_tiers() -> None:
         ('write = "later"', "Allowed: behind, through"),
         ('single_flight = "perhaps"', "single_flight"),
         ('cacheable = "x"', "unknown option 'cacheable'"),
-        ('[[tiers]]\nmax_bytes = "1MiB"', "a tier needs a url"),
+        ('[[tiers]]\nmax_bytes = "1MiB"', "a tier must have a url"),
         ('[[tiers]]\nurl = "memory://"\nmax_byte = "1MiB"', "Did you mean 'max_bytes'"),
         ('[[tiers]]\nurl = "sqlite:///${NOT_SET}.db"', "variable NOT_SET"),
         ("this is = = no TOML", "is not TOML"),

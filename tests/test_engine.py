@@ -252,7 +252,7 @@ def test_refused_bytes_are_a_miss_and_erased_if_worthless(
     """What may be another release's is left alone."""
     worthless, foreign = cache.key(ask("a")), cache.key(ask("b"))
     tiers[0].held = {
-        worthless: Refused("its checksum does not fit", erase=True),
+        worthless: Refused("its checksum is wrong", erase=True),
         foreign: Refused("it has an unknown version", erase=False),
     }
 
@@ -353,13 +353,13 @@ def test_a_cache_is_a_context(db: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((), {}, "needs tiers"),
+        ((), {}, "must have tiers"),
         (("memory://", "memory://#name=other"), {}, "must be the first tier"),
         (("sqlite:///a.db", "sqlite:///b.db"), {}, "different names"),
         ((42,), {}, "a tier must be a URL"),
-        (("nonsense",), {}, "no URL of a tier"),
+        (("nonsense",), {}, "not the URL of a tier"),
         (("memry://",), {}, "Did you mean 'memory'"),
-        (("memory://host",), {}, "takes no host"),
+        (("memory://host",), {}, "must not have a host"),
         (("memory://#max_byte=1MiB",), {}, "Did you mean 'max_bytes'"),
         (("memory://#max_bytes=lots",), {}, "max_bytes must be a size"),
         (("memory://#max_bytes=1",), {}, "at least 64KiB"),
@@ -384,7 +384,7 @@ def test_wrong_requests_and_answers_are_told_of(world: World, cache: TieredCache
     with pytest.raises(ConfigurationError, match="must be bytes"):
         world.call(cache, "set", ask(), "text")
     for key in ("foreign", cache.namespace("tenant").key(ask()), cache.key(ask()).replace("default", "defaul")):
-        with pytest.raises(ConfigurationError, match="is no key of the namespace"):
+        with pytest.raises(ConfigurationError, match="is not a key of the namespace"):
             world.call(cache, "get", key)
     with pytest.raises(ConfigurationError, match="tags must be texts"):
         world.call(cache, "set", ask(), b"x", tags="red")
@@ -404,7 +404,7 @@ def test_answers_that_came_together_may_say_what_each_of_them_took(world: World)
     for said, kept in ((0.25, 0.25), (2, 2.0), (0.0, None)):
         entry = world.call(cache, "set", ask(), Answer(value=b"x", compute_seconds=said))
         assert entry.compute_seconds == kept
-    with pytest.raises(ConfigurationError, match="compute_seconds must be a number, not 'long'"):
+    with pytest.raises(ConfigurationError, match="compute_seconds must be a number, got 'long'"):
         Answer(value=b"x", compute_seconds="long")  # type: ignore[arg-type]
 
 

@@ -456,12 +456,12 @@ def test_a_constructor_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("mongodb://h/db#durability=none", "unknown durability of mongodb:// 'none'. Allowed: fast, journaled, majority"),
         ("mongodb://h/db#durability=majorty", "Did you mean 'majority'"),
-        ("mongodb://h/db#collection=$x", r"collection of mongodb:// must be a name .* not '\$x'"),
+        ("mongodb://h/db#collection=$x", r"collection of mongodb:// must be a name .* got '\$x'"),
         ("mongodb://h/db#tmeout=1s", "unknown option of mongodb:// 'tmeout'. Did you mean 'timeout'"),
         ("mongodb://h/db?retrywritez=1", "the URL of mongodb:// cannot be read: Unknown option"),
         ("mongodb+srv://h/db?retrywritez=1&srvMaxHosts=3", "the URL of mongodb"),
         ("mongodb://h:99999/", "Port must be an integer"),
-        ("mongodb://user:can@ry:x@h/db", "are name and password percent-encoded"),
+        ("mongodb://user:can@ry:x@h/db", "Percent-encode the name and the password"),
         ("mongodb://", "the URL of mongodb:// cannot be read"),
     ],
 )
@@ -479,13 +479,13 @@ async def test_collections_of_ones_own_are_a_blocking_one_and_perhaps_another() 
     client, other = MongoClient[Any]("mongodb://h", connect=False), AsyncMongoClient[Any]("mongodb://h", connect=False)
     blocking, asynchronous = client.db.entries, other.db.entries
     for given, says in (
-        ({"async_collection": asynchronous}, "needs collection="),
-        ({"collection": asynchronous}, "needs collection="),
+        ({"async_collection": asynchronous}, "must have collection="),
+        ({"collection": asynchronous}, "must have collection="),
         ({"collection": blocking, "async_collection": blocking}, "AsyncMongoClient"),
-        ({}, "needs a URL, or collection="),
-        ({"collection": "entries"}, "needs a URL, or collection="),
-        ({"url": "mongodb://h", "collection": blocking}, "takes a URL and the name"),
-        ({"url": "mongodb://h", "async_collection": asynchronous}, "takes a URL and the name"),
+        ({}, "must have a URL, or collection="),
+        ({"collection": "entries"}, "must have a URL, or collection="),
+        ({"url": "mongodb://h", "collection": blocking}, "must have either a URL and the name"),
+        ({"url": "mongodb://h", "async_collection": asynchronous}, "must have either a URL and the name"),
     ):
         with pytest.raises(ConfigurationError, match=says):
             MongoTier(**cast("Any", given))

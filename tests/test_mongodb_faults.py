@@ -565,7 +565,7 @@ def test_what_was_closed_says_so(mongodb_url: str, world: World) -> None:
     world.call(tier, "close")
     world.call(tier, "close")
 
-    with pytest.raises(TierUnavailableError, match="it was closed") as raised:
+    with pytest.raises(TierUnavailableError, match="the tier was closed") as raised:
         world.call(tier, "get_many", ["k"])
     assert not raised.value.retryable
 

@@ -134,7 +134,7 @@ def test_a_pickle_normalises_as_before(world: World, db: str) -> None:
 
 
 def test_a_cache_whose_function_cannot_be_named_is_not_pickled(db: str) -> None:
-    with pytest.raises(ConfigurationError, match="normalize cannot: let it be a function at the top of a module"):
+    with pytest.raises(ConfigurationError, match="Define the function at the top level of a module"):
         pickle.dumps(TieredCache(db, normalize=Normalize(lambda text: text, name="mine")))
 
 

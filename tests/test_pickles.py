@@ -106,8 +106,8 @@ def test_one_that_a_file_describes(db: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: TieredCache("memory://", FakeTier("theirs")), "its tier 'theirs' cannot: give the tier as a URL"),
-        (lambda: TieredCache("memory://", policy=Policy(cacheable=lambda *_: True)), "a function at the top of a module"),
+        (lambda: TieredCache("memory://", FakeTier("theirs")), "the tier object 'theirs'. Pass the tier as a URL"),
+        (lambda: TieredCache("memory://", policy=Policy(cacheable=lambda *_: True)), "the function at the top level of a module"),
     ],
 )
 def test_what_cannot_be_made_again(make: Any, words: str) -> None:

@@ -198,7 +198,7 @@ def test_an_entry_that_was_moved_to_another_key_is_refused() -> None:
     data = encode(an_entry("k"))
 
     assert isinstance(decode(data, "k"), Entry)
-    assert decode(data, "l") == Refused("it was written for another key", erase=True)
+    assert decode(data, "l") == Refused("it belongs to another key", erase=True)
 
 
 def resealed(data: bytearray) -> bytes:
@@ -347,12 +347,12 @@ def test_parts_that_make_an_entry() -> None:
     [
         ({"size": 4}, "value has another size"),
         ({"size": 6}, "value has another size"),
-        ({"texts": b""}, "no entry"),
-        ({"texts": wire._pack_texts(("app",))}, "no entry"),
-        ({"texts": wire._pack_texts(("app", "test"))}, "no entry"),
-        ({"texts": wire._pack_texts(("app", "test", "m")) + b"\x02\x00\x00\x00x"}, "no entry"),
-        ({"texts": wire._pack_texts(("app", "test", "m")) + b"\x00\x00"}, "no entry"),
-        ({"texts": b"\x01\x00\x00\x00\xff" * 3}, "no entry"),
+        ({"texts": b""}, "not a valid entry"),
+        ({"texts": wire._pack_texts(("app",))}, "not a valid entry"),
+        ({"texts": wire._pack_texts(("app", "test"))}, "not a valid entry"),
+        ({"texts": wire._pack_texts(("app", "test", "m")) + b"\x02\x00\x00\x00x"}, "not a valid entry"),
+        ({"texts": wire._pack_texts(("app", "test", "m")) + b"\x00\x00"}, "not a valid entry"),
+        ({"texts": b"\x01\x00\x00\x00\xff" * 3}, "not a valid entry"),
         ({"payload": b"no frame", "flags": wire.FLAG_ZSTD}, "cannot be expanded"),
         ({"payload": frame(b"value"), "size": 6, "flags": wire.FLAG_ZSTD}, "frame declares another size"),
         ({"payload": frame(b"value"), "size": 4, "flags": wire.FLAG_ZSTD}, "frame declares another size"),
@@ -371,7 +371,7 @@ def test_what_a_known_version_wrote_wrongly_is_worthless(parts: dict[str, Any], 
 def test_parts_that_are_more_or_less_than_all_are_worthless() -> None:
     """Though the checksum fits."""
     for data in (sealed() + b"x", sealed()[:-1]):
-        assert decode(resealed(bytearray(data)), "k") == Refused("its parts do not add up", erase=True)
+        assert decode(resealed(bytearray(data)), "k") == Refused("the sizes of its parts are wrong", erase=True)
     for size in range(8, len(sealed())):
         assert isinstance(decode(resealed(bytearray(sealed()[:size])), "k"), Refused)
 
@@ -402,9 +402,9 @@ def test_a_value_may_have_64_mib() -> None:
         assert isinstance(decode(largest, "k"), Entry)
     refused = decode(encode(an_entry(value=bytes(64 * 2**20 + 1))), "k")
     assert isinstance(refused, Refused)
-    assert "larger than a value" in refused.reason
+    assert "value is larger than the limit" in refused.reason
 
-    for size, reason in ((80 * 2**20, "no envelope"), (80 * 2**20 + 1, "larger than an envelope")):
+    for size, reason in ((80 * 2**20, "not an envelope"), (80 * 2**20 + 1, "larger than the limit of an envelope")):
         refused = decode(bytes(size), "k")
         assert isinstance(refused, Refused)
         assert reason in refused.reason

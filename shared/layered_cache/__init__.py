@@ -1,12 +1,13 @@
-"""layered-cache: answers of language models, kept in tiers.
+"""layered-cache: a tiered cache for answers of language models.
 
-    request -> key          what is equal has one key (`keys`)
-    memory -> sqlite ...    tiers, fastest first (`tiers`); a failing one counts as empty
-    entry                   an answer with its clocks, tags and facts (`entry`), in a versioned envelope (`wire`)
-    rule                    what is void, in one log for all processes (`invalidation`)
+    request -> key          equal requests have equal keys (`keys`)
+    memory -> sqlite ...    tiers, fastest first (`tiers`); a failing tier counts as empty
+    entry                   an answer with times, tags and facts (`entry`), in a versioned envelope (`wire`)
+    rule                    an invalidation, in one log for all processes (`invalidation`)
 
-`TieredCache` puts them together. It knows no framework: `langchain_layered_cache` does. Importing this package loads no third-party
-module; clients are imported by the tiers that need them.
+`TieredCache` combines them. It depends on no framework: `langchain_layered_cache` and
+`llamaindex_layered_cache` are its adapters. Importing this package loads no third-party module. The
+tiers import their client libraries.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ _ON_FIRST_USE = {
     "ThreadedTier": ".tiers._threaded",
 }
 
-# names that users look for here first
+# names that users may look for here first
 _ELSEWHERE = {
     "CachedEmbedding": "llamaindex_layered_cache",
     "CachedEmbeddings": "langchain_layered_cache",

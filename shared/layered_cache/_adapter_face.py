@@ -1,6 +1,8 @@
-"""What a cache has for adapters: hosts that look up and store in two calls, or share computations by themselves.
+"""The methods of a cache for adapters.
 
-Keys are those of the cache's own namespace; adapters have made them, and nothing is checked again.
+They serve hosts that look up and store in two calls, and adapters that share computations on their
+own. All keys must belong to the namespace of the cache. They were created by adapters and are not
+checked again.
 """
 
 from __future__ import annotations
@@ -33,69 +35,77 @@ class AdapterFace:
     _asyncio: Asyncio
 
     def peek(self, key: str) -> bytes | None:
-        """Return the value of *key* if memory has it and it may be served as it is; else None. It never waits.
+        """Return the value of *key* if memory holds it, fresh and not void, or else None.
 
-        The short cut of adapters; after None, `fetch` asks all tiers.
+        It never waits. This is the fast path of adapters. After None, `fetch` reads all tiers.
         """
         slot = self._engine.peek(key)
         return None if slot is None else slot[SLOT_VALUE]
 
     def peek_hit(self, key: str) -> Hit | None:
-        """As peek, for those who want to know more than the value."""
+        """Return the hit of *key* in memory, like `peek` but with all facts."""
         slot = self._engine.peek(key)
         return None if slot is None else Hit(slot_entry(key, slot), self._engine.tiers[0].name)
 
     def fetch(self, key: str, *, led: Led | None = None, leave: bool = True) -> Hit | None:
-        """Return the entry of *key*, a key of this namespace, from whichever tier has it, or None: for adapters, which have peeked.
+        """Return the hit of *key* from any tier, or None. Adapters call it after `peek`.
 
         Args:
-            key: Of this namespace.
-            leave: As for `get_many`; an adapter that knows its answer's `born` leaves nothing. Who may lead always leaves it.
-            led: If given, one caller at a time is to compute a missing answer: others wait for it, for `Policy.max_wait` at most. The one
-                is told by this function, before None is returned, and has to call what it is given when the answer will not be stored.
+            key: A key of this namespace.
+            leave: As for `get_many`. An adapter that knows the `born` of its answer leaves nothing.
+                A caller that may lead always leaves a ticket.
+            led: If given, only one caller at a time computes a missing answer. The rest wait for
+                it, for at most `Policy.max_wait`. For the computing caller this function is called
+                before None is returned. Its argument is a function that the caller must call if the
+                answer will not be stored.
         """
         if led is not None and self._engine.policy.single_flight:
             return run(self._computing.find_or_lead(self._blocking, key, led))
         return run(self._engine.read(self._blocking, (key,), leave=leave)).get(key)
 
     async def afetch(self, key: str, *, led: Led | None = None, leave: bool = True) -> Hit | None:
-        """See fetch. A lead also ends with its task."""
+        """Return the hit of *key*, like `fetch`. A lead also ends with its task."""
         if led is not None and self._engine.policy.single_flight:
             return await self._computing.find_or_lead(self._asyncio, key, led)
         return (await self._engine.read(self._asyncio, (key,), leave=leave)).get(key)
 
     def followed(self, entry: Entry) -> None:
-        """Count a hit: a caller has got *entry* while another one computed it. For adapters that share computations by themselves."""
+        """Count a hit of a caller that got *entry* from the computation of another caller.
+
+        For adapters that share computations on their own.
+        """
         self._engine.note_hit(Hit(entry, "flight"), verified=True)
 
     def expect(self, key: str) -> None:
-        """Note that this caller, who has not looked, computes an answer to *key* from now on and will store it.
+        """Record that this caller computes an answer to *key* from now on, without a lookup.
 
-        For adapters. An invalidation in between then makes it void, as after a miss.
+        An invalidation before the answer is stored then makes it void, as after a miss.
         """
         run(self._engine.expect(self._blocking, key))
 
     async def aexpect(self, key: str) -> None:
-        """See expect."""
+        """Record that this caller computes an answer, like `expect`."""
         await self._engine.expect(self._asyncio, key)
 
     def nothing_to_share(self, key: str) -> None:
-        """Note that this caller has an answer to *key* which will not be stored: those who wait for it go on, each by himself."""
+        """Record that this caller's answer to *key* is not stored: its followers compute alone."""
         self._computing.nothing_to_share(key, caller())
 
     def discard(self, keys: Sequence[str]) -> None:
-        """Have no tier serve an entry of *keys*: values that cannot be held have replaced them. A tier that fails erases them later.
+        """Erase the entries of *keys* in all tiers. A tier that fails erases them later.
 
-        For stores. As `delete`, but if the log cannot be written, other processes still serve the entries in their memory.
+        For stores, if values that cannot be stored have replaced the entries. This is like
+        `delete`. But if the log cannot be written, other processes still serve the entries in their
+        memory.
         """
         run(self._removing.discard(self._blocking, self._namespace, keys))
 
     async def adiscard(self, keys: Sequence[str]) -> None:
-        """See discard."""
+        """Erase the entries of *keys*, like `discard`."""
         await self._removing.discard(self._asyncio, self._namespace, keys)
 
     def why_too_large(self, value: bytes) -> str | None:
-        """Return why *value* would not last, with its size and what to do about it: None if it is not too large.
+        """Return the reason why *value* is too large, with its size and a remedy, or None.
 
         It is too large if the policy refuses it, or if the slowest tier cannot hold it.
         """
@@ -111,11 +121,11 @@ class AdapterFace:
         return None
 
     def reject(self, key: str, reason: str) -> None:
-        """Note that what `peek` or `fetch` returned for *key* cannot be read: for its caller that was a miss."""
+        """Record a miss: the result of `peek` or `fetch` for *key* cannot be decoded."""
         self._engine.rejected(key, caller(), reason)
 
     def use(self, rules: KeyRules) -> None:
-        """Note that keys are made by *rules*: `invalidate(prompt=...)` has to apply their function too."""
+        """Register the key rules *rules*: `invalidate(prompt=...)` must apply their function."""
         self._engine.use(rules)
 
     @property
@@ -123,12 +133,13 @@ class AdapterFace:
         return self._engine.normalizers
 
     def drop(self, key: str) -> None:
-        """Erase the entry of *key* from all tiers, for adapters: a program has refused the answer.
+        """Erase the entry of *key* from all tiers, because a program has refused the answer.
 
-        Nothing is recorded in the invalidation log. The memory of another process may keep the entry until it is refused there.
+        Nothing is recorded in the invalidation log. The memory of another process may keep the
+        entry until it is refused there.
         """
         run(self._removing.drop(self._blocking, self._namespace, (key,)))
 
     def report(self, event: Event) -> None:
-        """Count *event* and tell the observers of it: for adapters, of what the engine cannot see."""
+        """Count *event* and send it to the observers, for events that the engine cannot see."""
         self._engine.tell(event)

@@ -1,4 +1,4 @@
-"""What the arguments of a cache's methods mean. Pure; wrong ones are told of before any I/O."""
+"""Validation and conversion of the arguments of a cache's methods. Errors are raised before I/O."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def key_of(request: Request | str, namespace: str) -> str:
     """Return the key of *request*, which may be a key of *namespace* already."""
     if isinstance(request, Request):
         return make_key(request, namespace)
-    if isinstance(request, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+    # the caller may be untyped
+    if isinstance(request, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         if request.startswith(key_prefix(namespace)):
             return request
         other = namespace_of(request)
-        msg = f"{request!r} is no key of the namespace {namespace!r}" + (f"; ask the cache of {other!r}" if other else "")
+        msg = f"{request!r} is not a key of the namespace {namespace!r}" + (f". Use the cache of {other!r}" if other else "")
         raise ConfigurationError(msg)
-    msg = f"a request is a layered_cache.Request or a key, not {type(request).__qualname__}"
+    msg = f"a request must be a layered_cache.Request or a key, got {type(request).__qualname__}"
     raise ConfigurationError(msg)
 
 
@@ -38,13 +39,15 @@ def scopes_of(
     created_before: float | datetime | None,
     created_after: float | datetime | None,
 ) -> list[Scope]:
-    """Return the scopes of these criteria, of *namespace*; an empty one if none is given.
+    """Return the scopes of these criteria in *namespace*; an empty scope if there are none.
 
-    With a prompt there are several: for entries of exact requests, and for those of normalised ones (by *normalizers*, and by aspects).
+    A prompt gives several scopes: one for entries of exact requests, and further ones for
+    normalized requests (by *normalizers* and by aspects).
     """
     keys, tags = _texts("key", key), _texts("tag", tag)
-    if prompt is not None and not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
-        msg = f"prompt must be the text of a user message, not a {type(prompt).__qualname__}"
+    # the caller may be untyped
+    if prompt is not None and not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"prompt must be the text of a user message, got a {type(prompt).__qualname__}"
         raise ConfigurationError(msg)
     scope = Scope(
         keys=tuple(key_of(one, namespace) for one in keys),
@@ -70,8 +73,9 @@ def _texts(name: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
     if given is None:
         return ()
     texts = (given,) if isinstance(given, str) else tuple(given)
-    if not texts:  # a list that came out empty must not mean "whatever it is"
-        msg = f"{name} is given but holds nothing; leave it out, or name at least one"
+    # an empty list must not match all entries
+    if not texts:
+        msg = f"{name} must not be empty. Leave it out, or pass at least one value"
         raise ConfigurationError(msg)
     return texts
 
@@ -80,6 +84,6 @@ def _seconds(name: str, moment: float | datetime | None) -> float | None:
     if not isinstance(moment, datetime):
         return moment
     if moment.tzinfo is None:
-        msg = f"{name} must say its time zone, as datetime.now(UTC) does"
+        msg = f"{name} must have a time zone, like datetime.now(UTC)"
         raise ConfigurationError(msg)
     return moment.timestamp()

@@ -1,6 +1,7 @@
-"""After a fork, a child must not touch its parent's locks, threads and connections.
+"""Restart of objects after a fork: a child must not use its parent's locks and connections.
 
-An object that holds some registers itself and is told in the child, before anything else runs there.
+An object with locks, threads or connections registers here. It is restarted in the child before any
+other code runs there.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
-    """Something that has to begin anew in a child process."""
+    """An object that must restart in a child process."""
 
     def after_fork(self) -> None:
-        """Replace locks, forget threads and connections."""
+        """Replace locks, and drop threads and connections."""
         ...
 
 
@@ -22,7 +23,10 @@ _registered: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 def restart_in_child(thing: Forkable) -> None:
-    """Have *thing* told in every child that this process forks. It is not kept alive."""
+    """Restart *thing* in every child that this process forks.
+
+    The registration is a weak reference.
+    """
     _registered.add(thing)
 
 

@@ -1,9 +1,10 @@
-"""How a cache gets into another process: by what it was made from, to be made again there.
+"""Pickling of caches: a cache is rebuilt in the other process from its URLs.
 
-    pickle.loads(pickle.dumps(TieredCache("memory://", "redis://host/0")))      the same tiers and policy, connections of its own
+    pickle.loads(pickle.dumps(TieredCache("memory://", "redis://host/0")))      the same tiers and policy, new connections
 
-All that arrive of one recipe in a process are handles of one engine, as long as one of them is in use. Observers and the clock stay
-behind; memory begins empty. A recipe holds URLs as they were given, with their passwords: where it travels is for its sender to say.
+All caches of one recipe in a process share one engine, as long as one of them is in use. Observers
+and the clock are not transferred, and memory starts empty. A recipe contains the URLs with their
+passwords, so the sender must protect it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Recipe(NamedTuple):
-    """What a cache can be made again from."""
+    """The data from which a cache can be rebuilt."""
 
     tiers: tuple[Origin, ...]
     policy: Policy
@@ -35,37 +36,35 @@ _made: weakref.WeakValueDictionary[Recipe, TieredCache] = weakref.WeakValueDicti
 
 
 def recipe_of(tiers: Sequence[Tier], policy: Policy) -> Recipe:
-    """Return the recipe of a cache of *tiers*.
+    """Return the recipe of a cache with *tiers*.
 
     Raises:
-        ConfigurationError: A tier was not made from a URL, or the policy holds a function that cannot be named.
+        ConfigurationError: If a tier was not created from a URL, or if the policy contains a
+            function that cannot be pickled.
     """
     origins = [origin_of(tier) for tier in tiers]
     if unknown := [tier.name for tier, origin in zip(tiers, origins, strict=True) if origin is None]:
         msg = (
-            f"a cache can be sent to another process if it can be made again there, and its tier {unknown[0]!r} cannot: "
-            "give the tier as a URL, TieredCache('memory://', 'redis://host/0')"
+            f"a cache cannot be pickled if a tier is not created from a URL, got the tier object {unknown[0]!r}. "
+            "Pass the tier as a URL: TieredCache('memory://', 'redis://host/0')"
         )
         raise ConfigurationError(msg)
     if policy.cacheable is not None and not _can_be_named(policy.cacheable):
-        msg = (
-            "a cache can be sent to another process if it can be made again there, and Policy.cacheable cannot: "
-            "let it be a function at the top of a module"
-        )
+        msg = "a cache can be pickled only if Policy.cacheable can be imported by name. Define the function at the top level of a module"
         raise ConfigurationError(msg)
     return Recipe(tuple(origin for origin in origins if origin is not None), policy)
 
 
 def remade(make: Callable[[list[Tier], Policy], TieredCache], recipe: Recipe) -> TieredCache:
-    """Return what *make* makes of *recipe*, or has made."""
+    """Return the cache of *recipe*, created by *make* at the first call."""
     if (cache := _made.get(recipe)) is None:
-        # without a lock: of two that come at once one is for nothing, which has touched no tier
+        # No lock is used: if two are created at once, one is discarded. It has used no tier.
         cache = _made.setdefault(recipe, make([open_tier(url, dict(more)) for url, more in recipe.tiers], recipe.policy))
     return cache
 
 
 def forget(cache: TieredCache) -> None:
-    """Have what arrives from now on made anew: *cache* is being closed."""
+    """Remove *cache*, which is being closed, so that its recipe creates a new cache."""
     for recipe, made in list(_made.items()):
         if made is cache:
             _made.pop(recipe, None)
@@ -75,14 +74,11 @@ def checked_rules(rules: KeyRules) -> KeyRules:
     """Return *rules* if they can be pickled.
 
     Raises:
-        ConfigurationError: They hold a function that cannot be named.
+        ConfigurationError: If they contain a function that cannot be imported by name.
     """
     setting = rules.normalize
     if setting is not None and callable(setting.how) and not _can_be_named(setting.how):
-        msg = (
-            "a cache can be sent to another process if it can be made again there, and its normalize cannot: "
-            "let it be a function at the top of a module"
-        )
+        msg = "a cache can be pickled only if its normalize can be imported by name. Define the function at the top level of a module"
         raise ConfigurationError(msg)
     return rules
 

@@ -1,4 +1,4 @@
-"""What adapters share: whose engine it is, how much is asked of it at once, and who has to begin anew after a fork."""
+"""Helpers for adapters: the engine of a cache, key rules, batches, and restart after a fork."""
 
 from __future__ import annotations
 
@@ -16,42 +16,43 @@ __all__ = ["batches", "engine_of", "restart_in_child", "rules_of", "seconds_of"]
 
 T = TypeVar("T")
 
-_BATCH = 250  # values: a few megabytes of vectors, which a tier can send within its budget; what takes longer counts as absent
+# values per batch: a few megabytes of vectors, which a tier can send within its timeout
+_BATCH = 250
 
 
 def engine_of(cache: object) -> TieredCache:
-    """Return the engine of *cache* without its `normalize`: adapters have their own rules for keys.
+    """Return the engine of *cache* without its `normalize`: adapters have separate key rules.
 
     Raises:
-        ConfigurationError: It is neither a `TieredCache` nor an adapter of one, which has it as its `engine`.
+        ConfigurationError: If *cache* is neither a `TieredCache` nor an adapter with an `engine`.
     """
     engine = getattr(cache, "engine", cache)
     if not isinstance(engine, TieredCache):
-        msg = f"cache must be a TieredCache or a LayeredCache, not a {type(cache).__qualname__}"
+        msg = f"cache must be a TieredCache or a LayeredCache, got a {type(cache).__qualname__}"
         raise ConfigurationError(msg)
     return engine.exact
 
 
 def rules_of(cache: object, ignore: str | Iterable[str] | None, normalize: NormalizeOption) -> KeyRules:
-    """Return the rules for keys of an adapter over *cache* that was given these options. None: as those of *cache*.
+    """Return the key rules of an adapter with these options. None: the rules of *cache*.
 
     Raises:
-        ConfigurationError: An option is not allowed.
+        ConfigurationError: If an option is invalid.
     """
     return key_rules(ignore, normalize, getattr(cache, "key_rules", NO_RULES))
 
 
 def seconds_of(ttl: Duration | None) -> float | None:
-    """Return *ttl*, which may be a text such as `"30d"`, in seconds.
+    """Return *ttl* in seconds. It may be a text such as `"30d"`.
 
     Raises:
-        ConfigurationError: It is no duration.
+        ConfigurationError: If it is not a duration.
     """
     return None if ttl is None else seconds(ttl, "ttl")
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield *items*, each once, in lists that a tier can take at once; none if there are none."""
+    """Yield *items* without duplicates, in lists that a tier can handle in one call."""
     left = iter(dict.fromkeys(items))
     while batch := list(islice(left, _BATCH)):
         yield batch

@@ -1,12 +1,15 @@
-"""Asking the cache for what the caller would otherwise compute: for hosts that say how it is computed.
+"""Cached calls for hosts that provide the computation.
 
-The laws, of `Ask`:
+The rules of `Ask`:
 
-- What a computation raises reaches its caller, unchanged, and nobody else: it may be about his key, his time-out, his callbacks. Who has
-  waited for it computes by himself, once, beside the others who have: what is down is not asked by one after the other.
-- What the cache raises reaches nobody: the caller computes by himself then, as he does with what cannot be read.
-- A caller gets his own result as it is; others get what is read from the bytes that were stored.
-- A refresh in the background is nobody's call: it is made in a context of its own, and tells no run that may be over.
+- An error of the computation is raised in its own caller only: it may concern that caller's API
+  key, timeout or callbacks. A caller that waited for it computes once itself, in parallel with the
+  rest of the waiting callers. So callers of a model that is down do not wait for one another.
+- Cache errors are never raised. The caller computes the answer, as it does for an unreadable entry.
+- The caller that computes gets its own result. The rest get the result that is read from the stored
+  bytes.
+- A refresh in the background belongs to no caller. It runs in a new context and reports to no run
+  that may be over.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ T = TypeVar("T")
 
 
 class _ComputedError(Exception):
-    """A computation has raised *error*, which is not the cache's."""
+    """A computation raised *error*, which is not an error of the cache."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(type(error).__name__)
@@ -39,28 +42,28 @@ class _ComputedError(Exception):
 
 
 class _NotKeptError(Exception):
-    """A result that cannot or may not be stored, hence is its caller's alone."""
+    """A result cannot be stored or must not be stored, so it is not shared."""
 
 
 def note_failure(cache: TieredCache, operation: str, error: Exception) -> None:
-    """Note what must not happen and must not hurt."""
+    """Record an unexpected error of the cache, which must not affect the caller."""
     cache.report(Event(kind="adapter_failed", namespace=cache.name, reason=f"{operation}: {type(error).__name__}"))
     _log.error("%s failed and counts as a miss: %s", operation, type(error).__name__, exc_info=_log.isEnabledFor(logging.DEBUG))
 
 
 def check_only_cached(options: CallOptions) -> None:
-    """Refuse to compute where the caller wants nothing that is not there.
+    """Check that the caller may compute.
 
     Raises:
-        CacheMiss: He does.
+        CacheMiss: If the mode is `only_cached`.
     """
     if options.mode == "only_cached":
-        msg = 'the cache has no answer to this, and mode="only_cached" keeps it from being computed'
+        msg = 'the cache has no answer, and mode="only_cached" does not allow a call'
         raise CacheMiss(msg)
 
 
 class Ask(ABC, Generic[T]):
-    """One question: how it is asked here, how its result is written and read."""
+    """One cached call: how it is computed, and how its result is written and read."""
 
     def __init__(self, cache: TieredCache, options: CallOptions, request: Request) -> None:
         self.cache = cache
@@ -69,37 +72,37 @@ class Ask(ABC, Generic[T]):
 
     @abstractmethod
     def compute(self) -> T:
-        """Return the result, on behalf of the caller."""
+        """Return the result, computed for the caller."""
 
     @abstractmethod
     async def acompute(self) -> T:
-        """See compute."""
+        """Return the result, like `compute`."""
 
     @abstractmethod
     def compute_alone(self) -> T:
-        """Return the result, on behalf of nobody."""
+        """Return the result, computed for no caller."""
 
     @abstractmethod
     async def acompute_alone(self) -> T:
-        """See compute_alone."""
+        """Return the result, like `compute_alone`."""
 
     @abstractmethod
     def written(self, result: T) -> Answer | None:
-        """Return what is to be stored of *result*; None if nothing is."""
+        """Return the answer to store for *result*; None to store nothing."""
 
     @abstractmethod
     def read(self, entry: Entry) -> T:
-        """Return the result that *entry* holds, new objects each time.
+        """Return the result in *entry*, as new objects.
 
         Raises:
-            ValueError: It cannot be read.
+            ValueError: If it cannot be read.
         """
 
     def answered(self) -> T:
-        """Return the result, from the cache if it is there.
+        """Return the result, from the cache if possible.
 
         Raises:
-            CacheMiss: It is not, and the caller wants nothing else.
+            CacheMiss: If it is not in the cache and the mode is `only_cached`.
         """
         if not self._shares:
             return self._by_hand()
@@ -120,7 +123,7 @@ class Ask(ABC, Generic[T]):
         outcome: Entry | Exception
         try:
             outcome = self.cache.get_or_compute(self.request, compute)
-        except Exception as error:  # noqa: BLE001 - looked at below
+        except Exception as error:  # noqa: BLE001 - handled below
             outcome = error
         if (result := self._result(mine, outcome, asked=asked)) is not None:
             return result
@@ -130,7 +133,7 @@ class Ask(ABC, Generic[T]):
         return result
 
     async def aanswered(self) -> T:
-        """See answered."""
+        """Return the result, like `answered`."""
         if not self._shares:
             return await self._aby_hand()
         mine: list[T] = []
@@ -150,7 +153,7 @@ class Ask(ABC, Generic[T]):
         outcome: Entry | Exception
         try:
             outcome = await self.cache.aget_or_compute(self.request, compute)
-        except Exception as error:  # noqa: BLE001 - looked at below
+        except Exception as error:  # noqa: BLE001 - handled below
             outcome = error
         if (result := self._result(mine, outcome, asked=asked)) is not None:
             return result
@@ -169,7 +172,7 @@ class Ask(ABC, Generic[T]):
         return answer
 
     def _result(self, mine: list[T], outcome: Entry | Exception, *, asked: bool) -> T | None:
-        """Return the result that has come of it, or raise the error; None: the caller has to compute."""
+        """Return the result or raise the error of *outcome*; None: the caller must compute."""
         if isinstance(outcome, Exception) and not isinstance(outcome, _ComputedError | _NotKeptError):
             note_failure(self.cache, "asking", outcome)
         if mine:
@@ -185,11 +188,13 @@ class Ask(ABC, Generic[T]):
             return None
         try:
             return self.read(entry)
-        except Exception as error:  # noqa: BLE001 - of another release, say; what validators raise shows what they were given
+        except Exception as error:  # noqa: BLE001
+            # A value of another release, for example. The text of a validation error may contain
+            # the value, so it is left out.
             self.cache.reject(entry.key, str(error) if type(error) is ValueError else type(error).__name__)
             return None
 
-    # --- where the caller wants it otherwise: look, compute, store
+    # --- other modes: look up, compute, store
 
     def _by_hand(self) -> T:
         entry = None
@@ -198,7 +203,7 @@ class Ask(ABC, Generic[T]):
                 entry = self.cache.get(self.request)
             elif self.options.mode == "refresh":
                 self._expect()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
+        except Exception as error:  # noqa: BLE001 - the caller computes after any error
             note_failure(self.cache, "looking", error)
         if (result := self._read(entry)) is not None:
             return result
@@ -214,7 +219,7 @@ class Ask(ABC, Generic[T]):
                 entry = await self.cache.aget(self.request)
             elif self.options.mode == "refresh":
                 await self._aexpect()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
+        except Exception as error:  # noqa: BLE001 - the caller computes after any error
             note_failure(self.cache, "looking", error)
         if (result := self._read(entry)) is not None:
             return result
@@ -224,30 +229,33 @@ class Ask(ABC, Generic[T]):
         return result
 
     def _expect(self) -> None:
-        """Note that the result is computed from now on: a removal that comes before it is there holds for it."""
+        """Record that the computation starts now.
+
+        A later invalidation then makes its result void.
+        """
         try:
             self.cache.expect(self.cache.key(self.request))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
+        except Exception as error:  # noqa: BLE001 - the caller computes after any error
             note_failure(self.cache, "looking", error)
 
     async def _aexpect(self) -> None:
         try:
             await self.cache.aexpect(self.cache.key(self.request))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller computes
+        except Exception as error:  # noqa: BLE001 - the caller computes after any error
             note_failure(self.cache, "looking", error)
 
     def _keep(self, result: T) -> None:
         try:
             if self.options.stores and (answer := self.written(result)) is not None:
                 self.cache.set(self.request, answer)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the result is there
+        except Exception as error:  # noqa: BLE001 - the result exists
             note_failure(self.cache, "storing", error)
 
     async def _akeep(self, result: T) -> None:
         try:
             if self.options.stores and (answer := self.written(result)) is not None:
                 await self.cache.aset(self.request, answer)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the result is there
+        except Exception as error:  # noqa: BLE001 - the result exists
             note_failure(self.cache, "storing", error)
 
 

@@ -1,7 +1,8 @@
-"""`TieredCache`: one object, both faces. Thin: what is decided is decided in the engine.
+"""`TieredCache`, the main class, with blocking and asynchronous methods. The engine decides.
 
-Every method that touches a tier has an asynchronous twin of the same signature, its name with an `a` before it. All of them may be
-called from any thread and any event loop, and after a fork. A pickle of it is made again from its URLs (see `_recipes`).
+Every method that uses a tier has an asynchronous form with the same signature and an `a` before its
+name. All of them may be called from any thread and any event loop, and after a fork. A pickle of a
+cache is restored from its URLs (see `_recipes`).
 """
 
 from __future__ import annotations
@@ -41,27 +42,30 @@ from layered_cache.tiers._tier import LocalTier, Tier, slot_entry
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["Hit", "Led", "TieredCache"]  # the first two for adapters
+# the first two for adapters
+__all__ = ["Hit", "Led", "TieredCache"]
 
 
 class TieredCache(AdapterFace):
-    """Answers in tiers, fastest first.
+    """Answers in tiers, the fastest first.
 
         cache = TieredCache("memory://", "sqlite:///answers.db", namespace="faq")
         entry = cache.get_or_compute(request, lambda: ask_the_model())
 
     Args:
-        tiers: URLs or `Tier` objects, the fastest first. Those made from URLs are closed with the cache, others are not.
-        namespace: Separates applications; part of every key.
-        policy: How long, how often, how much.
-        observers: Told of every event, inline.
-        clock: Of tests.
-        normalize: How texts of users are normalised in keys: `"unicode"`, `"whitespace"`, `"case"`, several of them, a function, or a
-            `Normalize`. It applies to the methods that take a request, and to models that are cached over this cache without an own
-            `normalize`. Keys of stores, embeddings, tools and graphs stay exact.
+        tiers: URLs or `Tier` objects, the fastest first. Tiers from URLs are closed with the cache,
+            objects are not.
+        namespace: Separates applications. It is a part of every key.
+        policy: The limits of time and size, and the behaviour on failures.
+        observers: Callables that receive every event, in the thread or task of the event.
+        clock: The clock, which tests replace.
+        normalize: The normalization of user texts in keys: `"unicode"`, `"whitespace"`, `"case"`,
+            several of them, a function, or a `Normalize`. It applies to the methods that take a
+            request, and to cached models over this cache without a separate `normalize`. Keys of
+            stores, embeddings, tools and graphs stay exact.
 
     Raises:
-        ConfigurationError: Before any I/O, if anything is wrong with the arguments.
+        ConfigurationError: If an argument is invalid. It is raised before any I/O.
     """
 
     def __init__(
@@ -74,15 +78,15 @@ class TieredCache(AdapterFace):
         normalize: NormalizeOption = None,
     ) -> None:
         if not tiers:
-            msg = 'a cache needs tiers, the fastest first: TieredCache("memory://", "sqlite:///answers.db")'
+            msg = 'a cache must have tiers, the fastest first: TieredCache("memory://", "sqlite:///answers.db")'
             raise ConfigurationError(msg)
         opened = [open_tier(tier, clock=clock) for tier in tiers]
         if any(isinstance(tier, LocalTier) for tier in opened[1:]):
-            msg = "memory:// must be the first tier: tiers stand fastest first, and no other is faster"
+            msg = "memory:// must be the first tier, because tiers are ordered from the fastest to the slowest"
             raise ConfigurationError(msg)
         names = [tier.name for tier in opened]
         if len(set(names)) < len(names):
-            msg = f"tiers must have different names, not {names}; name one by #name=..."
+            msg = f"tiers must have different names, got {names}. Set a name with #name=..."
             raise ConfigurationError(msg)
         self._namespace = check_namespace(namespace)
         self._rules = key_rules(None, normalize)
@@ -92,19 +96,21 @@ class TieredCache(AdapterFace):
         self.use(self._rules)
         self._blocking = Blocking()
         self._asyncio = Asyncio()
-        self._first: TieredCache | None = None  # of this engine; who has another one refers to it
+        # the first cache of this engine; further ones refer to it
+        self._first: TieredCache | None = None
         self._owned = [tier for tier, given in zip(opened, tiers, strict=True) if isinstance(given, str)]
 
     @classmethod
     def from_env(
         cls, file: str | PathLike[str] | None = None, *, observers: Iterable[Observer] = (), normalize: NormalizeOption = None
     ) -> TieredCache:
-        """Make one from `LAYERED_CACHE_*` variables and a TOML file (see `layered_cache.config`).
+        """Return a cache configured by `LAYERED_CACHE_*` variables and a TOML file (see `config`).
 
         Raises:
-            ConfigurationError: A name or value is not allowed, or no tiers are named.
+            ConfigurationError: If a name or value is invalid, or if no tiers are configured.
         """
-        from layered_cache.config import load_settings  # noqa: PLC0415 - a tenth of the time of the import, and few need it
+        # a tenth of the import time of this package, and few programs need it
+        from layered_cache.config import load_settings  # noqa: PLC0415
 
         settings = load_settings(file)
         return cls(
@@ -116,11 +122,14 @@ class TieredCache(AdapterFace):
         )
 
     def namespace(self, name: str) -> TieredCache:
-        """Return the cache of the namespace *name* below this one's (a tenant, say), over the same tiers and engine."""
+        """Return the cache of the child namespace *name*, over the same tiers and engine.
+
+        The name may be that of a tenant, for example.
+        """
         return self._handle(child_namespace(self._namespace, name))
 
     def _handle(self, namespace: str, rules: KeyRules | None = None) -> TieredCache:
-        """Return the cache of *namespace*, over the same tiers and engine, with other *rules* if they are given."""
+        """Return the cache of *namespace* with the same engine, and with *rules* if given."""
         handle = object.__new__(TieredCache)
         handle.__dict__.update(self.__dict__)
         handle._namespace = namespace
@@ -130,12 +139,12 @@ class TieredCache(AdapterFace):
 
     @property
     def key_rules(self) -> KeyRules:
-        """The rules for keys, `normalize` among them."""
+        """The rules for keys, including `normalize`."""
         return self._rules
 
     @property
     def exact(self) -> TieredCache:
-        """This cache without `normalize`: for adapters, which make keys by rules of their own."""
+        """This cache without `normalize`, for adapters, which have separate key rules."""
         if self._rules is NO_RULES:
             return self
         return self._handle(self._namespace, NO_RULES)
@@ -147,7 +156,7 @@ class TieredCache(AdapterFace):
 
     @property
     def policy(self) -> Policy:
-        """As given."""
+        """The policy."""
         return self._engine.policy
 
     @property
@@ -164,11 +173,11 @@ class TieredCache(AdapterFace):
     def get(self, request: Request | str, *, stale: bool = False) -> Entry | None:
         """Return the entry of *request* (or of a key), or None.
 
-        An entry found in a slower tier is promoted to the faster ones. A tier that fails counts as one that holds nothing.
+        An entry in a slower tier is promoted to the faster ones. A tier that fails counts as empty.
 
         Args:
-            request: What was asked, or its key.
-            stale: Whether an entry that is no longer fresh will do.
+            request: The request or its key.
+            stale: Return an entry that is no longer fresh, too.
         """
         key = self._key_of(request)
         if (entry := self._peek(key)) is not None:
@@ -176,100 +185,108 @@ class TieredCache(AdapterFace):
         return _entry(run(self._engine.read(self._blocking, [key], stale=stale)), key)
 
     async def aget(self, request: Request | str, *, stale: bool = False) -> Entry | None:
-        """See get."""
+        """Return the entry of *request*, like `get`."""
         key = self._key_of(request)
         if (entry := self._peek(key)) is not None:
             return entry
         return _entry(await self._engine.read(self._asyncio, [key], stale=stale), key)
 
     def get_many(self, requests: Iterable[Request], *, stale: bool = False, leave: bool = True) -> dict[Request, Entry]:
-        """Return the entries of *requests*, in one round trip per tier; absent ones are absent.
+        """Return the entries of *requests*, with one round trip per tier.
+
+        Absent entries are not in the result.
 
         Args:
-            requests: What was asked.
+            requests: The requests.
             stale: As for `get`.
-            leave: Whether a miss is remembered for the answer that its caller will store (see `set`); not, where values are not computed.
+            leave: Remember a miss for the answer that the caller will store (see `set`). Use False
+                if values are not computed.
         """
         keys = self._keys(requests)
         found = run(self._engine.read(self._blocking, list(dict.fromkeys(keys.values())), stale=stale, leave=leave))
         return _by_request(keys, found)
 
     async def aget_many(self, requests: Iterable[Request], *, stale: bool = False, leave: bool = True) -> dict[Request, Entry]:
-        """See get_many."""
+        """Return the entries of *requests*, like `get_many`."""
         keys = self._keys(requests)
         found = await self._engine.read(self._asyncio, list(dict.fromkeys(keys.values())), stale=stale, leave=leave)
         return _by_request(keys, found)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every entry of this namespace that `get(..., stale=True)` would return, once each, in no order, as it is read.
+        """Yield every entry of this namespace that `get(..., stale=True)` would return.
 
-        The tiers are asked page by page. What is set or removed meanwhile may come or not. A tier that fails counts as one that holds
-        nothing; with Redis as the slowest one, its server goes through all its keys.
+        Each entry is yielded once, in no order, as it is read. The tiers are read page by page.
+        Entries that are set or erased in the meantime may be missing. A tier that fails counts as
+        empty. If the slowest tier is Redis, its server walks through all its keys.
         """
         listing = Listing(self._engine, self._namespace)
         while (page := run(listing.page(self._blocking))) is not None:
             yield from page
 
     async def aentries(self) -> AsyncIterator[Entry]:
-        """See entries."""
+        """Yield every entry, like `entries`."""
         listing = Listing(self._engine, self._namespace)
         while (page := await listing.page(self._asyncio)) is not None:
             for entry in page:
                 yield entry
-            await asyncio.sleep(0)  # a listing of memory alone never waits: others shall have their turn
+            # a listing of memory never suspends, so other tasks get a turn here
+            await asyncio.sleep(0)
 
     # --- set
 
     def set(self, request: Request, answer: Answer | bytes, *, tags: Iterable[str] = (), born: Ticket | None = None) -> Entry | None:
-        """Hold *answer* in every tier; return the entry, or None if the policy does not admit it or it is void already.
+        """Store *answer* in every tier and return its entry.
 
-        If this thread or task has looked *request* up before, the answer counts as computed since then: an invalidation in
-        between makes it void.
+        Return None if the policy does not admit the answer, or if it is void already. If this
+        thread or task has looked up *request* before, the answer counts as computed since then: an
+        invalidation in between makes it void.
 
         Args:
-            request: What was asked.
-            answer: The encoded answer, with what is known of it if it is an `Answer`.
-            tags: More labels.
-            born: What was known of the invalidation log when the answer was computed (see `ticket`).
+            request: The request.
+            answer: The encoded answer. An `Answer` also contains facts about it.
+            tags: Further tags.
+            born: The log position at which the computation of the answer began (see `ticket`).
         """
         answers = self._answers({request: answer}, tags)
         return next(iter(run(self._computing.store(self._blocking, answers, born)).values()), None)
 
     async def aset(self, request: Request, answer: Answer | bytes, *, tags: Iterable[str] = (), born: Ticket | None = None) -> Entry | None:
-        """See set."""
+        """Store *answer*, like `set`."""
         answers = self._answers({request: answer}, tags)
         return next(iter((await self._computing.store(self._asyncio, answers, born)).values()), None)
 
     def set_many(
         self, answers: Mapping[Request, Answer | bytes], *, tags: Iterable[str] = (), born: Ticket | None = None
     ) -> dict[Request, Entry]:
-        """Hold *answers*, in one round trip per tier; return what is held."""
+        """Store *answers*, with one round trip per tier, and return the stored entries."""
         asked = self._answers(answers, tags)
         return self._held(answers, run(self._computing.store(self._blocking, asked, born)))
 
     async def aset_many(
         self, answers: Mapping[Request, Answer | bytes], *, tags: Iterable[str] = (), born: Ticket | None = None
     ) -> dict[Request, Entry]:
-        """See set_many."""
+        """Store *answers*, like `set_many`."""
         asked = self._answers(answers, tags)
         return self._held(answers, await self._computing.store(self._asyncio, asked, born))
 
     def ticket(self) -> Ticket:
-        """Return what is known of the invalidation log now, for the `born` of answers whose computation begins now."""
+        """Return the current log position, for the `born` of answers that are computed after it."""
         return run(self._engine.watch.ticket(self._blocking))
 
     async def aticket(self) -> Ticket:
-        """See ticket."""
+        """Return the current log position, like `ticket`."""
         return await self._engine.watch.ticket(self._asyncio)
 
     # --- compute
 
     def get_or_compute(self, request: Request, compute: Callable[[], bytes | Answer], *, tags: Iterable[str] = ()) -> Entry:
-        """Return the entry of *request*; if there is none, the answer of *compute*, called once however many callers ask.
+        """Return the entry of *request*, or else the answer of *compute*.
 
-        A stale entry is returned at once and refreshed once in the background, in a thread. What *compute* raises reaches
-        everyone who waits for it, unchanged. A caller waits for another one's computation for `Policy.max_wait` at most, and
-        never from inside a computation of its own or from a thread whose event loop is running.
+        Concurrent callers share one call of *compute*. A stale entry is returned at once and
+        refreshed once in the background, in a thread. Errors of *compute* are raised unchanged in
+        all callers that wait for it. A caller waits for the computation of another caller for at
+        most `Policy.max_wait`. It never waits inside of a computation, or in a thread with a
+        running event loop.
         """
         key = self._key_of(request)
         if (entry := self._peek(key)) is not None:
@@ -284,7 +301,10 @@ class TieredCache(AdapterFace):
     async def aget_or_compute(
         self, request: Request, compute: Callable[[], Awaitable[bytes | Answer]], *, tags: Iterable[str] = ()
     ) -> Entry:
-        """See get_or_compute. A stale entry is refreshed in a task of this loop, and not if the loop ends before."""
+        """Return the entry of *request*, like `get_or_compute`.
+
+        A stale entry is refreshed in a task of this loop, unless the loop ends before.
+        """
         key = self._key_of(request)
         if (entry := self._peek(key)) is not None:
             return entry
@@ -298,30 +318,31 @@ class TieredCache(AdapterFace):
     # --- remove
 
     def delete(self, *requests: Request | str) -> Receipt:
-        """Make the entries of *requests* (or keys) void, everywhere, and erase them.
+        """Make the entries of *requests* (or keys) void in all processes, and erase them.
 
         Raises:
-            DeletionError: It could not be recorded; they may still be served.
+            DeletionError: If the invalidation could not be recorded, so they may still be served.
         """
         return run(self._removing.delete(self._blocking, self._namespace, [self._key_of(request) for request in requests]))
 
     async def adelete(self, *requests: Request | str) -> Receipt:
-        """See delete."""
+        """Make the entries of *requests* void, like `delete`."""
         return await self._removing.delete(self._asyncio, self._namespace, [self._key_of(request) for request in requests])
 
     def erase(self, *requests: Request | str) -> Receipt:
-        """As delete, for values that are set, not computed: setting one again is meant, whenever it began.
+        """Erase entries like `delete`, for values that are set and not computed.
 
-        Where there is one tier alone nothing is recorded: a store that lives long would fill the log of rules, which voids what is older
-        than the rules that leave it.
+        A later `set` of such a value is always valid, whenever it began. With a single tier nothing
+        is recorded. Otherwise a long-lived store would fill the log of rules, and rules that are
+        removed from a full log make all older entries void.
 
         Raises:
-            DeletionError: They may still be served.
+            DeletionError: If they may still be served.
         """
         return run(self._removing.erase(self._blocking, self._namespace, [self._key_of(request) for request in requests]))
 
     async def aerase(self, *requests: Request | str) -> Receipt:
-        """See erase."""
+        """Erase entries, like `erase`."""
         return await self._removing.erase(self._asyncio, self._namespace, [self._key_of(request) for request in requests])
 
     def invalidate(
@@ -336,24 +357,29 @@ class TieredCache(AdapterFace):
         namespace: str | None = None,
         dry_run: bool = False,
     ) -> Receipt:
-        """Make void every entry of this namespace that meets all criteria given; also those computed before and stored later.
+        """Make every entry of this namespace void that meets all given criteria.
 
-        This process obeys at once, others within `Policy.max_staleness`.
+        This includes answers that were computed before and are stored later. It takes effect in
+        this process at once, and in other processes within `Policy.max_staleness`.
 
         Args:
             key: A key of this namespace, or several: any of them.
             tag: A tag, or several: any of them.
-            model: A model's name; may be a glob (`gpt-4*`).
-            prompt: The last user message, exactly; of normalised requests, also as any text that differs in Unicode form, white space
-                and case alone.
-            created_before: Unix seconds or an aware datetime: whose computation began before.
-            created_after: The same: whose computation began then or later.
-            namespace: The name of a child namespace, to look there instead; on its own: everything there.
-            dry_run: Only count, in the tiers that can be queried.
+            model: The name of a model, or a glob (`gpt-4*`).
+            prompt: The exact last user message. For normalized requests, texts match too that
+                differ only in Unicode form, white space and case.
+            created_before: Unix seconds or an aware datetime: entries with an earlier start of the
+                computation.
+            created_after: The same: entries with this start of the computation or a later one.
+            namespace: The name of a child namespace to use instead. Without other criteria: all its
+                entries.
+            dry_run: Only count the entries, in the queryable tiers.
 
         Raises:
-            ConfigurationError: No criterion is given (`clear` removes everything), or one has a wrong type.
-            DeletionError: It could not be recorded; what it names may still be served.
+            ConfigurationError: If no criterion is given (`clear` removes all entries), or if one is
+                invalid.
+            DeletionError: If the invalidation could not be recorded, so its entries may still be
+                served.
         """
         where = self._namespace if namespace is None else child_namespace(self._namespace, namespace)
         scopes = scopes_of(
@@ -380,7 +406,7 @@ class TieredCache(AdapterFace):
         namespace: str | None = None,
         dry_run: bool = False,
     ) -> Receipt:
-        """See invalidate."""
+        """Make every entry void that meets the criteria, like `invalidate`."""
         where = self._namespace if namespace is None else child_namespace(self._namespace, namespace)
         scopes = scopes_of(
             where,
@@ -396,7 +422,7 @@ class TieredCache(AdapterFace):
 
     async def _removal(self, fx: Blocking | Asyncio, where: str, scopes: list[Scope], *, alone: bool, dry_run: bool) -> Receipt:
         if not any(scopes) and alone:
-            msg = "invalidate needs a criterion: key, tag, model, prompt, created_before, created_after; clear() removes everything"
+            msg = "invalidate must have a criterion: key, tag, model, prompt, created_before, created_after. clear() removes all entries"
             raise ConfigurationError(msg)
         if dry_run:
             return together([await self._removing.matching(fx, where, scope) for scope in scopes])
@@ -405,30 +431,30 @@ class TieredCache(AdapterFace):
         return together([await self._removing.invalidate(fx, where, scope) for scope in scopes])
 
     def clear(self, *, children: bool = False) -> Receipt:
-        """Make everything in this namespace void, with *children* also in those below it; nothing else.
+        """Make all entries of this namespace void. With *children*, include its child namespaces.
 
         Raises:
-            DeletionError: It could not be recorded.
+            DeletionError: If the invalidation could not be recorded.
         """
         where = below(self._namespace) if children else self._namespace
         return run(self._removing.clear(self._blocking, where))
 
     async def aclear(self, *, children: bool = False) -> Receipt:
-        """See clear."""
+        """Make all entries of this namespace void, like `clear`."""
         where = below(self._namespace) if children else self._namespace
         return await self._removing.clear(self._asyncio, where)
 
-    # --- the rest
+    # --- statistics, end, copies
 
     def stats(self) -> Stats:
-        """Return what was counted so far, over all namespaces of this engine."""
+        """Return the statistics of all namespaces of this engine."""
         return self._engine.stats()
 
     def close(self) -> None:
-        """Write what is queued, for two seconds at most, and let go of the tiers that were made from URLs.
+        """Write the queue for at most two seconds, and close the tiers that were created from URLs.
 
-        It closes the engine, hence also every other namespace over it. More than once is no error. What is queued is also written
-        at the end of the process.
+        This closes the engine and every other namespace of it. More than one call is no error. The
+        queue is also written at the end of the process.
         """
         forget(self._first or self)
         pending.wait(EXIT)
@@ -437,9 +463,12 @@ class TieredCache(AdapterFace):
             tier.close()
 
     async def aclose(self) -> None:
-        """See close. The queue is written in a thread; the loop goes on meanwhile."""
+        """Close the cache, like `close`.
+
+        The queue is written in a thread and does not block the loop.
+        """
         closed: Future[None] = Future()
-        # a thread of its own: the default executor belongs to the application, which may have filled it
+        # a separate thread, because the application may have filled the default executor
         threading.Thread(target=self._close_for, args=(closed,), name="layered-cache close", daemon=True).start()
         await asyncio.wrap_future(closed)
 
@@ -462,7 +491,8 @@ class TieredCache(AdapterFace):
         await self.aclose()
 
     def __copy__(self) -> TieredCache:
-        return self  # it is a handle: who copies a model goes on with the same cache
+        # a handle: a copied model uses the same cache
+        return self
 
     def __deepcopy__(self, memo: object) -> TieredCache:
         return self
@@ -475,7 +505,7 @@ class TieredCache(AdapterFace):
         tiers = (f"{tier.name}: {states[tier.name]}" if tier.name in states else tier.name for tier in self.tiers)
         return f"TieredCache({', '.join(tiers)}, namespace={self._namespace!r})"
 
-    # --- what arguments mean
+    # --- arguments
 
     def _normal(self, request: Request) -> Request:
         return request if self._rules is NO_RULES else self._rules.applied(request)
@@ -504,15 +534,16 @@ class TieredCache(AdapterFace):
 
 
 def _remade(recipe: Recipe, namespace: str, rules: KeyRules = NO_RULES) -> TieredCache:
-    """Return what a pickle tells of."""
-    handle = remade(_opened, recipe)._handle(namespace, rules)  # noqa: SLF001 - of this class
+    """Return the cache that a pickle describes."""
+    # a method of this class
+    handle = remade(_opened, recipe)._handle(namespace, rules)  # noqa: SLF001
     handle.use(rules)
     return handle
 
 
 def _opened(tiers: list[Tier], policy: Policy) -> TieredCache:
     cache = TieredCache(*tiers, policy=policy)
-    cache._owned = tiers  # noqa: SLF001 - of this class
+    cache._owned = tiers  # noqa: SLF001 - an attribute of this class
     return cache
 
 

@@ -1,7 +1,7 @@
-"""Two clocks: the wall clock for what is stored, a monotonic one for waiting and for how long ago something was.
+"""The wall clock for stored times, and a monotonic clock for waiting and for ages.
 
-The monotonic clock runs while the machine sleeps (where the platform has such a clock), so that a laptop that wakes up looks at
-the invalidation log before it serves.
+The monotonic clock also runs while the machine sleeps, if the platform has such a clock. So a
+laptop that wakes up reads the invalidation log before it serves an entry.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """The time, as the engine and the tiers see it."""
+    """The clock of the engine and the tiers."""
 
     runs_by_itself: bool
-    """Whether time passes without anyone's doing; in a test it does not, and then nothing runs in the background."""
+    """True if time passes without a call.
+
+    In a test it does not, and then no background thread runs.
+    """
 
     def time(self) -> float:
         """Return Unix seconds."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds since some moment, never fewer than before."""
+        """Return monotonic seconds, never less than before."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""From the environment and a TOML file to tiers and a policy. Read only when asked, never behind one's back.
+"""Tiers and policy from the environment and a TOML file. They are read only on request.
 
     LAYERED_CACHE_TIERS="memory:// sqlite:///answers.db"    tiers, fastest first, separated by white space
     LAYERED_CACHE_NAMESPACE="faq"
@@ -13,8 +13,8 @@
     [[layered-cache.tiers]]
     url = "${CACHE_URL}"
 
-Precedence: argument, environment, file, default. A name that is not known is an error, with the nearest spelling. The work is done
-by pydantic-settings, imported on first use.
+Precedence: argument, environment, file, default. An unknown name is an error that contains the most
+similar name. The parser is pydantic-settings, which is imported at the first use.
 """
 
 from __future__ import annotations
@@ -42,33 +42,35 @@ TABLE = "layered-cache"
 _DURATIONS = ("keep_for", "fresh_for", "max_wait", "max_staleness", "max_unverified")
 _SIZES = ("max_entry_bytes", "queue_bytes")
 _NOT_IN_TEXT = "cacheable"
-# read elsewhere: LAYERED_CACHE_DIR by `default_tiers`, the others by this project's tests
+# Read elsewhere: LAYERED_CACHE_DIR by `default_tiers`, the rest by this project's tests.
 _NOT_OURS = re.compile(r"LAYERED_CACHE_(DIR|CONFIG|REQUIRE_SERVERS|TEST_\w+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What environment and file say. None and the empty tuple: they do not."""
+    """The settings of environment and file. None and the empty tuple: not set."""
 
     tiers: tuple[str | Mapping[str, object], ...] = ()
     namespace: str | None = None
     policy: Policy = field(default_factory=Policy)
 
     def open_tiers(self) -> list[Tier]:
-        """Return the tiers that are named. No I/O."""
+        """Return the configured tiers. No I/O is done."""
         return [open_tier(*_url_and_options(tier)) for tier in self.tiers]
 
 
 def default_tiers(extra: str) -> tuple[str, str]:
-    """Return memory and a file in the user's cache folder, or in `LAYERED_CACHE_DIR`: the tiers of adapters that are given none.
+    """Return the default tiers of adapters: memory, and a file in the user's cache folder.
+
+    The variable `LAYERED_CACHE_DIR` overrides the folder.
 
     Args:
-        extra: Of this package, which brings what is needed for it.
+        extra: The extra of this package with the required libraries.
     """
     if not (folder := os.environ.get(PREFIX + "DIR")):
         try:
-            import platformdirs  # noqa: PLC0415 - lazy, as all clients
+            import platformdirs  # noqa: PLC0415 - lazy, like all client libraries
         except ImportError as error:
             msg = "the default tiers need platformdirs"
             raise MissingClientError(msg, extra) from error
@@ -78,10 +80,12 @@ def default_tiers(extra: str) -> tuple[str, str]:
 
 
 def load_settings(file: str | PathLike[str] | None = None) -> Settings:
-    """Return what the environment and *file* say; without *file*, `layered-cache.toml` or `pyproject.toml` of this folder.
+    """Return the settings of the environment and of *file*.
+
+    Without *file*, `layered-cache.toml` or `pyproject.toml` in the current folder is read.
 
     Raises:
-        ConfigurationError: A name or value is not allowed, or *file* cannot be read.
+        ConfigurationError: If a name or value is invalid, or if *file* cannot be read.
     """
     in_file = _read_file(file)
     _check_names(in_file)
@@ -96,7 +100,7 @@ def load_settings(file: str | PathLike[str] | None = None) -> Settings:
 
 
 def _options() -> dict[str, str]:
-    """Return the policy's options that text can say, with the kind of their text."""
+    """Return the options of the policy that a text can express, with the kind of text."""
     names = (option.name for option in fields(Policy) if option.name != _NOT_IN_TEXT)
     kinds = {**dict.fromkeys(_DURATIONS, "duration"), **dict.fromkeys(_SIZES, "size")}
     return {name: kinds.get(name, "plain") for name in names}
@@ -113,9 +117,10 @@ def _check_names(in_file: Mapping[str, object]) -> None:
 
 
 def _merged(in_file: Mapping[str, object]) -> dict[str, object]:
-    """Return what is set, the environment before the file, texts turned into what they mean."""
+    """Return the parsed settings. The environment overrides the file."""
     try:
-        from pydantic import BeforeValidator, ValidationError, create_model  # noqa: PLC0415 - lazy, as all clients
+        # lazy, like all client libraries
+        from pydantic import BeforeValidator, ValidationError, create_model  # noqa: PLC0415
         from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource  # noqa: PLC0415
     except ImportError as error:
         msg = "configuration by environment and file needs pydantic-settings"
@@ -151,7 +156,7 @@ def _merged(in_file: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in settings.model_dump().items() if value is not None}
 
 
-def _parser(name: str, kind: str) -> Any:  # noqa: ANN401 - pydantic's
+def _parser(name: str, kind: str) -> Any:  # noqa: ANN401 - the type is pydantic's
     parse = parse_duration if kind == "duration" else parse_size
 
     def parsed(value: object) -> object:
@@ -188,7 +193,7 @@ def _url_and_options(tier: str | Mapping[str, object]) -> tuple[str, Mapping[str
     options = {"url": tier} if isinstance(tier, str) else dict(tier)
     url = options.pop("url", None)
     if not isinstance(url, str):
-        msg = f"a tier needs a url; this one has only: {', '.join(options) or 'nothing'}"
+        msg = f"a tier must have a url, got only: {', '.join(options) or 'nothing'}"
         raise ConfigurationError(msg)
     return _VARIABLE.sub(_variable, url), options
 
@@ -197,5 +202,5 @@ def _variable(match: re.Match[str]) -> str:
     try:
         return os.environ[match[1]]
     except KeyError:
-        msg = f"the variable {match[1]}, which {redacted_text(match.string)!r} names, is not set"
+        msg = f"the variable {match[1]} in {redacted_text(match.string)!r} is not set"
         raise ConfigurationError(msg) from None

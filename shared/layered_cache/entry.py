@@ -1,10 +1,11 @@
-"""What is asked, what is answered, and what a tier holds.
+"""Requests, answers and entries.
 
-`Request` is what a key is made of, `Answer` what a caller hands over to be kept, `Entry` what a tier holds under a key.
-All are frozen and hold no mutable object of the caller's.
+A key is derived from a `Request`. A caller passes an `Answer` to be stored. A tier stores an
+`Entry` under a key. All are frozen and contain no mutable object of the caller.
 
-Clocks are Unix seconds, whole microseconds, so that they survive every store. An entry is *fresh* before `fresh_until`,
-*stale* between `fresh_until` and `keep_until`, *expired* after it.
+Times are Unix seconds in whole microseconds, so every store can represent them exactly. An entry is
+*fresh* before `fresh_until`, *stale* between `fresh_until` and `keep_until`, and *expired* after
+that.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ NO_PROMPT = bytes(keys.PROMPT_DIGEST_BYTES)
 
 
 def whole_microseconds(clock: float) -> float:
-    """Return *clock* as the float that comes back from a store of whole microseconds."""
+    """Return *clock* as a float of whole microseconds, as stores return it."""
     return round(clock * 1e6) / 1e6
 
 
 class Ticket(NamedTuple):
-    """What a process knew of the invalidation log: an entry's `born`.
+    """A position in the invalidation log: the `born` of an entry.
 
-    `epoch` names the life of the log, `seq` the newest rule known. Epochs of zero and below mean a log that was not read, or
-    not made yet, and never leave the process.
+    `epoch` identifies the log, and `seq` is the newest known rule. Epochs of zero and below mean
+    that the log was not read or does not exist. They are never stored outside of the process.
     """
 
     epoch: int
@@ -43,23 +44,24 @@ class Ticket(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that an answer took."""
+    """The tokens of an answer."""
 
     input_tokens: int = 0
     output_tokens: int = 0
 
     def __post_init__(self) -> None:
         if type(self.input_tokens) is type(self.output_tokens) is int and self.input_tokens >= 0 <= self.output_tokens:
-            return  # at once: each entry that is read has one
+            # fast path: every entry that is read has a usage
+            return
         for name in ("input_tokens", "output_tokens"):
             tokens = getattr(self, name)
             if type(tokens) is not int or tokens < 0:
-                msg = f"{name} must be a whole number >= 0, not {tokens!r}"
+                msg = f"{name} must be a whole number >= 0, got {tokens!r}"
                 raise ConfigurationError(msg)
 
 
 class Savings(NamedTuple):
-    """What a hit saves."""
+    """The savings of a hit."""
 
     tokens: int
     cost_usd: float
@@ -67,17 +69,19 @@ class Savings(NamedTuple):
 
 
 class Request:
-    """A prompt with all that decides its answer; equal requests have equal keys.
+    """A prompt and all parameters that affect its answer. Equal requests have equal keys.
 
     Args:
-        framework: Who shaped the request (`"langchain"`, `"llamaindex"`, your own name): requests of two never meet.
-        model: The model's name, for invalidation and reports; it is part of the key.
+        framework: The framework that built the request (`"langchain"`, `"llamaindex"`, or the name
+            of an application). Requests of different frameworks never share a key.
+        model: The name of the model, for invalidation and reports. It is a part of the key.
         prompt: A text, or messages as plain data.
-        params: All else that decides the answer. At its top level, nulls are dropped and `1.0` is `1`.
+        params: All other parameters that affect the answer. At the top level, nulls are dropped and
+            `1.0` equals `1`.
         sample: 0, 1, 2 ... for callers that want several answers to one prompt.
 
     Raises:
-        UncacheableRequestError: It holds an object from which no lasting text can be made.
+        UncacheableRequestError: If it contains an object without a lasting text.
     """
 
     __slots__ = ("_params", "_prompt", "_question", "framework", "model", "sample")
@@ -99,7 +103,7 @@ class Request:
         sample: int = 0,
     ) -> None:
         if not isinstance(framework, str) or not isinstance(model, str | None) or type(sample) is not int:  # pyright: ignore[reportUnnecessaryIsInstance]
-            msg = f"framework and model must be texts and sample a number, not {framework!r}, {model!r}, {sample!r}"
+            msg = f"framework and model must be texts and sample a number, got {framework!r}, {model!r}, {sample!r}"
             raise ConfigurationError(msg)
         put = object.__setattr__
         put(self, "framework", framework)
@@ -110,7 +114,7 @@ class Request:
         put(self, "_question", last_question(prompt))
 
     def __setattr__(self, name: str, value: object) -> None:
-        msg = f"a Request does not change: {name}"
+        msg = f"a Request cannot be changed: {name}"
         raise AttributeError(msg)
 
     def __delattr__(self, name: str) -> None:
@@ -142,7 +146,7 @@ class Request:
 
     @property
     def prompt_digest(self) -> bytes:
-        """16 bytes that stand for the last user message."""
+        """The digest of the last user message, in 16 bytes."""
         return self._question
 
     def with_prompt_digest(self, digest: bytes) -> Request:
@@ -170,7 +174,10 @@ def _restored_request(*parts: object) -> Request:
 
 
 def folded(params: Mapping[str, object]) -> dict[str, object]:
-    """Return *params* without top-level nulls, whole floats as integers: providers take either for the same."""
+    """Return *params* without top-level nulls, and with whole floats as integers.
+
+    Providers treat both forms as equal.
+    """
     return {name: _whole(value) for name, value in params.items() if value is not None}
 
 
@@ -178,7 +185,8 @@ def _canonical_params(params: dict[str, object]) -> bytes:
     try:
         return keys.canonical(params, "a parameter")
     except UncacheableRequestError:
-        for name, value in params.items():  # which one?
+        # find the parameter
+        for name, value in params.items():
             keys.canonical(value, f"the parameter {name!r}")
         raise
 
@@ -189,7 +197,7 @@ def _whole(value: object) -> object:
 
 
 def last_question(prompt: object) -> bytes:
-    """Return the digest of the last user message: of a text, the text itself."""
+    """Return the digest of the last user message. A text prompt is the message."""
     if isinstance(prompt, str):
         return keys.prompt_digest(prompt)
     if isinstance(prompt, list):
@@ -203,10 +211,10 @@ def last_question(prompt: object) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What a tier holds under a key. Its `value` is the adapter's encoding, named by `codec`.
+    """The stored form of an answer. `value` is the encoding of the adapter, named by `codec`.
 
-    `request` and `response` are what an operator can read in a readable tier; a tier need not give them back, and two entries
-    that differ only there are equal.
+    `request` and `response` are for people who read a readable tier. A tier need not return them,
+    so they are ignored when entries are compared.
     """
 
     key: str
@@ -228,28 +236,31 @@ class Entry:
     response: str | None = field(default=None, compare=False, repr=False)
 
     def is_fresh(self, now: float) -> bool:
-        """Whether it may be served without a thought at Unix time *now*."""
+        """Return True if the entry may be served without a refresh at Unix time *now*."""
         return now < self.fresh_until
 
     def is_live(self, now: float) -> bool:
-        """Whether it may be served at all at Unix time *now*."""
+        """Return True if the entry has not expired at Unix time *now*."""
         return now < self.keep_until
 
     @property
     def savings(self) -> Savings:
-        """What a hit on it saves; what is not known counts as nothing."""
+        """The savings of a hit. Unknown values count as zero."""
         usage = self.usage
         tokens = usage.input_tokens + usage.output_tokens if usage is not None else 0
         return Savings(tokens, self.cost_usd or 0.0, self.compute_seconds or 0.0)
 
     def unreadable(self) -> Entry:
-        """Return it without what only people read."""
+        """Return the entry without the fields for people."""
         if self.request is None and self.response is None:
             return self
         return dataclasses.replace(self, request=None, response=None)
 
     def capped(self, until: float) -> Entry:
-        """Return it with no clock beyond Unix time *until*: a tier may keep it for less time than its policy says."""
+        """Return the entry with no time after Unix time *until*.
+
+        A tier may keep an entry for a shorter time than the policy.
+        """
         if until >= self.keep_until:
             return self
         until = whole_microseconds(until)
@@ -257,12 +268,12 @@ class Entry:
 
 
 class _Draft:
-    """What an `Entry` is before it is one: its fields can be assigned."""
+    """An `Entry` under construction: its fields can be assigned."""
 
     __slots__ = Entry.__slots__
 
 
-def entry_of(  # noqa: PLR0913, PLR0917 - by place, which is quickest
+def entry_of(  # noqa: PLR0913, PLR0917 - positional arguments are the fastest
     key: str,
     value: bytes,
     codec: str,
@@ -279,9 +290,10 @@ def entry_of(  # noqa: PLR0913, PLR0917 - by place, which is quickest
     cost_usd: float | None,
     compute_seconds: float | None,
 ) -> Entry:
-    """Return the `Entry` that has these fields, without what only people read.
+    """Return the `Entry` with these fields, without the fields for people.
 
-    For who reads a store: the constructor takes six times as long, since it has to get past the guard of a frozen class for each field.
+    For readers of a store: the constructor takes six times as long, because a frozen class checks
+    each assignment.
     """
     draft: Any = _new(_Draft)
     draft.key = key
@@ -300,16 +312,17 @@ def entry_of(  # noqa: PLR0913, PLR0917 - by place, which is quickest
     draft.cost_usd = cost_usd
     draft.compute_seconds = compute_seconds
     draft.request = draft.response = None
-    draft.__class__ = Entry  # which has the same slots
+    # both classes have the same slots
+    draft.__class__ = Entry
     return draft
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Stored bytes that are no entry for the key that was asked: a miss.
+    """Stored bytes that are not an entry of the requested key: a miss.
 
-    `erase` says whether they are certainly worthless (a known version that fails its checksum or belongs to another key) or may
-    be another release's (left alone).
+    `erase` is true if they are certainly worthless: a known version with a wrong checksum or of
+    another key. Otherwise they may belong to another release and are not erased.
     """
 
     reason: str
@@ -318,20 +331,23 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a compute function returns, or `set` takes, where bytes alone do not say enough.
+    """The result of a compute function or the argument of `set`, with facts about the bytes.
 
     Args:
-        value: The adapter's encoding; returned as it is on a hit.
-        codec: Its name.
-        tags: Labels to invalidate it by.
-        model: Overrides the request's.
-        usage: Tokens that it took.
-        cost_usd: What they cost.
-        finish: Why the model stopped; what was cut (`"length"`) or withheld (`"filter"`) is not kept.
-        empty: Whether it says nothing (no text, no tool call, no other block); such is not kept.
-        keep_for: Overrides the policy's, seconds, a timedelta or a text such as `7d`.
-        response: A readable form, for tiers that an operator reads.
-        compute_seconds: How long it took, if that is not the time since it was asked for: its share, of answers that came together.
+        value: The encoding of the adapter, returned unchanged by a hit.
+        codec: The name of the encoding.
+        tags: Tags for invalidation.
+        model: Overrides the model of the request.
+        usage: The tokens of the answer.
+        cost_usd: The cost of the answer.
+        finish: The finish reason. An answer that was cut (`"length"`) or withheld (`"filter"`) is
+            not stored.
+        empty: True if there is no text, no tool call and no other block. Such an answer is not
+            stored.
+        keep_for: Overrides the policy: seconds, a timedelta or a text such as `7d`.
+        response: A readable form, for readable tiers.
+        compute_seconds: The duration of the computation, if it is not the time since the request.
+            For answers of one batch, each has a share.
     """
 
     value: bytes = field(repr=False)
@@ -347,8 +363,9 @@ class Answer:
     compute_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.value, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
-            msg = f"an answer's value must be bytes, not {type(self.value).__qualname__}: encode it first"
+        # the caller may be untyped
+        if not isinstance(self.value, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"an answer's value must be bytes, got {type(self.value).__qualname__}. Encode it first"
             raise ConfigurationError(msg)
         if self.finish is not None and self.finish not in FINISHES:
             raise ConfigurationError.unknown(what="finish", name=self.finish, allowed=FINISHES)
@@ -356,29 +373,32 @@ class Answer:
             seconds(self.keep_for, "keep_for")
         for name in ("codec", "model", "response"):
             if not isinstance(getattr(self, name), str | None):
-                msg = f"an answer's {name} must be a text, not a {type(getattr(self, name)).__qualname__}"
+                msg = f"an answer's {name} must be a text, got a {type(getattr(self, name)).__qualname__}"
                 raise ConfigurationError(msg)
-        if not isinstance(self.usage, Usage | None):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
-            msg = f"an answer's usage must be a layered_cache.Usage, not a {type(self.usage).__qualname__}"
+        # the caller may be untyped
+        if not isinstance(self.usage, Usage | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"an answer's usage must be a layered_cache.Usage, got a {type(self.usage).__qualname__}"
             raise ConfigurationError(msg)
         for name in ("cost_usd", "compute_seconds"):
             if (number := getattr(self, name)) is not None:
                 if isinstance(number, str | bool) or not hasattr(number, "__float__"):
-                    msg = f"an answer's {name} must be a number, not {number!r}"
+                    msg = f"an answer's {name} must be a number, got {number!r}"
                     raise ConfigurationError(msg)
-                object.__setattr__(self, name, float(number))  # of price lists it is a Decimal
+                # price lists contain Decimals
+                object.__setattr__(self, name, float(number))
         object.__setattr__(self, "tags", checked_tags(self.tags))
 
 
 def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Return *tags* sorted and without repeats.
+    """Return *tags* sorted and without duplicates.
 
     Raises:
-        ConfigurationError: One is not a text, or *tags* is itself a text.
+        ConfigurationError: If a tag is not a text, or if *tags* is a single text.
     """
-    several = isinstance(tags, Iterable) and not isinstance(tags, str)  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
+    # the caller may be untyped
+    several = isinstance(tags, Iterable) and not isinstance(tags, str)  # pyright: ignore[reportUnnecessaryIsInstance]
     labels = tuple(tags) if several else ()
     if not several or not all(isinstance(tag, str) and tag for tag in labels):  # pyright: ignore[reportUnnecessaryIsInstance]
-        msg = f"tags must be texts that are not empty, in a list or tuple, not {tags!r}"
+        msg = f"tags must be texts that are not empty, in a list or tuple, got {tags!r}"
         raise ConfigurationError(msg)
     return tuple(sorted(set(labels)))

@@ -1,21 +1,22 @@
-"""Every exception of this package, in one tree.
+"""All exceptions of this package.
 
     CacheError
     ├── ConfigurationError (ValueError)     an option is wrong; raised before any I/O
     │   └── MissingClientError (ImportError) a library is not installed; the message has the command
-    ├── TierError                           a tier could not serve; .tier .operation .retryable
+    ├── TierError                           a tier failed; .tier .operation .retryable
     │   ├── TierUnavailableError            refused, reset, locked, full, not writable
-    │   └── TierTimeoutError (TimeoutError) longer than the tier's budget
-    ├── DeletionError                       what was asked to be removed may still be served; .failures
-    ├── CacheMiss (LookupError)             a call that may only be answered from the cache, and is not
-    ├── TenantRequiredError (ValueError)    a call that names no tenant, where the policy requires one
-    ├── EncodeError                         a value that would not come back equal
-    └── UncacheableRequestError             a request from which no exact key can be made
+    │   └── TierTimeoutError (TimeoutError) longer than the tier's timeout
+    ├── DeletionError                       entries may still be served after an invalidation; .failures
+    ├── CacheMiss (LookupError)             a call with mode="only_cached", without an entry
+    ├── TenantRequiredError (ValueError)    a call without a tenant, although the policy requires one
+    ├── EncodeError                         a value that would not be equal when read back
+    └── UncacheableRequestError             a request that cannot have an exact key
 
-Law: no message holds a prompt, an answer, or the password of a URL. Keys are hashes and may be shown.
+No message contains a prompt, an answer, or the password of a URL. Keys are hashes and may be shown.
 
-Reads and writes raise no `TierError` unless `Policy(fail_open=False)`. `delete`, `invalidate` and `clear` always report:
-who asked for removal must know. Errors of a `compute` function pass through unchanged.
+Reads and writes raise no `TierError` unless `Policy(fail_open=False)`. `delete`, `invalidate` and
+`clear` always raise their errors, because their caller must know the outcome. Errors of a `compute`
+function are raised unchanged.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class CacheError(Exception):
-    """Base of all errors that this package raises."""
+    """The base class of all errors of this package."""
 
 
 class ConfigurationError(CacheError, ValueError):
-    """An option is unknown or has a value that is not allowed."""
+    """An option is unknown or has an invalid value."""
 
     @classmethod
     def unknown(cls, *, what: str, name: str, allowed: Iterable[str]) -> ConfigurationError:
-        """Return the error for *name*, which is not one of *allowed*, with the nearest spelling."""
+        """Return the error for *name*, which is not in *allowed*, with the most similar name."""
         known = sorted(allowed)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -44,12 +45,12 @@ class ConfigurationError(CacheError, ValueError):
 
 
 class MissingClientError(ConfigurationError, ImportError):
-    """A library is not installed. The message has the command that installs it.
+    """A library is not installed. The message contains the command to install it.
 
     Args:
         what: The part that needs the library.
         extra: The extra of layered-cache with the library.
-        command: The command, where no extra has the library.
+        command: The command, if no extra has the library.
     """
 
     def __init__(self, what: str, extra: str = "", *, command: str = "") -> None:
@@ -58,7 +59,7 @@ class MissingClientError(ConfigurationError, ImportError):
 
 
 class TierError(CacheError):
-    """A tier could not serve a request. The client's own error is `__cause__`, where its text holds nothing that was stored."""
+    """A tier failed. The client's error is `__cause__` unless its text may contain stored data."""
 
     def __init__(self, tier: str, operation: str, reason: str, *, retryable: bool = True) -> None:
         super().__init__(f"{tier}: {operation}: {reason}")
@@ -69,32 +70,33 @@ class TierError(CacheError):
 
 
 class TierUnavailableError(TierError):
-    """The tier refused: no connection, locked, full, read-only, not a database."""
+    """The tier is unavailable: no connection, locked, full, read-only, not a database."""
 
 
 class TierTimeoutError(TierError, TimeoutError):
-    """The tier took longer than its budget."""
+    """The tier exceeded its timeout."""
 
 
 class DeletionError(CacheError):
-    """A removal could not be recorded: what was to be removed may still be served."""
+    """An invalidation could not be recorded, so its entries may still be served."""
 
     def __init__(self, message: str, failures: tuple[TierError, ...] = ()) -> None:
         super().__init__(message)
         self.failures = failures
 
 
-class CacheMiss(CacheError, LookupError):  # noqa: N818 - no error: it is what was asked for
-    """The cache has no answer, and the call said `mode="only_cached"`."""
+# requested by the caller, so it is not an error
+class CacheMiss(CacheError, LookupError):  # noqa: N818
+    """The cache has no entry, and the call has `mode="only_cached"`."""
 
 
 class TenantRequiredError(CacheError, ValueError):
-    """A call names no tenant, and `Policy.tenant_required` says that it must."""
+    """A call has no tenant, although `Policy.tenant_required` is set."""
 
 
 class EncodeError(CacheError, TypeError):
-    """A value that the codec cannot write so that it comes back equal."""
+    """The codec cannot write a value so that it is equal when read back."""
 
 
 class UncacheableRequestError(CacheError, TypeError):
-    """A request holds something from which no exact, lasting key can be made."""
+    """A request contains an object that has no exact, lasting text for a key."""

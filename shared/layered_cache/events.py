@@ -1,7 +1,8 @@
-"""What happened, and who is told.
+"""Events, and the observers that receive them.
 
-An observer is any callable that takes an `Event`. It is called inline, in the thread or task where it happened; what it raises
-is swallowed and counted, for an observer must not break a read. Events hold no prompt, no answer and no secret.
+An observer is any callable that takes an `Event`. It is called in the thread or task of the event.
+Its errors are caught and counted, because an observer must not break a read. Events contain no
+prompt, no answer and no secret.
 """
 
 from __future__ import annotations
@@ -12,28 +13,44 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 EventKind = Literal[
-    "hit",  # a tier had the answer
-    "miss",  # no tier had it
-    "stored",  # an answer went to the tiers
-    "not_stored",  # an answer was not kept; reason says why
-    "tier_failed",  # a tier failed at a read, a write or a removal, and counted as empty
-    "refused",  # stored bytes were no entry: corrupt, foreign, or of an unknown version
-    "undecodable",  # an adapter could not read a stored value: a miss
-    "uncacheable",  # no exact key can be made of a request; reason names the parameter
-    "invalidated",  # a rule was written
-    "served_unverified",  # a hit while the invalidation log could not be read
-    "log_failed",  # the invalidation log could not be read or written
-    "authority_conflict",  # a tier that is shared was last used with another invalidation log
-    "log_restarted",  # the log was lost or came back older: everything starts cold, once
-    "queue_dropped",  # writes were given up: the background queue was full, or the process ended
-    "adapter_failed",  # an adapter stumbled over something that nobody foresaw: a miss, and a defect to report
-    "refresh_failed",  # a stale entry could not be refreshed in the background; reason names the error
+    # a tier had the answer
+    "hit",
+    # no tier had the answer
+    "miss",
+    # an answer was passed to the tiers
+    "stored",
+    # an answer was not stored; see the reason
+    "not_stored",
+    # a tier failed in a read, a write or an erasure, and counted as empty
+    "tier_failed",
+    # stored bytes were not an entry: corrupt, foreign, or of an unknown version
+    "refused",
+    # an adapter could not decode a stored value: a miss
+    "undecodable",
+    # a request has no exact key; the reason names the parameter
+    "uncacheable",
+    # a rule was written
+    "invalidated",
+    # a hit while the invalidation log could not be read
+    "served_unverified",
+    # the invalidation log could not be read or written
+    "log_failed",
+    # a shared tier was last used with another invalidation log
+    "authority_conflict",
+    # the log was lost or restored from an older state: all entries are void once
+    "log_restarted",
+    # writes were dropped: the background queue was full, or the process ended
+    "queue_dropped",
+    # an unexpected error in an adapter: a miss, and a defect to report
+    "adapter_failed",
+    # a stale entry could not be refreshed in the background; the reason names the error
+    "refresh_failed",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened. Fields that do not apply are None."""
+    """One event. Fields that do not apply are None."""
 
     kind: EventKind
     tier: str | None = None
@@ -52,7 +69,7 @@ Observer: TypeAlias = Callable[[Event], object]
 
 
 class Observers:
-    """Those who are told, in the order they were given."""
+    """The observers of a cache, in the given order."""
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = tuple(observers)
@@ -64,13 +81,14 @@ class Observers:
 
     @property
     def failures(self) -> int:
-        """How many calls of observers have raised."""
+        """The number of observer calls that raised an error."""
         return self._failed
 
     def __call__(self, event: Event) -> None:
-        """Tell everyone of *event*."""
+        """Send *event* to all observers."""
         for observer in self._observers:
             try:
                 observer(event)
-            except Exception:  # noqa: BLE001 - whatever it is, it must not break the caller's read
+            except Exception:  # noqa: BLE001
+                # an error of an observer must not break the caller's read
                 self._failed = next(self._failures) + 1

@@ -1,15 +1,17 @@
-"""Which entries are void. Pure: no clock, no tier, no lock.
+"""Rules of invalidation, and the check whether an entry is void. No I/O, no clock, no lock.
 
-Delete, tags, model, prompt, time range and namespace are one idea: an append-only log of rules, kept by the authority (the
-slowest tier that can). Each rule has a `seq` that is never used again, the log has a random `epoch`, and each entry says what
-its process knew of the log when its computation began: `born`.
+Deletion by key, tag, model, prompt, time range and namespace is one mechanism: an append-only log
+of rules. The slowest tier that supports it stores the log. Each rule has a sequence number (`seq`)
+that is never used again, and the log has a random `epoch`. Each entry has the log position at which
+its computation began: `born`.
 
-An entry is void iff its epoch is not the log's, or it was born before the floor of its namespace, or a rule newer than its
-birth matches it. No clocks of two machines are compared, no sweep is needed: an answer that was computed before an
-invalidation and stored after it is void wherever and whenever it lands.
+An entry is void if its epoch is not that of the log, if it is older than the floor of its
+namespace, or if a newer rule matches it. Clocks of two machines are never compared, and no sweep is
+needed. An answer that was computed before an invalidation and stored after it is void in every
+tier.
 
-The log is bounded. Rules that leave it raise the floor of their namespace; floors that leave raise the floor of everyone. Both
-can only void more, never less.
+The log is bounded. A rule that is removed from it raises the floor of its namespace. A floor that
+is removed raises the floor of all namespaces. Both can only make more entries void, never fewer.
 """
 
 from __future__ import annotations
@@ -33,16 +35,19 @@ MAX_RULES = 10_000
 MAX_LOG_BYTES = 1024 * 1024
 MAX_FLOORS = 10_000
 
-EVERYONE = ""  # the floor of all namespaces
-UNKNOWN = Ticket(0, 0)  # the log was never read
+# the floor of all namespaces
+EVERYONE = ""
+# the log was never read
+UNKNOWN = Ticket(0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What a rule voids: entries that meet every criterion that is given.
+    """The criteria of a rule. An entry must meet all that are given.
 
-    `keys` and `tags`: any of them. `model`: a glob. `prompt`: the digest of the last user message, in hex. `created_before` and
-    `created_after`: Unix seconds of the start of the computation; the former exclusive, the latter inclusive.
+    `keys` and `tags`: any of them. `model`: a glob. `prompt`: the digest of the last user message,
+    in hex. `created_before` and `created_after`: the start of the computation in Unix seconds.
+    `created_before` is exclusive, `created_after` is inclusive.
     """
 
     keys: tuple[str, ...] = ()
@@ -53,27 +58,28 @@ class Scope:
     created_after: float | None = None
 
     def __post_init__(self) -> None:
-        # a rule of a wrong type would fail in every process that reads it, for as long as it lives
+        # An invalid rule would fail in every process that reads it, as long as it exists.
         for name in ("keys", "tags"):
             texts = getattr(self, name)
             if type(texts) is not tuple or not all(isinstance(text, str) for text in cast("tuple[object, ...]", texts)):
-                msg = f"{name} must be texts, not {texts!r}"
+                msg = f"{name} must be texts, got {texts!r}"
                 raise ConfigurationError(msg)
         for name in ("model", "prompt"):
             if not isinstance(text := getattr(self, name), str | None):
-                msg = f"{name} must be a text, not a {type(text).__qualname__}"
+                msg = f"{name} must be a text, got a {type(text).__qualname__}"
                 raise ConfigurationError(msg)
         for name in ("created_before", "created_after"):
             moment = getattr(self, name)
-            if isinstance(moment, bool) or not isinstance(moment, int | float | None) or moment != moment:  # noqa: PLR0124 - NaN
-                msg = f"{name} must be Unix seconds or an aware datetime, not {moment!r}"
+            # NaN
+            if isinstance(moment, bool) or not isinstance(moment, int | float | None) or moment != moment:  # noqa: PLR0124
+                msg = f"{name} must be Unix seconds or an aware datetime, got {moment!r}"
                 raise ConfigurationError(msg)
 
     def __bool__(self) -> bool:
         return any(getattr(self, criterion.name) not in ((), None) for criterion in fields(self))
 
     def matches(self, entry: Entry) -> bool:
-        """Whether *entry* meets every criterion; without any, everything does."""
+        """Return True if *entry* meets every criterion. Without criteria every entry matches."""
         return (
             (not self.keys or entry.key in self.keys)
             and (not self.tags or not set(self.tags).isdisjoint(entry.tags))
@@ -84,7 +90,7 @@ class Scope:
         )
 
     def to_json(self) -> str:
-        """Return it as JSON, criteria that are not given left out."""
+        """Return the scope as JSON, without the criteria that are not set."""
         return json.dumps({name: value for name, value in asdict(self).items() if value not in ((), None)}, sort_keys=True)
 
     @classmethod
@@ -92,11 +98,11 @@ class Scope:
         """Return the scope that `to_json` wrote.
 
         Raises:
-            ValueError: It holds a criterion that this release does not know.
+            ValueError: If it contains a criterion that this release does not know.
         """
         found: Any = json.loads(text)
         if type(found) is not dict:
-            msg = "a rule is no set of criteria"
+            msg = "a rule must be a JSON object of criteria"
             raise ValueError(msg)
         found = cast("dict[str, Any]", found)
         if unknown := found.keys() - {criterion.name for criterion in fields(cls)}:
@@ -115,7 +121,7 @@ def _glob(pattern: str) -> Any:  # noqa: ANN401 - the bound method of a compiled
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of the log: what is void in a namespace, and since when."""
+    """One rule of the log: a scope in a namespace, and its sequence number."""
 
     seq: int
     namespace: str
@@ -124,9 +130,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """What a look at the log brought: all rules newer than what the looker had seen (all, if it had seen another epoch).
+    """The result of reading the log: all rules newer than the position of the reader.
 
-    `epoch` 0: there is no log yet.
+    If the reader had another epoch, it contains all rules. `epoch` 0 means that there is no log.
     """
 
     epoch: int
@@ -138,17 +144,21 @@ class LogState:
         numbers = (self.epoch, self.seq, *self.floors.values(), *(rule.seq for rule in self.rules))
         texts = (*self.floors, *(rule.namespace for rule in self.rules))
         if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
-            msg = "a log gives what no log would hold"  # a store may give back anything
+            # a store may return any value
+            msg = "the stored log is invalid"
             raise ValueError(msg)
 
 
 def below(namespace: str) -> str:
-    """Return the name of the floor of *namespace* and of all that are below it."""
+    """Return the name of the floor of *namespace* and all its child namespaces."""
     return namespace + "/"
 
 
 def floor_names(namespace: str) -> Iterator[str]:
-    """Yield the names of the floors that hold for *namespace*: everyone's, its own, and those of what it is below."""
+    """Yield the names of the floors that apply to *namespace*.
+
+    These are the floor of all namespaces, its own floor, and those of its parents.
+    """
     yield EVERYONE
     yield namespace
     yield below(namespace)
@@ -159,21 +169,22 @@ def floor_names(namespace: str) -> Iterator[str]:
 
 
 class Rules:
-    """The live rules of one epoch, for fast answers.
+    """The rules of one epoch, indexed for fast checks.
 
-    They only ever become more: whoever reads while another adds sees more void, never less, and needs no lock. Adding is for one
-    at a time.
+    Rules are only added. So a concurrent reader may find more void entries, never fewer, and needs
+    no lock. Only one caller at a time may add rules.
     """
 
     def __init__(self) -> None:
         self.floors: dict[str, int] = {}
         self._by_key: dict[str, int] = {}
         self._by_tag: dict[tuple[str, str], int] = {}
-        self._conditions: list[Rule] = []  # in the order of seq
+        # sorted by seq
+        self._conditions: list[Rule] = []
         self._count = 0
 
     def add(self, state: LogState) -> None:
-        """Take in what a look at the log brought."""
+        """Add the rules and floors of *state*."""
         for name, seq in state.floors.items():
             if seq > self.floors.get(name, 0):
                 self.floors[name] = seq
@@ -197,11 +208,14 @@ class Rules:
 
     @property
     def crowded(self) -> bool:
-        """Whether rules that have left the log make up most of it: time to build it anew."""
+        """True if most of these rules have left the log, so they should be read again."""
         return self._count > 2 * MAX_RULES
 
     def void(self, entry: Entry, *, checked: int = 0) -> bool:
-        """Whether a rule or floor voids *entry*; conditions up to seq *checked* are known not to."""
+        """Return True if a rule or floor makes *entry* void.
+
+        Conditions up to seq *checked* were checked before and are skipped.
+        """
         born = entry.born.seq
         floors = self.floors
         if floors and any(floors.get(name, 0) > born for name in floor_names(entry.namespace)):
@@ -218,36 +232,39 @@ class Rules:
 
 
 class View:
-    """What a process knows of the log at one moment. A newer look makes a new view; this one does not change its position.
+    """The state of the log that a process knows at one moment.
 
-    `position` is an object of its own: a memory slot that was checked against this view holds it, and `is` tells.
-    An epoch below zero stands for the absence of a log, each time another one.
+    A newer read creates a new view; the position of this one does not change. `position` is a
+    unique object. A memory slot that was checked against this view refers to it, and they are
+    compared with `is`. A negative epoch means that there is no log, and each such view has a
+    different one.
     """
 
     __slots__ = ("position", "rules")
 
     def __init__(self, position: Ticket, rules: Rules) -> None:
-        # a plain tuple: the garbage collector forgets it, and with it the memory slots that hold it
+        # A plain tuple is not tracked by the garbage collector, and neither are the memory slots
+        # that contain it.
         self.position: tuple[int, int] = (position.epoch, position.seq)
         self.rules = rules
 
     @property
     def ticket(self) -> Ticket:
-        """What a computation that begins now is born with."""
+        """The log position for a computation that begins now."""
         return Ticket(*self.position)
 
     @property
     def known(self) -> bool:
-        """Whether the log has ever been read."""
+        """True if the log has ever been read."""
         return self.position[0] != UNKNOWN.epoch
 
     @property
     def empty(self) -> bool:
-        """Whether the log was read and there was none."""
+        """True if the log was read and did not exist."""
         return self.position[0] < 0
 
     def void(self, entry: Entry, *, checked: tuple[int, int] | None = None) -> bool:
-        """Whether *entry* is void; *checked* is the position of the view it was last found good at."""
+        """Return True if *entry* is void. *checked* is the position of its last check."""
         epoch = self.position[0]
         if entry.born.epoch != epoch:
             return True
@@ -255,13 +272,13 @@ class View:
 
 
 def leaving(oldest_first: Iterable[tuple[int, int]], *, count: int, size: int, before: int = 0) -> int:
-    """Return the newest seq that has to leave a log; 0 if all rules may stay.
+    """Return the newest seq that must be removed from a log; 0 if all rules may stay.
 
     Args:
-        oldest_first: Rules as `(seq, bytes)`; only those that leave are looked at, and one more.
-        count: How many there are.
-        size: Their bytes.
-        before: Rules older than this seq leave in any case: no living entry predates them.
+        oldest_first: Rules as `(seq, bytes)`. Only those to be removed are read, and one more.
+        count: The number of rules.
+        size: The size of the rules in bytes.
+        before: Rules older than this seq are always removed, because all live entries are newer.
     """
     newest = 0
     for seq, rule_size in oldest_first:
@@ -272,7 +289,7 @@ def leaving(oldest_first: Iterable[tuple[int, int]], *, count: int, size: int, b
 
 
 def folded_floors(floors: Mapping[str, int]) -> dict[str, int]:
-    """Return *floors*, the oldest folded into everyone's where there are too many."""
+    """Return *floors*. If there are too many, the oldest are merged into the floor of all."""
     if len(floors) <= MAX_FLOORS:
         return dict(floors)
     newest = sorted(floors.items(), key=operator.itemgetter(1), reverse=True)
@@ -282,23 +299,25 @@ def folded_floors(floors: Mapping[str, int]) -> dict[str, int]:
 
 
 Line: TypeAlias = tuple[int, str, str]
-"""A rule as a store keeps it: seq, namespace, scope as JSON."""
+"""A rule in a store: seq, namespace, scope as JSON."""
 
 
 def rules_of(lines: Iterable[Line]) -> tuple[Rule, ...]:
-    """Return the rules that *lines* say.
+    """Return the rules in *lines*.
 
     Raises:
-        ValueError: One has a criterion that this release does not know: whoever does not understand a rule must not serve what it
-            may void.
+        ValueError: If a rule has a criterion that this release does not know. The entries that the
+            rule may void must not be served.
     """
     return tuple(Rule(seq, namespace, Scope.from_json(text)) for seq, namespace, text in lines)
 
 
 class MemoryLog:
-    """A log in this process, for caches without a tier that can keep one; it ends with the process. One caller at a time.
+    """A log in this process, for one caller at a time.
 
-    Or the log of a store that keeps it as a whole: made of its parts, changed here, and written back as its parts.
+    It serves caches without a tier that can store a log, and ends with the process. It also
+    represents the log of a store that stores it as a whole: created from its parts, changed here,
+    and written back.
     """
 
     def __init__(self, epoch: int = 1, seq: int = 0, floors: Mapping[str, int] | None = None, lines: Iterable[Line] = ()) -> None:
@@ -309,25 +328,31 @@ class MemoryLog:
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """All rules, oldest first."""
+        """All rules, the oldest first."""
         return tuple(self._rules)
 
     def is_older(self, seen: Ticket) -> bool:
-        """Whether it came back from a snapshot: *seen* of it is newer than it is, and nobody knows what it lost."""
+        """Return True if the log was restored from a snapshot, since *seen* is a newer position.
+
+        The rules that it lost are unknown.
+        """
         return self.epoch == seen.epoch and self.seq < seen.seq
 
     def state(self, seen: Ticket) -> LogState:
-        """Return what is newer than *seen*.
+        """Return the part of the log that is newer than *seen*.
 
         Raises:
-            ValueError: It holds a rule that this release does not know.
+            ValueError: If it contains a rule that this release does not know.
         """
         since = seen.seq if seen.epoch == self.epoch else 0
         newer = takewhile(lambda line: line[0] > since, reversed(self._rules))
         return LogState(self.epoch, self.seq, dict(self.floors), rules_of(newer)[::-1])
 
     def append(self, namespace: str, scope: Scope | None, *, clock: float, before: int = 0) -> None:
-        """Add a rule; without a *scope*, raise the floor of *namespace*. *clock*: Unix seconds; *before*: as for `leaving`."""
+        """Add a rule. Without a *scope*, make all older entries of *namespace* void.
+
+        *clock* is the time in Unix seconds, and *before* is as for `leaving`.
+        """
         self.seq = max(self.seq + 1, int(clock * 1e6))
         if scope is not None:
             self._rules.append((self.seq, namespace, text := scope.to_json()))

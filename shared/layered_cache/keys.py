@@ -1,16 +1,18 @@
-"""From a request to its key.
+"""Keys of requests.
 
-A key is `lc1:{namespace}:{digest}`: the SHA-256 of the key version, the namespace and the canonical request, every part
-length-prefixed, so that no two requests feed the same bytes. What is equal has one key; what differs has another.
+A key is `lc1:{namespace}:{digest}`. The digest is the SHA-256 of the key version, the namespace and
+the canonical request. Every part is prefixed with its length, so two different requests never
+produce the same bytes. Equal requests have equal keys, and different requests have different keys.
 
-Canonical means: the order of dictionary keys never counts, everything else does (`1` is not `1.0`, a tuple is no list,
-`null` inside a tool's schema stays). What JSON cannot say is written under a tag that no ordinary dictionary can spell. What
-has no lasting, exact text (an object with an address) is refused.
+Canonical means that the order of dictionary keys does not count, and everything else does. `1` is
+not `1.0`, a tuple is not a list, and `null` inside of a tool's schema stays. Values that JSON
+cannot represent are written under a tag that no ordinary dictionary can contain. An object without
+a lasting, exact text (an object with an address) is refused.
 
-`orjson` writes the JSON where it is installed, the standard library where it is not; the bytes are the same (a test compares
-them), since floats whose text the two write differently are tagged before.
+`orjson` writes the JSON if it is installed, and otherwise the standard library. The bytes are the
+same, as a test checks. Floats that the two would write differently are tagged first.
 
-Law: a key changes only together with `KEY_VERSION`; golden vectors in the tests say so.
+A key changes only together with `KEY_VERSION`. Golden vectors in the tests check this.
 """
 
 from __future__ import annotations
@@ -41,20 +43,22 @@ MAX_NAMESPACE = 255
 
 _OURS = KEY_VERSION + ":"
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
-_TAG = "\0"  # no plain dictionary that starts a key with it is written untagged, so tags cannot be forged
-# hashlib gives up the GIL from 2,048 bytes on: with many threads every hash would then wait for a switch (200x the p99).
-# Above 16 KiB the hash itself is long enough for others to use the time.
+# A plain dictionary with a key that starts with it is always tagged, so tags cannot be forged.
+_TAG = "\0"
+# hashlib releases the GIL from 2,048 bytes on. With many threads, every hash would then wait for a
+# switch (200x the p99). Above 16 KiB the hash takes long enough for other threads to use the time.
 _SLICE = 2_047
 _WHOLE_FROM = 16_384
 
 
 def feed(digest: _Hash, data: bytes) -> None:
-    """Add *data* to *digest* without giving up the GIL for medium sizes."""
+    """Add *data* to *digest* without releasing the GIL for medium sizes."""
     if len(data) <= _SLICE or len(data) > _WHOLE_FROM:
         digest.update(data)
         return
     for start in range(0, len(data), _SLICE):
-        digest.update(data[start : start + _SLICE])  # a copy is cheaper than a view
+        # a copy is cheaper than a view
+        digest.update(data[start : start + _SLICE])
 
 
 def make_key(request: Request, namespace: str) -> str:
@@ -68,12 +72,13 @@ def make_key(request: Request, namespace: str) -> str:
 
 
 def digest_of(key: str) -> bytes:
-    """Return 32 bytes that stand for *key* where it must be echoed: the digest in it, else (a foreign key) its hash."""
+    """Return 32 bytes that identify *key*: the digest in it, or the hash of a foreign key."""
     head, _, text = key.rpartition(":")
     if len(text) == 43 and head.startswith(_OURS):  # noqa: PLR2004 - base64 of 32 bytes
         try:
             digest = binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + b"=")
-            if _text_of(digest) == text:  # it skips what is no base64
+            # the decoder skips characters that are not base64
+            if _text_of(digest) == text:
                 return digest
         except ValueError:
             pass
@@ -81,58 +86,61 @@ def digest_of(key: str) -> bytes:
 
 
 def is_digest_of(digest: bytes, key: str) -> bool:
-    """Whether *digest*, of 32 bytes, is `digest_of(key)`."""
+    """Return True if *digest* (32 bytes) is `digest_of(key)`."""
     head, _, text = key.rpartition(":")
-    # to write it down as it stands in a key takes a third of the time of reading the key
+    # Encoding the digest takes a third of the time of decoding the key.
     return (text == _text_of(digest) and head.startswith(_OURS)) or digest == digest_of(key)
 
 
 def _text_of(digest: bytes) -> str:
-    """Return *digest* as it stands in a key: base64 of the kind for URLs, without the padding."""
+    """Return *digest* in the form of a key: URL-safe base64 without padding."""
     return binascii.b2a_base64(digest, newline=False).translate(_TO_URL, b"=").decode("ascii")
 
 
 @functools.lru_cache(maxsize=1024)
 def key_prefix(namespace: str) -> str:
-    """Return what every key of *namespace*, and of no other, starts with."""
+    """Return the prefix of every key of *namespace*, and of no other key."""
     return f"{KEY_VERSION}:{quote(namespace, safe='/')}:"
 
 
 def key_bounds(namespace: str) -> tuple[str, str]:
-    """Return two texts between which, in the order of code points, all keys of *namespace* stand, and no others."""
+    """Return two texts that enclose exactly the keys of *namespace*, in code point order."""
     prefix = key_prefix(namespace)
-    return prefix, prefix[:-1] + ";"  # which follows the colon
+    # the character after the colon
+    return prefix, prefix[:-1] + ";"
 
 
 def namespace_of(key: str) -> str:
-    """Return the namespace that *key* was made in; the empty text for a foreign key."""
+    """Return the namespace of *key*; the empty text for a foreign key."""
     head, _, _ = key.rpartition(":")
     return unquote(head[len(KEY_VERSION) + 1 :]) if head.startswith(KEY_VERSION + ":") else ""
 
 
 def check_namespace(namespace: object) -> str:
-    """Return *namespace* if it may be one.
+    """Return *namespace* if it is valid.
 
     Raises:
-        ConfigurationError: It is empty, longer than 255, starts or ends with `/`, or holds control characters.
+        ConfigurationError: If it is empty, longer than 255, has control characters, or starts or
+            ends with `/`.
     """
     good = isinstance(namespace, str) and 0 < len(namespace) <= MAX_NAMESPACE and namespace.isprintable()
     if not good or cast("str", namespace).strip("/") != namespace:
-        msg = f"namespace must be 1 to {MAX_NAMESPACE} printable characters without a slash at either end, not {namespace!r}"
+        msg = f"namespace must be 1 to {MAX_NAMESPACE} printable characters without a slash at either end, got {namespace!r}"
         raise ConfigurationError(msg)
     return cast("str", namespace)
 
 
 def child_namespace(parent: str, name: str) -> str:
-    """Return the namespace *name* below *parent*; a slash in *name* does not make it a grandchild."""
-    if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may be untyped
-        msg = f"the name of a child namespace must be a text that is not empty, not {name!r}"
+    """Return the child namespace *name* of *parent*. A slash in *name* is quoted."""
+    # the caller may be untyped
+    if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"the name of a child namespace must be a text that is not empty, got {name!r}"
         raise ConfigurationError(msg)
     return check_namespace(f"{parent}/{name.replace('%', '%25').replace('/', '%2F')}")
 
 
 def prompt_digest(content: object) -> bytes:
-    """Return the 16 bytes that stand for a user message, for `invalidate(prompt=...)`."""
+    """Return the digest of a user message in 16 bytes, for `invalidate(prompt=...)`."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else canonical(content)
     return hashlib.sha256(data).digest()[:PROMPT_DIGEST_BYTES]
 
@@ -141,27 +149,31 @@ def prompt_digest(content: object) -> bytes:
 
 
 def canonical(value: object, what: str = "the value") -> bytes:
-    """Return the one text of *value*: equal values give equal bytes, others do not.
+    """Return the canonical text of *value*. Two values have equal bytes only if they are equal.
 
     Raises:
-        UncacheableRequestError: It holds an object without a lasting text; the message names *what*, and the object's class.
+        UncacheableRequestError: If it contains an object without a lasting text. The message
+            contains *what* and the class of the object.
     """
     try:
         return _writer()(value if _is_plain(value) else _tagged(value))
     except (RecursionError, ValueError) as error:
-        msg = f"{what} is nested too deeply or holds a number too long to write, so no key can be made of it"
+        msg = f"{what} is nested too deeply or contains a number that is too long, so it has no key"
         raise UncacheableRequestError(msg) from error
     except _NoTextError as error:
-        msg = f"{what} holds a {error.args[0]}, which has no lasting text to make a key from"
+        msg = f"{what} holds a {error.args[0]}, which has no lasting text for a key"
         raise UncacheableRequestError(msg) from None
 
 
 class _NoTextError(Exception):
-    """An object has no lasting text. It holds its class; its text, or where it is, could be somebody's words."""
+    """An object has no lasting text.
+
+    The error contains the class of the object. Its text or its path could be user data.
+    """
 
 
 def _is_plain(value: object) -> bool:
-    """Whether both writers give *value* the same, unambiguous text as it is."""
+    """Return True if both writers give *value* the same, unambiguous text."""
     kind = type(value)
     if kind is str or value is None or kind is int or kind is bool:
         return True
@@ -171,7 +183,8 @@ def _is_plain(value: object) -> bool:
                 return False
         return True
     if kind is list:
-        for item in cast("list[object]", value):  # noqa: SIM110 - a third faster than all()
+        # a loop is a third faster than all()
+        for item in cast("list[object]", value):  # noqa: SIM110
             if not (type(item) is str or _is_plain(item)):
                 return False
         return True
@@ -180,11 +193,12 @@ def _is_plain(value: object) -> bool:
 
 def _plain_float(value: float) -> bool:
     text = repr(value)
-    return "e" not in text and "n" not in text  # exponents, nan and inf are written differently
+    # exponents, nan and inf are written differently
+    return "e" not in text and "n" not in text
 
 
 def _tagged(value: object) -> object:
-    """Return *value* in plain JSON terms, exotic values under tags."""
+    """Return *value* as plain JSON data, with special values under tags."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, enum.Enum):
@@ -227,7 +241,7 @@ def _moment_of(value: dt.datetime | dt.time) -> str:
     return f"{value.isoformat()} {value.fold}"
 
 
-# a datetime before a date, which it is too
+# datetime precedes date, because a datetime is also a date
 _TAGS: tuple[tuple[type[Any] | tuple[type[Any], ...], str, Callable[[Any], object]], ...] = (
     (tuple, "tuple", _tagged_items),
     ((set, frozenset), "set", _tagged_set),
@@ -242,19 +256,20 @@ _TAGS: tuple[tuple[type[Any] | tuple[type[Any], ...], str, Callable[[Any], objec
 
 
 def read_json(data: bytes) -> object:
-    """Return the plain data that canonical JSON says, new objects each time; what is tagged stays so."""
+    """Return the plain data of canonical JSON as new objects. Tagged values stay tagged."""
     return cast("object", json.loads(data.decode("utf-8", "surrogatepass")))
 
 
 def write_json(value: object) -> bytes:
-    """Return *value*, made of plain JSON terms, as sorted JSON by the standard library alone."""
+    """Return the plain JSON data *value* as sorted JSON, written by the standard library."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")  # a lone surrogate is a text like any other
+    # a lone surrogate is written like any other character
+    return text.encode("utf-8", "surrogatepass")
 
 
 @functools.cache
 def _writer() -> Callable[[object], bytes]:
-    """Return the fastest writer of sorted JSON that is installed."""
+    """Return the fastest installed writer of sorted JSON."""
     try:
         import orjson  # noqa: PLC0415 - lazy: the package itself loads no third-party module
     except ImportError:
@@ -264,7 +279,9 @@ def _writer() -> Callable[[object], bytes]:
     def write(value: object) -> bytes:
         try:
             return dumps(value, option=option)
-        except TypeError:  # long integers, lone surrogates, deep nesting: the same text, written more slowly
+        except TypeError:
+            # long integers, lone surrogates, deep nesting: the standard library writes the same
+            # text more slowly
             return write_json(value)
 
     return write

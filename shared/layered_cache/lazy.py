@@ -1,6 +1,7 @@
 """Attributes of a package that are imported at their first use.
 
-A library that is not installed becomes an error with the command that installs it, also for `import *`.
+A library that is not installed becomes an error with the command that installs it, also for `import
+*`.
 """
 
 from __future__ import annotations

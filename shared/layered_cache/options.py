@@ -1,10 +1,11 @@
-"""What one call may decide for itself, and how it says so.
+"""Options of a single call, and the context manager that sets them.
 
     with cache_options(namespace="tenant-7", ttl="5m", tags=["prices"]):
         chain.invoke(...)
 
-Options are values; the contexts nest, and what is said inside counts more (tags add up). Adapters read them with `current_options`, at the
-moment of the call, in the thread or task of the caller: they follow `contextvars`, into tasks and into threads that copy the context.
+Options are immutable values. The contexts nest, and inner options override outer ones, except that
+tags add up. Adapters read them with `current_options` at the time of the call, in the thread or
+task of the caller. They follow `contextvars` into tasks, and into threads that copy the context.
 """
 
 from __future__ import annotations
@@ -28,20 +29,24 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
-    """The options of one call. None: as the cache's policy says.
+    """The options of one call. None: the policy of the cache applies.
 
     Args:
-        ttl: How long its answer may be served: seconds, a `timedelta`, or a text such as `"5m"`.
-        tags: Labels of its answer, for `invalidate(tag=...)`.
-        namespace: The name of a child namespace, a tenant say: what is stored there is found there only.
-        mode: `"refresh"` asks the model and stores; `"bypass"` leaves the cache out; `"only_cached"` raises `CacheMiss` instead of asking
-            the model; `"read_only"` stores nothing.
-        sample: Which of several answers to one request is meant: 0, 1, 2 ... Each has its own entry.
-        single_flight: Whether it may wait for an equal call that is under way, and others for it.
-        account: On whose behalf it is made; a part of the key. Kept as a fingerprint. Not in metadata, which is shown to tracers.
+        ttl: The lifetime of the answer: seconds, a `timedelta`, or a text such as `"5m"`.
+        tags: Tags of the answer, for `invalidate(tag=...)`.
+        namespace: The name of a child namespace, for example a tenant. Its entries are found only
+            there.
+        mode: `"refresh"` calls the model and stores; `"bypass"` does not use the cache;
+            `"only_cached"` raises `CacheMiss` instead of calling the model; `"read_only"` stores
+            nothing.
+        sample: The number of one of several answers to a request: 0, 1, 2 ... Each has a separate
+            entry.
+        single_flight: Equal concurrent calls may share one computation.
+        account: The account of the call, which becomes a part of the key. Only a fingerprint is
+            stored. It cannot be set in metadata, which tracers can read.
 
     Raises:
-        ConfigurationError: A value is not allowed; the message names the option.
+        ConfigurationError: If a value is invalid. The message names the option.
     """
 
     ttl: Duration | None = None
@@ -59,15 +64,15 @@ class CallOptions:
         for name in ("namespace", "account"):
             value = cast("object", getattr(self, name))
             if value is not None and not (isinstance(value, str) and value):
-                msg = f"{name} must be a text that is not empty, not a {type(value).__qualname__}"
+                msg = f"{name} must be a text that is not empty, got a {type(value).__qualname__}"
                 raise ConfigurationError(msg)
         if self.mode not in MODES:
             raise ConfigurationError.unknown(what="mode", name=str(self.mode), allowed=MODES)
         if type(self.sample) is not int or self.sample < 0:
-            msg = f"sample must be a whole number >= 0, not {self.sample!r}"
+            msg = f"sample must be a whole number >= 0, got {self.sample!r}"
             raise ConfigurationError(msg)
         if self.single_flight is not None and type(self.single_flight) is not bool:
-            msg = f"single_flight must be True or False, not {self.single_flight!r}"
+            msg = f"single_flight must be True or False, got {self.single_flight!r}"
             raise ConfigurationError(msg)
 
     @property
@@ -77,30 +82,31 @@ class CallOptions:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The tags, each once."""
+        """The tags, without duplicates."""
         return cast("tuple[str, ...]", self.tags)
 
     @property
     def looks(self) -> bool:
-        """Whether it may be answered from the cache."""
+        """True if the call may be answered from the cache."""
         return self.mode not in {"refresh", "bypass"}
 
     @property
     def stores(self) -> bool:
-        """Whether its answer may be stored."""
+        """True if the answer may be stored."""
         return self.mode in {"default", "refresh"}
 
     def with_(self, said: Mapping[str, object]) -> CallOptions:
-        """Return these options with what is *said* by name counting more; tags add up.
+        """Return these options, overridden by the given ones. Tags add up.
 
         Raises:
-            ConfigurationError: A name or a value is not allowed.
+            ConfigurationError: If a name or a value is invalid.
         """
         for name in said:
             if name not in OPTIONS:
                 raise ConfigurationError.unknown(what="option of a call", name=str(name), allowed=OPTIONS)
         given = {name: value for name, value in said.items() if value is not None}
-        found = dataclasses.replace(self, **given)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - it checks them
+        # replace checks the values
+        found = dataclasses.replace(self, **given)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         return dataclasses.replace(found, tags=(*self.labels, *found.labels)) if self.labels and "tags" in given else found
 
 
@@ -111,7 +117,7 @@ _current: ContextVar[CallOptions] = ContextVar("layered_cache_options", default=
 
 
 def current_options() -> CallOptions:
-    """Return what the contexts around the caller say."""
+    """Return the options of the enclosing contexts."""
     return _current.get()
 
 
@@ -126,13 +132,14 @@ def cache_options(
     single_flight: bool | None = None,
     account: str | None = None,
 ) -> Generator[CallOptions]:
-    """Have every call inside the block go by these options: see `CallOptions`. What is None is as outside.
+    """Set options for every call in the block: see `CallOptions`. None: the outer value applies.
 
-    Not around a `yield`: a generator runs in the context of whoever asks it for the next item, so that the block may be left before it is
-    over (a web framework asks in other threads), or go on for its caller. Enter it where the whole is consumed.
+    Do not use it around a `yield`. A generator runs in the context of the caller that requests the
+    next item. So the options may be lost before the block ends (a web framework may use other
+    threads), or leak to the caller. Enter the block where the whole stream is consumed.
 
     Raises:
-        ConfigurationError: A value is not allowed.
+        ConfigurationError: If a value is invalid.
     """
     said = {
         "ttl": ttl,
@@ -147,10 +154,15 @@ def cache_options(
     try:
         yield _current.get()
     finally:
-        with suppress(ValueError):  # a generator that was begun in one context and is closed in another: that one never had them
+        # a generator that was started in one context and is closed in another, where they were
+        # never set
+        with suppress(ValueError):
             _current.reset(token)
 
 
 def fingerprint(account: str) -> str:
-    """Return what stands for *account*, which may be a secret, in keys: it is the same everywhere, and does not tell the account."""
+    """Return the fingerprint of *account*, which may be a secret, for keys.
+
+    It is the same in every process and does not reveal the account.
+    """
     return hmac.new(b"layered-cache account", account.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""How long, how often, how much: the decisions of one cache, in one frozen object.
+"""The settings of one cache, in one frozen object.
 
-Vary it by `dataclasses.replace`. A duration is a number of seconds, a `timedelta` or a
-text such as `7d`; a size is a number of bytes or a text such as `64MiB`. Both are read back as numbers.
+Use `dataclasses.replace` to vary it. A duration is a number of seconds, a `timedelta` or a text
+such as `7d`. A size is a number of bytes or a text such as `64MiB`. Both are stored as numbers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ StoreRequests = Literal["full", "hash"]
 NotStored = Literal["empty", "length", "filter", "policy", "policy failed", "too large", "expired"]
 
 DAY = 86_400.0
-FOR_EVER = 4_294_967_295.0  # Unix seconds, in the year 2106: beyond, floats do not tell microseconds apart
-_INSTANT = 1e-3  # seconds: what took less was not computed, but set
+# Unix seconds, in the year 2106; for larger numbers a float cannot represent microseconds
+FOR_EVER = 4_294_967_295.0
+# seconds: a faster answer was not computed but set
+_INSTANT = 1e-3
 
-# parameters by which a request itself asks for an answer of limited length, in the spellings of the providers
+# names of the providers for parameters that request an answer of limited length
 _LENGTH_LIMITS = frozenset({
     "max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "max_tokens_to_sample", "maxTokens",
     "maxOutputTokens", "max_length", "num_predict", "n_predict",
@@ -32,28 +34,35 @@ _LENGTH_LIMITS = frozenset({
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a cache keeps, and what it does when things go wrong.
+    """The rules for storing answers, and the behaviour on failures.
 
     Args:
-        keep_for: How long an answer may be served at all.
-        fresh_for: How long it is served without refreshing it; as long as it is kept, unless given.
-        write: `"through"` waits for each tier within its budget; `"behind"` waits for memory only.
-        single_flight: Whether concurrent callers of one request wait for one computation.
-        max_wait: How long a caller waits for another one's computation before it computes by itself.
-        cacheable: Replaces the default rule of admission: `(request, answer) -> bool`.
-        max_entry_bytes: Larger answers are not kept, and the older answer of their key is erased. 64 MiB, which is the most.
-        store_requests: `"full"` keeps redacted requests and answers readable in tiers that can be queried; `"hash"` does not.
-        fail_open: Whether a failing tier counts as an empty one. If not, reads and writes raise its `TierError`: those of
-            the engine, of embeddings and stores. LangChain's and LlamaIndex's models go on without the cache all the same.
-        max_staleness: How long an invalidation of another process may go unnoticed.
-        strict_invalidation: Whether nothing is served while the invalidation log cannot be read.
-        max_unverified: How long, otherwise, the last known log is good enough.
-        tenant_required: Whether adapters refuse, by a `TenantRequiredError`, calls that name no tenant (`cache_options(namespace=...)`).
-        separate_accounts: Whether answers that were given to one API key are served to this key only. The key is nowhere stored.
-        queue_bytes: How much may wait to be written in the background; what is older is dropped, and counted.
+        keep_for: The time after which an answer expires.
+        fresh_for: The time after which an answer is stale and is refreshed. The default is
+            `keep_for`.
+        write: `"through"` waits for each tier within its timeout; `"behind"` waits for memory only.
+        single_flight: Concurrent callers of one request share one computation.
+        max_wait: The longest time that a caller waits for the computation of another caller. Then
+            it computes alone.
+        cacheable: Replaces the default rule for admission: `(request, answer) -> bool`.
+        max_entry_bytes: Larger answers are not stored, and the older answer of their key is erased.
+            The default and maximum is 64 MiB.
+        store_requests: `"full"` stores redacted requests and answers as readable text in queryable
+            tiers; `"hash"` does not.
+        fail_open: A failing tier counts as an empty one. If False, reads and writes of the engine,
+            of embeddings and of stores raise its `TierError`. Models of LangChain and LlamaIndex
+            continue without the cache in both cases.
+        max_staleness: The time after which an invalidation takes effect in other processes.
+        strict_invalidation: Serve nothing while the invalidation log cannot be read.
+        max_unverified: The time for which the last known log is used otherwise.
+        tenant_required: Adapters raise `TenantRequiredError` for calls without a tenant
+            (`cache_options(namespace=...)`).
+        separate_accounts: Answers that were given to one API key are served only to this key. The
+            key itself is not stored.
+        queue_bytes: The limit of the background write queue. Older writes are dropped and counted.
 
     Raises:
-        ConfigurationError: A value is not allowed; the message names the option.
+        ConfigurationError: If a value is invalid. The message names the option.
     """
 
     keep_for: Duration = 30 * DAY
@@ -87,17 +96,17 @@ class Policy:
             raise ConfigurationError(msg)
         for name in ("single_flight", "fail_open", "strict_invalidation", "tenant_required", "separate_accounts"):
             if type(getattr(self, name)) is not bool:
-                msg = f"{name} must be True or False, not {getattr(self, name)!r}"
+                msg = f"{name} must be True or False, got {getattr(self, name)!r}"
                 raise ConfigurationError(msg)
         if cast("float", self.fresh_for) > cast("float", self.keep_for):
             msg = f"fresh_for ({self.fresh_for} s) must not be longer than keep_for ({self.keep_for} s)"
             raise ConfigurationError(msg)
 
     def refuses(self, request: Request, answer: Answer) -> NotStored | None:
-        """Return why *answer* is not kept, or None.
+        """Return the reason why *answer* is not stored, or None.
 
-        By default an answer is not kept that is empty, that a content filter withheld, or that was cut by a length limit
-        which the request did not ask for.
+        By default three kinds of answers are not stored: empty ones, those that a content filter
+        withheld, and those that were cut by a length limit which the request did not set.
         """
         if self.is_too_large(answer):
             return "too large"
@@ -106,7 +115,7 @@ class Policy:
         if self.cacheable is not None:
             try:
                 return None if self.cacheable(request, answer) else "policy"
-            except Exception:  # noqa: BLE001 - the user's rule must not cost the answer, which is there and is paid for
+            except Exception:  # noqa: BLE001 - an error of the user's rule must not lose the answer
                 return "policy failed"
         if answer.empty:
             return "empty"
@@ -117,16 +126,17 @@ class Policy:
         return None
 
     def is_too_large(self, answer: Answer) -> bool:
-        """Return True if *answer* is larger than an entry may be."""
+        """Return True if *answer* is larger than the limit of an entry."""
         return len(answer.value) > cast("int", self.max_entry_bytes)
 
     def entry(self, request: Request, answer: Answer, *, key: str, namespace: str, born: Ticket, started: float, now: float) -> Entry:
-        """Return what the tiers shall hold of *answer*, whose computation started at *started* (Unix seconds)."""
+        """Return the entry of *answer*. Its computation started at *started* (Unix seconds)."""
         keep_for = cast("float", self.keep_for if answer.keep_for is None else seconds(answer.keep_for))
-        # by default as long as it is kept, also where the answer itself says for how long
+        # The default is the lifetime, even if the answer sets it.
         fresh_for = keep_for if self.fresh_for == self.keep_for else min(cast("float", self.fresh_for), keep_for)
         readable = self.store_requests == "full"
-        # the clocks run from the end of the computation: a slow model must not eat up its own answer's time
+        # The times count from the end of the computation, so that a slow model does not shorten the
+        # lifetime.
         keep_until = whole_microseconds(min(now + keep_for, FOR_EVER))
         seconds_taken = now - started if answer.compute_seconds is None else answer.compute_seconds
         return Entry(
@@ -151,7 +161,10 @@ class Policy:
 
 
 def _asks_for_length(params: Mapping[str, object]) -> bool:
-    """Whether *params* limit the length; adapters nest the parameters of the model and of the call one level down."""
+    """Return True if *params* limit the length of the answer.
+
+    Adapters nest the parameters of the model and of the call one level deeper.
+    """
     return any(
         name in _LENGTH_LIMITS or (isinstance(value, Mapping) and not _LENGTH_LIMITS.isdisjoint(cast("Mapping[str, object]", value)))
         for name, value in params.items()

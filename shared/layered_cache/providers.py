@@ -1,4 +1,4 @@
-"""What the words of providers mean: why a model stopped, what tokens cost. For adapters."""
+"""Finish reasons and token prices of providers, for adapters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from layered_cache.entry import Finish, Usage
 
 REASON_NAMES = ("finish_reason", "stop_reason", "stopReason", "done_reason", "finishReason", "status")
-"""The names under which they say why a model stopped."""
+"""The field names of providers for the finish reason."""
 
 # lower case
 _FINISHES: dict[str, Finish] = {
@@ -24,28 +24,29 @@ _WORST_FIRST: tuple[Finish, ...] = ("filter", "length", "tool", "stop")
 
 
 def finish_of(reason: object) -> Finish | None:
-    """Return what *reason* means; None: it is no reason, or an unknown one."""
+    """Return the normalized finish reason; None if *reason* is unknown."""
     return _FINISHES.get(reason.lower()) if isinstance(reason, str) else None
 
 
 def worst(finishes: Iterable[Finish]) -> Finish | None:
-    """Return the one that says most against keeping the answer; None: there is none."""
+    """Return the finish reason that speaks most against storing; None if there is none."""
     found = set(finishes)
     return next((finish for finish in _WORST_FIRST if finish in found), None)
 
 
 def load_prices() -> None:
-    """Import the price list now, when the cache is made and nobody is at work yet.
+    """Import the price list at construction, before other threads are running.
 
-    It imports httpx2, whose presence openai's client looks for at every request: at work in another thread meanwhile, it would find that
-    half imported, and fail.
+    It imports httpx2, and openai's client checks for that module at every request. A client in
+    another thread would find the module half imported and fail.
     """
     with suppress(ImportError):
-        import_module("genai_prices")  # 40 ms, for those who ask models and not before
+        # this takes 40 ms, so only caches of models do it
+        import_module("genai_prices")
 
 
 def cost_of(usage: Usage, model: str) -> float | None:
-    """Return what *usage* of *model* costs in US dollars by the price list of genai-prices; None if it is not known there."""
+    """Return the cost of *usage* in US dollars; None if genai-prices does not know *model*."""
     try:
         import genai_prices  # noqa: PLC0415 - see load_prices
     except ImportError:
@@ -53,5 +54,5 @@ def cost_of(usage: Usage, model: str) -> float | None:
     try:
         tokens = genai_prices.Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
         return float(genai_prices.calc_price(tokens, model_ref=model).total_price)
-    except Exception:  # noqa: BLE001 - a price that is not known must not cost the answer
+    except Exception:  # noqa: BLE001 - an unknown price must not lose the answer
         return None

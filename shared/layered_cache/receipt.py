@@ -1,4 +1,4 @@
-"""What a removal did."""
+"""The results of invalidations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from layered_cache.errors import TierError
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Of `delete`, `invalidate` and `clear`: from here on, nothing that was named is served by this process.
+    """The result of `delete`, `invalidate` and `clear`. The entries are not served any more here.
 
-    `seq` is the rule's place in the invalidation log (None for a dry run, and where none was needed), `durable` whether the log outlives a
-    crash. `removed` says how many entries were erased from which tier (in a dry run: would be); erasing only frees space, and a tier that
-    failed to is in `failures`.
+    `seq` is the position of the rule in the invalidation log, or None for a dry run and if no rule
+    was needed. `durable` is true if the log survives a crash. `removed` is the number of erased
+    entries by tier; in a dry run, the number that would be erased. Erasing only frees space. The
+    tiers that failed to erase are in `failures`.
     """
 
     seq: int | None
@@ -25,7 +26,7 @@ class Receipt:
 
 
 def together(receipts: Sequence[Receipt]) -> Receipt:
-    """Return the receipt of several removals, one after the other, that were asked for as one."""
+    """Return the combined receipt of several invalidations of one call."""
     if len(receipts) == 1:
         return receipts[0]
     removed: Counter[str] = Counter()

@@ -1,6 +1,6 @@
-"""What must not be readable in a store: secrets are taken out before anything is written.
+"""Redaction: secrets are removed before readable fields are stored.
 
-Redaction touches only what is stored for people to read. Keys are derived from the request as it was.
+Only the fields for people are redacted. Keys are derived from the original request.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ if TYPE_CHECKING:
 
 REDACTED = "[redacted]"
 
-# values that give themselves away wherever they stand
+# values that are recognized as secrets in any position
 _SECRET_VALUE = re.compile(r"\b(?:(?:Bearer|Basic)\s+[\w.~+/=-]{8,}|(?:sk|pk|rk|xox[abp]|gh[pousr]|glpat|AKIA|AIza)[-_]?[\w-]{16,})")
-# up to the last @ of the word: a password may hold a slash, and a path that holds an @ is no loss
+# Up to the last @ of the word: a password may contain a slash, and losing a path with an @ is
+# acceptable.
 _USER_INFO = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^\s\"'<>]*@")
-# name='value' as objects show themselves
+# name='value', as in the repr of an object
 _NAMED_SECRET = re.compile(
     r"""(?ix)(?P<name>\b[\w-]*(?:password|passwd|secret|token|api_?key|authorization|cookie)s?['"]?\s*[=:]\s*)(?:'[^']*'|"[^"]*"|[^\s,;)}\]]+)"""
 )
-_MOST_REMEMBERED = 16 * 1024  # bytes of parameters: so they take a few MiB at most
+# bytes of parameters, so that the cache of results takes a few MiB at most
+_MOST_REMEMBERED = 16 * 1024
 _QUERY_SECRET = re.compile(r"(?i)(?P<name>[?&](?:[\w-]*(?:key|token|secret|password|sig|signature|code))=)[^&\s#]+")
 
 
 def redacted_text(text: str) -> str:
-    """Return *text* without user-info in URLs, secrets in their queries, and tokens of well-known shapes."""
+    """Return *text* without user info in URLs, secrets in queries, and tokens of known formats."""
     text = _USER_INFO.sub(rf"\g<scheme>{REDACTED}@", text)
     text = _QUERY_SECRET.sub(rf"\g<name>{REDACTED}", text)
     text = _NAMED_SECRET.sub(rf"\g<name>{REDACTED}", text)
@@ -39,14 +41,18 @@ def redacted_text(text: str) -> str:
 
 
 def redacted(value: object) -> object:
-    """Return plain data *value* with its secrets replaced by `[redacted]`. Headers lose every value."""
+    """Return plain data *value* with secrets replaced by `[redacted]`.
+
+    All header values are removed.
+    """
     if isinstance(value, str):
         return redacted_text(value)
     if isinstance(value, Mapping):
         return {name: _redacted_item(name, item) for name, item in cast("Mapping[str, object]", value).items()}
     if isinstance(value, list):
         items = cast("list[object]", value)
-        if len(items) == 2 and isinstance(items[0], str) and is_secret_name(items[0]):  # noqa: PLR2004 - a pair: a header, or of a dictionary
+        # a pair: a header or an item of a dictionary
+        if len(items) == 2 and isinstance(items[0], str) and is_secret_name(items[0]):  # noqa: PLR2004
             return [items[0], REDACTED]
         return [redacted(item) for item in items]
     return value
@@ -65,12 +71,12 @@ def _redacted_item(name: str, item: object) -> object:
 
 @functools.lru_cache(maxsize=128)
 def _redacted_params(canonical: bytes) -> object:
-    """Return what may be read of parameters; most requests of a process have the same, so it is not worked out each time."""
+    """Return redacted parameters. Most requests of a process have the same, so they are cached."""
     return redacted(read_json(canonical))
 
 
 def redacted_request(entry: Entry) -> dict[str, object]:
-    """Return what a person may read of the request that *entry* answers: to be written down, not to be changed."""
+    """Return the redacted request of *entry*, to be written and not changed."""
     request = entry.request
     if request is None:
         return {}

@@ -1,6 +1,6 @@
-"""How well it went: counters of one cache in one process, and what they add up to.
+"""Counters of one cache in one process.
 
-Hits and misses add up to lookups; a failing tier's lookup counts where it ended.
+Every lookup is a hit or a miss. If a tier fails, the lookup counts for the tier where it ended.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ TAPE = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """A snapshot.
+    """A snapshot of the counters.
 
-    What was saved is what the hits' answers took when they were computed, as far as it is known. `not_stored` is by reason,
-    `undecodable` counts hits that an adapter could not read (misses for its caller).
+    Savings are the tokens, dollars and seconds that the answers of the hits took when they were
+    computed, as far as they are known. `not_stored` is counted by reason. `undecodable` counts hits
+    that an adapter could not decode, which are misses for the caller.
     """
 
     hits_by_tier: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -48,25 +49,25 @@ class Stats:
 
     @property
     def hits(self) -> int:
-        """Lookups that a tier answered."""
+        """The number of lookups that a tier answered."""
         return sum(self.hits_by_tier.values())
 
     @property
     def lookups(self) -> int:
-        """Hits and misses."""
+        """The number of hits and misses."""
         return self.hits + self.misses
 
     @property
     def hit_rate(self) -> float:
-        """Hits per lookup, from 0 to 1."""
+        """The share of hits in all lookups, from 0 to 1."""
         return self.hits / self.lookups if self.lookups else 0.0
 
 
 class Counters:
-    """Counts for one cache.
+    """The counters of one cache.
 
-    A hit in memory must cost nothing: the engine puts the facts of its entry on the tape (one append, which needs no lock), and has
-    them added up when there are as many as `TAPE`.
+    A hit in memory must cost almost nothing. So the engine only appends the facts of the entry to
+    the tape, which needs no lock. When the tape has `TAPE` items, they are added up.
     """
 
     def __init__(self, local: str | None) -> None:
@@ -79,7 +80,7 @@ class Counters:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Go on with a new lock."""
+        """Create a new lock."""
         self._lock = threading.Lock()
 
     def hit(self, tier: str, saved: Savings) -> None:
@@ -88,12 +89,12 @@ class Counters:
             self._add(tier, saved, 1)
 
     def void(self) -> None:
-        """Count an entry that was found and was void."""
+        """Count a void entry that was found."""
         with self._lock:
             self._counts["void"] += 1
 
     def note(self, event: Event) -> None:
-        """Count *event*; hits are counted by the methods above."""
+        """Count *event*. Hits are counted by the methods above."""
         detail = event.reason if event.kind == "not_stored" else event.tier if event.kind == "tier_failed" else None
         with self._lock:
             self._counts[event.kind if detail is None else f"{event.kind} {detail}"] += event.count
@@ -106,10 +107,10 @@ class Counters:
         self._seconds += seconds * hits
 
     def read_tape(self) -> None:
-        """Add up what is on the tape."""
+        """Add up the hits on the tape."""
         with self._lock:
             tape, read = self.tape, len(self.tape)
-            # the same entry is hit again and again: count first, read the facts once
+            # The same entry is hit many times, so the items are counted first and parsed once.
             for facts, hits in Counter(tape.popleft() for _ in range(read)).items():
                 self._add(self._local or "", savings(facts), hits)
 
@@ -120,7 +121,7 @@ class Counters:
             return len(self.tape) + self._hits.total() + self._counts["miss"]
 
     def snapshot(self, *, queued: int, evicted: int, observer_failures: int, unavailable: Mapping[str, str]) -> Stats:
-        """Return what was counted so far."""
+        """Return a snapshot of the counters."""
         self.read_tape()
         with self._lock:
             counts, hits = Counter(self._counts), dict(self._hits)

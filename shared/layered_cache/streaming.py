@@ -1,14 +1,20 @@
-"""A stream of a model, answered from the cache, shared with others while it is under way, and stored when it has come to its end.
+"""A model stream that is answered from the cache, shared with concurrent readers, and stored.
 
-For adapters: `Streaming` is one stream that is asked for; what it consists of, they say. `streams` is how one stream is read by many.
+For adapters: `Streaming` is one requested stream, and the adapter defines its chunks. `streams`
+implements several readers of one stream.
 
-- Chunks are held as pieces (`layered_cache.pieces`): the memory of a stream grows with its text, and not faster.
-- Nothing is stored of a stream that was closed early, was cancelled, or failed.
-- Who asks after an invalidation joins no stream that began before it, and what such a one comes to is void when it is stored.
-- Who computes for others waits for nobody (`producing`), so that none waits for himself; nor does a thread in which a loop runs.
-- Who waits for others does so for `max_wait` in all, however many streams he tries; then he goes alone.
-- A stream that fails does so for those who have read of it. Others begin again; after two that failed, each goes alone.
-- An equal call that does not stream and is under way is not waited for: that would keep back what a stream is for, the first words.
+- Chunks are held as pieces (`layered_cache.pieces`), so the memory of a stream grows only with its
+  text.
+- A stream that is closed early, cancelled or fails is not stored.
+- After an invalidation, new calls do not join streams that started before it. The answer of such a
+  stream is void when it is stored.
+- A caller that produces a shared stream never waits for another stream (`producing`), and neither
+  does a thread that runs an event loop. This prevents deadlocks.
+- A caller waits for streams of other callers at most `max_wait` in total. Then it streams alone.
+- An error of a stream is raised in the callers that have read a chunk of it. The rest start again.
+  After two failed streams, each caller streams alone.
+- A stream does not wait for an equal call in flight without streaming, because that would delay the
+  first words.
 """
 
 from __future__ import annotations
@@ -32,31 +38,32 @@ from layered_cache.streams import TaskStream, ThreadStream
 C = TypeVar("C")
 S = TypeVar("S", ThreadStream[Any], TaskStream[Any])
 
-_ATTEMPTS = 3  # the last one alone
+# the last attempt is not shared
+_ATTEMPTS = 3
 
 producing: ContextVar[bool] = ContextVar("layered_cache_producing", default=False)
-"""Whether others read what the caller computes, as it comes: then it must not wait for anybody."""
+"""True if other callers read the chunks that this caller produces, so it must not wait."""
 
 
 def _untold(_: object) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 async def _auntold(_: object) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 class Streaming(ABC, Generic[C]):
-    """One stream that is asked for.
+    """One requested stream.
 
     Args:
         cache: The cache of its namespace.
-        options: What its caller has said.
-        key: Under which its answer stands; None: the cache has nothing to do with it.
-        owner: Those of one owner share streams.
+        options: The options of the call.
+        key: The key of the answer. None: the cache is not used.
+        owner: Only streams of the same owner are shared.
 
     Raises:
-        CacheMiss: It has no key, and the caller wants nothing but what is cached.
+        CacheMiss: If there is no key and the mode is `only_cached`.
     """
 
     def __init__(self, cache: TieredCache, options: CallOptions, key: str | None, owner: object) -> None:
@@ -69,38 +76,42 @@ class Streaming(ABC, Generic[C]):
 
     @abstractmethod
     def peek(self, key: str) -> Iterable[C] | None:
-        """Return the chunks of the answer in memory, at once."""
+        """Return the chunks of the answer in memory, without waiting."""
 
     @abstractmethod
     def find(self, key: str) -> Iterable[C] | None:
-        """Return the chunks of the answer in the tiers. No caller waits for another one."""
+        """Return the chunks of the answer in the tiers. It never waits for another caller."""
 
     @abstractmethod
     async def afind(self, key: str) -> Iterable[C] | None:
-        """See find."""
+        """Return the chunks of the answer in the tiers, like `find`."""
 
     @abstractmethod
     def answer(self, chunks: Iterator[C]) -> tuple[Request, Answer] | None:
-        """Return the request and the answer to store for *chunks*, new objects with common empty parts; None to store nothing."""
+        """Return the request and the answer to store for *chunks*; None to store nothing.
+
+        The chunks are new objects that share their empty parts.
+        """
 
     def free(self, chunk: C) -> C:
-        """Return *chunk*, a new object, with the mark that the caller has not paid for it."""
+        """Return *chunk*, a new object, marked as free of charge for this caller."""
         return chunk
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make ready the context in which the model is going to run; called inside of it."""
+        """Prepare the context in which the model will run. It is called inside of that context."""
 
     def failed(self, operation: str, error: Exception) -> None:
-        """Note what must not happen and must not hurt."""
+        """Record an unexpected error of the cache, which must not affect the caller."""
         note_failure(self.cache, operation, error)
 
     def stream(self, live: Callable[[], Iterator[C]], tell: Callable[[C], object] = _untold) -> Generator[C]:
-        """Yield the answer, in chunks that nobody else has.
+        """Yield the chunks of the answer, as objects that no other caller has.
 
         Args:
-            live: Begins the model's own stream.
-            tell: Called with each chunk of which no model tells the host, as none was asked by this caller.
+            live: Starts the model's stream.
+            tell: Called with each chunk that did not come from a model call of this caller. The host
+                learns of those chunks only in this way.
         """
         if (chunks := self._at_hand()) is not None:
             for chunk in chunks:
@@ -128,7 +139,7 @@ class Streaming(ABC, Generic[C]):
                 return
 
     async def astream(self, live: Callable[[], AsyncIterator[C]], tell: Callable[[C], Awaitable[object]] = _auntold) -> AsyncGenerator[C]:
-        """See stream."""
+        """Yield the chunks of the answer, like `stream`."""
         if (chunks := self._at_hand()) is not None:
             for chunk in chunks:
                 await tell(chunk)
@@ -183,7 +194,7 @@ class Streaming(ABC, Generic[C]):
         finally:
             part.leave()
 
-    # --- before
+    # --- before the stream
 
     def _at_hand(self) -> Iterable[C] | None:
         """Return the chunks of the answer in memory."""
@@ -191,28 +202,28 @@ class Streaming(ABC, Generic[C]):
             return None
         try:
             return self.peek(self.key)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model answers after any error
             self.failed("lookup", error)
             return None
 
     def _born(self) -> Ticket | None:
-        """Return what is known of the invalidation log now; None: the cache has nothing to do with this call."""
+        """Return the current log position; None: the cache is not used for this call."""
         try:
             return None if self.key is None else self.cache.ticket()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model answers after any error
             self.failed("lookup", error)
             return None
 
     async def _aborn(self) -> Ticket | None:
         try:
             return None if self.key is None else await self.cache.aticket()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model answers after any error
             self.failed("lookup", error)
             return None
 
     @property
     def _shares(self) -> bool:
-        """Whether it may join others, and others it."""
+        """True if this stream may be shared with other callers."""
         options, policy = self.options, self.cache.policy
         return options.mode == "default" and options.single_flight is not False and policy.single_flight and not producing.get()
 
@@ -221,9 +232,9 @@ class Streaming(ABC, Generic[C]):
         return cast("float", self.cache.policy.max_wait)
 
     def _context(self) -> Context:
-        """Return the context in which the model runs: as the caller's, but for what is set here."""
+        """Return the context in which the model runs: a copy of the caller's, with some changes."""
         context = copy_context()
-        context.run(producing.set, True)  # noqa: FBT003 - it is what is set
+        context.run(producing.set, True)  # noqa: FBT003 - the value of the variable
         context.run(self.prepare)
         return context
 
@@ -233,23 +244,23 @@ class Streaming(ABC, Generic[C]):
         """Return the chunks of the answer in the tiers.
 
         Raises:
-            CacheMiss: There is none, and the caller accepts nothing else.
+            CacheMiss: If there is none and the mode is `only_cached`.
         """
         chunks = None
         try:
             if self.key is not None and self.options.looks:
                 chunks = self.find(self.key)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model answers after any error
             self.failed("lookup", error)
         return self._checked(chunks)
 
     async def alook(self) -> Iterable[C] | None:
-        """See look."""
+        """Return the chunks of the answer in the tiers, like `look`."""
         chunks = None
         try:
             if self.key is not None and self.options.looks:
                 chunks = await self.afind(self.key)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model answers after any error
             self.failed("lookup", error)
         return self._checked(chunks)
 
@@ -259,20 +270,20 @@ class Streaming(ABC, Generic[C]):
         return chunks
 
     def store(self, pieces: list[Piece], born: Ticket, seconds: float) -> Entry | None:
-        """Store the answer that *pieces* add up to, and return its entry."""
+        """Store the answer that consists of *pieces*, and return its entry."""
         try:
             answer = self._answer(pieces, seconds)
             return None if answer is None else self.cache.set(*answer, born=born)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
+        except Exception as error:  # noqa: BLE001 - the answer exists and is paid for
             self.failed("update", error)
             return None
 
     async def astore(self, pieces: list[Piece], born: Ticket, seconds: float) -> Entry | None:
-        """See store."""
+        """Store the answer, like `store`."""
         try:
             answer = self._answer(pieces, seconds)
             return None if answer is None else await self.cache.aset(*answer, born=born)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
+        except Exception as error:  # noqa: BLE001 - the answer exists and is paid for
             self.failed("update", error)
             return None
 
@@ -283,14 +294,14 @@ class Streaming(ABC, Generic[C]):
         return None if found is None else (found[0], replace(found[1], compute_seconds=seconds))
 
     def followed(self, entry: Entry) -> None:
-        """Count a caller who got *entry* without having paid for it."""
+        """Count a caller that got *entry* without paying for it."""
         self.cache.followed(entry)
 
 
 class _Source(Generic[C]):
-    """The pieces of one stream, from the tiers, else from the model.
+    """The pieces of one stream, from the tiers or else from the model.
 
-    It is `live` if they come from the model. `born` is the state of the invalidation log at its beginning.
+    `live` is True if they come from the model. `born` is the log position at the start.
     """
 
     def __init__(self, asking: Streaming[C], born: Ticket) -> None:
@@ -300,7 +311,7 @@ class _Source(Generic[C]):
         self._entry: Entry | None = None
 
     def pieces(self, live: Callable[[], Iterator[C]]) -> Generator[Piece]:
-        """Yield them, and store the answer at their end."""
+        """Yield the pieces, and store the answer at the end."""
         pack = Packer().pack
         if (found := self._asking.look()) is not None:
             yield from map(pack, found)
@@ -316,7 +327,7 @@ class _Source(Generic[C]):
         self._entry = self._asking.store(pieces, self.born, seconds + time.monotonic() - since)
 
     async def apieces(self, live: Callable[[], AsyncIterator[C]]) -> AsyncGenerator[Piece]:
-        """See pieces."""
+        """Yield the pieces, like `pieces`."""
         pack = Packer().pack
         if (found := await self._asking.alook()) is not None:
             for chunk in found:
@@ -339,12 +350,12 @@ class _Source(Generic[C]):
         self._entry = await self._asking.astore(pieces, self.born, seconds + time.monotonic() - since)
 
     def followed(self) -> None:
-        """Count a caller who read them to their end without having paid for them."""
+        """Count a caller that read all pieces without paying for them."""
         if self._entry is not None:
             self._asking.followed(self._entry)
 
 
-# --- the streams under way
+# --- streams in flight
 
 
 class _Slot(NamedTuple):
@@ -357,9 +368,10 @@ _under_way: dict[_Slot, tuple[Any, Any]] = {}
 
 
 class _Part(Generic[C, S]):
-    """A caller's part in a stream: his own, or one that is under way if he goes *together* with others.
+    """One caller's view of a stream: a new stream, or an existing one if *together*.
 
-    He `leads` if the stream is his; he is bound to it if he leads or has read of it.
+    `leads` is true if this caller started the stream. `is_bound` is true if it leads or has read a
+    chunk.
     """
 
     def __init__(self, slot: _Slot, mine: _Source[C], begin: Callable[[_Source[C]], S], *, together: bool) -> None:
@@ -371,23 +383,26 @@ class _Part(Generic[C, S]):
         self.is_bound = self.leads
 
     def taken(self) -> bool:
-        """Note that a chunk was read; return whether this caller's host has to be told of it."""
+        """Record that a chunk was read. Return True if this caller's host must be notified."""
         self.is_bound = True
         return not (self.leads and self._source.live)
 
     def end(self) -> None:
-        """Note that he has read it to its end."""
+        """Record that the caller has read the stream to its end."""
         if not self.leads:
             self._source.followed()
 
     def leave(self) -> None:
-        """Note that he is gone."""
+        """Remove the stream from the table if it has ended."""
         if self.stream.ended and _under_way.get(self._slot, (None,))[0] is self.stream:
             _under_way.pop(self._slot, None)
 
 
 def _joined(slot: _Slot, mine: _Source[C], begin: Callable[[_Source[C]], S]) -> tuple[S, _Source[C]]:
-    """Return the stream that is under way in *slot*, or a new one there, and its source. Without a lock: at worst, two begin."""
+    """Return the stream in *slot* and its source; start one if there is none to join.
+
+    No lock is used: at worst, two streams are started.
+    """
     found = _under_way.get(slot)
     if found is None or not found[0].admits(mine.born):
         _forget_ended_loops()
@@ -399,7 +414,10 @@ def _joined(slot: _Slot, mine: _Source[C], begin: Callable[[_Source[C]], S]) -> 
 
 
 def _forget_ended_loops() -> None:
-    """Drop the streams of loops that were closed around them: nobody reads these any more, and nobody else would notice."""
+    """Remove the streams of closed event loops.
+
+    They have no readers and are not removed elsewhere.
+    """
     for slot in list(_under_way):
         if slot.loop is not None and slot.loop.is_closed():
             _under_way.pop(slot, None)

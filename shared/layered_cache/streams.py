@@ -1,17 +1,21 @@
-"""One stream, read by many: who needs the next chunk has it fetched, for all.
+"""One stream with several readers. The reader that needs the next chunk fetches it for all.
 
-Nothing runs ahead of its readers. All chunks stay in a list until the end, for readers that are behind. Each reader gets the same objects,
-so they must not be changed. The model's stream goes on as long as one reader is left: whoever began it may go. It is closed with the last
-one; it fails for all.
+Nothing is fetched before a reader needs it. All chunks stay in a list until the end, for slower
+readers. All readers get the same objects, so they must not change them. The model's stream
+continues as long as one reader is left, even if the first reader has left. It is closed with the
+last reader. An error is raised in all readers.
 
-Between threads, the one that needs a chunk fetches it by itself, in the context of the one that began, and others who need it wait; no
-thread is started. A loop's tasks share a task, in which the model runs from beginning to end. Two loops share nothing, nor do threads and
-tasks: a stream of a loop ends with the loop, in the midst of what others have read of it.
+Between threads, the thread that needs a chunk fetches it in the context of the first reader, and
+the rest of the readers wait. No thread is started. The tasks of a loop share one task in which the
+model runs from beginning to end. Two event loops share nothing, and neither do threads and tasks.
+The stream of a loop ends with the loop, even if other readers are in the middle of it.
 
-Whoever began it waits for the model as long as that takes. Others wait for the first chunk as long as they say, and for each of the next
-ones ten times as long as is usual: whoever fetches may hang for reasons of his own.
+The first reader waits for the model without a limit. Later readers wait for the first chunk as long
+as they specify. For each of the next chunks they wait ten times the usual limit, because the
+fetching reader may hang for a reason of its application.
 
-Readers may vanish by the garbage collector, at any place of any thread: leaving takes no lock that it would have to wait for.
+The garbage collector may close a reader at any point and in any thread. So a reader that leaves
+never waits for a lock.
 """
 
 from __future__ import annotations
@@ -28,19 +32,21 @@ from layered_cache.entry import Ticket
 
 C = TypeVar("C")
 
-_BOUND = 10  # times the patience for the first chunk is that of one who has read, and cannot begin again
+# A reader that has read a chunk cannot start again, so it waits this many times the limit for a
+# first chunk.
+_BOUND = 10
 
 
 class LostError(Exception):
-    """The stream was closed, or does not begin in time; who has read nothing of it can begin again."""
+    """The stream was closed or does not start in time. A reader without a chunk can start again."""
 
 
 class _Shared(Generic[C]):
-    """What both kinds have.
+    """The common part of both kinds of streams.
 
     Args:
-        born: What was known of the invalidation log when it began: who knows more may not join.
-        patience: Seconds that one waits for another's first chunk, usually.
+        born: The log position at the start. A caller with a newer position must not join.
+        patience: The usual wait in seconds for a first chunk from another reader.
     """
 
     def __init__(self, born: Ticket, patience: float) -> None:
@@ -55,32 +61,32 @@ class _Shared(Generic[C]):
 
     @property
     def ended(self) -> bool:
-        """Whether the model has no more to do with it."""
+        """True if the model is not needed any more."""
         return self._over or self._closed
 
     def admits(self, born: Ticket) -> bool:
-        """Whether a caller who knows the log as of *born* may join."""
+        """Return True if a caller with log position *born* may join."""
         return not self._closed and self._error is None and self._born == born and self._process == os.getpid()
 
     def _limit(self, place: int, patience: float | None) -> float | None:
-        """Return how many seconds a reader with this *patience* waits for the chunk at *place*; None: as long as it takes."""
+        """Return the time limit in seconds for the chunk at *place*; None: no limit."""
         return patience if patience is None or place == 0 else _BOUND * self._patience
 
     def _given_up(self, place: int) -> Exception:
-        """Return the error of one who has waited for the chunk at *place* for too long."""
+        """Return the error of a reader that waited too long for the chunk at *place*."""
         if place == 0:
             return LostError()
-        msg = f"the stream of the model, which another caller began, has brought nothing for {_BOUND * self._patience:.0f} s"
+        msg = f"the model stream of another caller has returned no chunk for {_BOUND * self._patience:.0f} s"
         return TimeoutError(msg)
 
     def _at(self, place: int) -> C | None:
-        """Return the chunk at *place*; None: there is none, and will be none."""
+        """Return the chunk at *place*, or None after the last one."""
         if place < len(self._chunks):
             return self._chunks[place]
         if self._error is not None:
             if isinstance(self._error, Exception | asyncio.CancelledError):
                 raise self._error
-            msg = "the stream of the model, which others read too, was interrupted in the thread of one of them"
+            msg = "the shared model stream was interrupted in the thread of another reader"
             raise RuntimeError(msg) from self._error
         return None
 
@@ -90,9 +96,9 @@ class ThreadStream(_Shared[C]):
 
     Args:
         source: The stream.
-        context: In which it runs: nobody else's.
-        born: See above.
-        patience: See above.
+        context: The context of the model call, which is used by no other code.
+        born: The log position at the start.
+        patience: The usual wait in seconds for a first chunk from another reader.
     """
 
     def __init__(self, source: Generator[C], context: Context, born: Ticket, patience: float) -> None:
@@ -102,14 +108,15 @@ class ThreadStream(_Shared[C]):
         self._turn = threading.Lock()
 
     def read(self, patience: float | None) -> Generator[C]:
-        """Yield the chunks, from the first on.
+        """Yield all chunks.
 
         Args:
-            patience: Seconds to wait for the first one; None, of the one who began it: as long as it takes.
+            patience: The limit in seconds for the first chunk. None, for the first reader: no
+                limit.
 
         Raises:
-            LostError: Nothing was read, and nothing will be.
-            TimeoutError: Something was read, and then nothing came for too long.
+            LostError: If the stream was lost before the first chunk.
+            TimeoutError: If no chunk arrived for too long after the first one.
         """
         reader, place = object(), 0
         self._readers.add(reader)
@@ -145,7 +152,10 @@ class ThreadStream(_Shared[C]):
             raise
 
     def _close_if_left(self) -> None:
-        """Close the stream if nobody is left; whoever has the turn now looks again afterwards."""
+        """Close the stream if no reader is left.
+
+        The current holder of the lock checks again later.
+        """
         while not (self._readers or self._over or self._closed) and self._turn.acquire(blocking=False):
             try:
                 if not self._readers:
@@ -160,9 +170,9 @@ class TaskStream(_Shared[C]):
 
     Args:
         source: The stream.
-        context: In which it runs: nobody else's.
-        born: See above.
-        patience: See above.
+        context: The context of the model call, which is used by no other code.
+        born: The log position at the start.
+        patience: The usual wait in seconds for a first chunk from another reader.
     """
 
     def __init__(self, source: AsyncGenerator[C], context: Context, born: Ticket, patience: float) -> None:
@@ -170,12 +180,14 @@ class TaskStream(_Shared[C]):
         self._source = source
         self._loop = asyncio.get_running_loop()
         self._wanted = 0
-        self._demand: asyncio.Future[None] | None = None  # what the model waits for
-        self._waiting: list[asyncio.Future[None]] = []  # what readers wait for
+        # the model waits for it
+        self._demand: asyncio.Future[None] | None = None
+        # the readers wait for them
+        self._waiting: list[asyncio.Future[None]] = []
         self._task = self._loop.create_task(self._produce(), context=context)
 
     async def read(self, patience: float | None) -> AsyncGenerator[C]:
-        """See ThreadStream.read."""
+        """Yield all chunks (see ThreadStream.read)."""
         reader, place = object(), 0
         self._readers.add(reader)
         try:
@@ -186,7 +198,8 @@ class TaskStream(_Shared[C]):
             self._readers.discard(reader)
             if not (self._readers or self._over or self._closed):
                 self._closed = True
-                if not self._loop.is_closed():  # else this is the collector, and nothing may be awaited
+                # otherwise the garbage collector is running, and nothing can be awaited
+                if not self._loop.is_closed():
                     self._task.cancel()
                     await asyncio.wait([self._task])
 
@@ -212,9 +225,10 @@ class TaskStream(_Shared[C]):
                 self._chunks.append(chunk)
                 self._tell()
                 await self._wait_for_demand()
-        except GeneratorExit:  # the loop was closed around it: nothing may be awaited
+        except GeneratorExit:
+            # the loop was closed, so nothing can be awaited
             raise
-        except BaseException as error:  # noqa: BLE001 - it is everybody's who reads
+        except BaseException as error:  # noqa: BLE001 - the error is raised in all readers
             self._error = error
             with suppress(Exception):
                 await self._source.aclose()
@@ -223,7 +237,8 @@ class TaskStream(_Shared[C]):
 
     async def _wait_for_demand(self) -> None:
         while self._wanted <= len(self._chunks):
-            if self._closed:  # the model took no notice of having been cancelled
+            # the model has ignored its cancellation
+            if self._closed:
                 raise asyncio.CancelledError
             self._demand = self._loop.create_future()
             await self._demand
@@ -231,5 +246,6 @@ class TaskStream(_Shared[C]):
     def _tell(self) -> None:
         waiting, self._waiting = self._waiting, []
         for news in waiting:
-            if not news.done():  # who was cancelled no longer waits
+            # a cancelled reader no longer waits
+            if not news.done():
                 news.set_result(None)

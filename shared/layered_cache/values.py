@@ -1,7 +1,8 @@
-"""msgpack for plain data that comes back equal, of the same types, or is not written.
+"""msgpack for plain data that is equal and of the same types when it is read back.
 
-What JSON and most binary formats change silently (tuples, sets, dates, whole numbers beyond 64 bits, lone surrogates, keys that are
-no texts) travels under msgpack's extension types, paths too. `EncodeError` for the rest: objects of classes that are not known here.
+JSON and most binary formats silently change tuples, sets, dates, integers beyond 64 bits, lone
+surrogates and keys that are not texts. These values and paths are stored as msgpack extension
+types. Objects of unknown classes raise `EncodeError`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import msgspec
 from layered_cache.errors import EncodeError
 
 _PLAIN = frozenset({str, int, float, bool, type(None), bytes})
-_MOST_NESTED = 200  # decoders give up near 1,000
+# decoders fail near 1,000
+_MOST_NESTED = 200
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -27,35 +29,36 @@ def dumps(value: object) -> bytes:
     """Return *value* as bytes.
 
     Raises:
-        EncodeError: It would not come back equal.
+        EncodeError: If it would not be equal when read back.
     """
     try:
         if is_plain(value):
             return _encoder.encode(value)
     except (OverflowError, UnicodeEncodeError, RecursionError):
-        pass  # long integers and lone surrogates have no place in msgpack itself
+        # msgpack has no type for long integers and lone surrogates
+        pass
     data = _encoder.encode(_tagged(value, 0))
     if not same(loads(data), value):
-        msg = "a value does not come back equal, so it is not kept"
+        msg = "a value would not be equal when read back, so it is not stored"
         raise EncodeError(msg)
     return data
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 - plain data
-    """Return what `dumps` wrote, in new objects.
+    """Return the value that `dumps` wrote, in new objects.
 
     Raises:
-        ValueError: It did not write this.
+        ValueError: If `dumps` did not write *data*.
     """
     try:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError, TypeError, ArithmeticError) as error:
-        msg = "these bytes are no value"
+        msg = "these bytes are not a value"
         raise ValueError(msg) from error
 
 
 def is_plain(value: object) -> bool:
-    """Whether msgpack itself keeps *value* as it is, types included."""
+    """Return True if msgpack itself preserves *value*, including the types."""
     kind = type(value)
     if kind is dict:
         items = cast("dict[object, object]", value)
@@ -67,14 +70,15 @@ def is_plain(value: object) -> bool:
         contents = cast("list[object]", value)
     else:
         return kind in _PLAIN
-    for item in contents:  # noqa: SIM110 - a third faster than all()
+    # a loop is a third faster than all()
+    for item in contents:  # noqa: SIM110
         if type(item) not in _PLAIN and not is_plain(item):
             return False
     return True
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two values are equal and of the same types all the way down; NaN is equal to itself."""
+    """Return True if two values are equal and of the same types at all levels. NaN equals NaN."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -87,17 +91,19 @@ def same(one: object, other: object) -> bool:
         mine_, theirs_ = cast("list[object]", one), cast("list[object]", other)
         return len(mine_) == len(theirs_) and all(map(same, mine_, theirs_))
     if isinstance(one, decimal.Decimal):
-        return str(one) == str(other)  # some are not equal to themselves, others refuse to be compared
+        # some decimals are not equal to themselves, and some raise an error when compared
+        return str(one) == str(other)
     return one == other or (one != one and other != other)  # noqa: PLR0124 - NaN
 
 
 # --- extension types
 
 
-def _tagged(value: object, depth: int) -> object:  # noqa: PLR0911 - one return per kind reads best
-    """Return *value* with what msgpack would change under extension types."""
+# one return per type is the most readable form
+def _tagged(value: object, depth: int) -> object:  # noqa: PLR0911
+    """Return *value* with extension types for the parts that msgpack would change."""
     if depth > _MOST_NESTED:
-        msg = "a value is nested too deeply to be kept"
+        msg = "a value is nested too deeply to be stored"
         raise EncodeError(msg)
     kind = type(value)
     if kind is str:
@@ -120,7 +126,7 @@ def _tagged(value: object, depth: int) -> object:  # noqa: PLR0911 - one return 
             return {key: _tagged(item, depth + 1) for key, item in items.items()}
         return _packed(3, [[key, item] for key, item in items.items()], depth)
     if (code := _CODES.get(kind)) is None:
-        msg = f"an object of {kind.__module__}.{kind.__qualname__} would not come back equal, so its answer is not kept"
+        msg = f"an object of {kind.__module__}.{kind.__qualname__} would not be equal when read back, so its answer is not stored"
         raise EncodeError(msg)
     if code in _COLLECTIONS:
         return _packed(code, list(cast("tuple[object, ...]", value)), depth)
@@ -164,7 +170,8 @@ _COLLECTIONS = frozenset({4, 5, 6, 13})
 _READERS: dict[int, Callable[[bytes], object]] = {
     1: lambda data: data.decode("utf-8", "surrogatepass"),
     2: lambda data: int(data, 16),
-    3: lambda data: {key: item for key, item in loads(data)},  # noqa: C416 - pairs, checked by unpacking
+    # pairs, checked by unpacking
+    3: lambda data: {key: item for key, item in loads(data)},  # noqa: C416
     4: lambda data: tuple(loads(data)),
     5: lambda data: set(loads(data)),
     6: lambda data: frozenset(loads(data)),

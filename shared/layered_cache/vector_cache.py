@@ -1,14 +1,17 @@
-"""`VectorCache`: the vectors of texts, for adapters of embedding models, which say what is asked (`Request`) and how the model is asked.
+"""`VectorCache`: the vectors of texts, for adapters of embedding models.
 
-The laws:
+The adapter provides the requests and calls the model. The rules:
 
-- A vector comes back as it was to the last bit (`vectors`), in a list that nobody else has.
-- Of a batch, each tier is asked once, and the model at most once: for the texts that are missing, each of them once, in their order.
-- Concurrent callers of one text (`one`) wait for one call of the model; batches do not wait for each other.
-- What the model raises reaches its caller, unchanged, and nobody else: who has waited for it asks by himself, as in `asking`.
-- An answer that is no list of as many vectors as there were texts is nobody's to share out: nothing of it is kept, and the caller gets
-  what the model says to all that was asked.
-- What the caller's options say holds: what is not looked for is asked of the model, what is not to be stored is not.
+- A vector is read back exactly, to the last bit (`vectors`), as a new list.
+- For a batch, each tier is read once. The model is called at most once, with the missing texts in
+  order and without duplicates.
+- Concurrent callers of one text (`one`) share one model call. Batches do not wait for each other.
+- An error of the model is raised unchanged, and only in its own caller. A caller that waited for it
+  calls the model again, as in `asking`.
+- If the answer is not a list with one vector for each text, nothing of it is stored. The caller
+  gets the model's answer to the full batch.
+- The options of the call apply: without lookup the model is called, and without storing nothing is
+  stored.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from layered_cache.options import NO_OPTIONS, CallOptions
 
 
 class _ModelError(Exception):
-    """The model has raised *error*, which is not the cache's."""
+    """The model raised *error*, which is not an error of the cache."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(type(error).__name__)
@@ -39,10 +42,11 @@ class VectorCache:
     """Vectors in *cache*.
 
     Args:
-        cache: Where they live.
-        keep_for: How long, in seconds; as long as the policy says, unless given.
-        tags: Their labels.
-        options: What the caller says: mode, ttl, tags and `single_flight`; the rest is for whoever makes requests, and chooses *cache*.
+        cache: The cache with the vectors.
+        keep_for: Their lifetime in seconds. The default is that of the policy.
+        tags: Their tags.
+        options: The options of the call: mode, ttl, tags and `single_flight`. The rest applies to
+            the code that creates requests and selects *cache*.
     """
 
     def __init__(
@@ -55,11 +59,14 @@ class VectorCache:
 
     # --- batches
 
-    def many(self, requests: Sequence[Request], texts: list[str], ask: Callable[[list[str]], Any]) -> Any:  # noqa: ANN401 - the model's
-        """Return the vectors of *texts*, of which *requests* has one each; *ask* is the model.
+    # the type is the model's
+    def many(self, requests: Sequence[Request], texts: list[str], ask: Callable[[list[str]], Any]) -> Any:  # noqa: ANN401
+        """Return the vectors of *texts*, with the help of the model *ask*.
+
+        *requests* has one request for each text.
 
         Raises:
-            CacheMiss: Some are missing, and the caller wants nothing that is.
+            CacheMiss: If vectors are missing and the mode is `only_cached`.
         """
         found: dict[Request, list[float]] = {}
         born = None if self._options.looks else self.cache.ticket()
@@ -77,7 +84,7 @@ class VectorCache:
         return _each(requests, found)
 
     async def amany(self, requests: Sequence[Request], texts: list[str], ask: Callable[[list[str]], Awaitable[Any]]) -> Any:  # noqa: ANN401
-        """See many."""
+        """Return the vectors of *texts*, like `many`."""
         found: dict[Request, list[float]] = {}
         born = None if self._options.looks else await self.cache.aticket()
         for batch in batches(requests if self._options.looks else ()):
@@ -95,8 +102,12 @@ class VectorCache:
 
     # --- one text
 
-    def one(self, request: Request, ask: Callable[[], Any]) -> Any:  # noqa: ANN401 - the model's
-        """Return the vector that *request* asks for; *ask* is the model. A stale one is refreshed in the background."""
+    # the type is the model's
+    def one(self, request: Request, ask: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """Return the vector of *request*; *ask* calls the model.
+
+        A stale vector is returned and refreshed in the background.
+        """
         if not self._shares:
             return self.many([request], [""], lambda _: [ask()])[0]
         said: list[Any] = []
@@ -115,7 +126,8 @@ class VectorCache:
             entry = self.cache.get_or_compute(request, compute)
         except EncodeError:
             return said[0] if said else ask()
-        except _ModelError:  # looked at below, so that what is raised has no other error as its context
+        except _ModelError:
+            # raised below, so that the error has no other error as its context
             pass
         if failed and entry is None:
             raise failed[0]
@@ -125,8 +137,9 @@ class VectorCache:
             self.cache.set_many(self._answers({request: ""}, [vector], None) or {}, born=born)
         return vector
 
-    async def aone(self, request: Request, ask: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - the model's
-        """See one."""
+    # the type is the model's
+    async def aone(self, request: Request, ask: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401
+        """Return the vector of *request*, like `one`."""
         if not self._shares:
 
             async def alone(_: list[str]) -> list[Any]:
@@ -149,7 +162,8 @@ class VectorCache:
             entry = await self.cache.aget_or_compute(request, compute)
         except EncodeError:
             return said[0] if said else await ask()
-        except _ModelError:  # see one
+        except _ModelError:
+            # see one
             pass
         if failed and entry is None:
             raise failed[0]
@@ -170,7 +184,7 @@ class VectorCache:
         return Answer(value=value, codec=vectors.CODEC, keep_for=self._keep_for, tags=self._tags, compute_seconds=seconds)
 
     def _answers(self, missing: Mapping[Request, str], said: object, started: float | None) -> dict[Request, Answer] | None:
-        """Return what to keep of what the model *said* to the texts in *missing*; None if it is not theirs, one by one."""
+        """Return the answers to store for the texts in *missing*, or None for a wrong result."""
         try:
             each = list(cast("list[object]", said))
             share = None if started is None else (time.monotonic() - started) / len(missing)
@@ -191,7 +205,7 @@ class VectorCache:
         try:
             if entry.codec == vectors.CODEC:
                 return vectors.decode(entry.value)
-            reason = "it is of another codec"
+            reason = "the codec is different"
         except ValueError as error:
             reason = str(error)
         self.cache.reject(entry.key, reason)
@@ -199,12 +213,12 @@ class VectorCache:
 
 
 def _missing(texts: Sequence[str], requests: Sequence[Request], found: Mapping[Request, object]) -> dict[Request, str]:
-    """Return the texts whose requests were not *found*, each once, in their order."""
+    """Return the texts of requests that were not *found*, in order and without duplicates."""
     return {request: text for request, text in zip(requests, texts, strict=True) if request not in found}
 
 
 def _each(requests: Sequence[Request], found: dict[Request, list[float]]) -> list[list[float]]:
-    """Return the vectors of *requests*, a list for each, also of those that ask for the same."""
+    """Return the vectors of *requests*, with a separate list for each, even for equal requests."""
     if len(found) == len(requests):
         return [found[request] for request in requests]
     return [list(found[request]) for request in requests]

@@ -1,19 +1,24 @@
-"""The envelope: how an entry looks in a tier that holds bytes. Versioned; read for ever.
+"""The envelope: the versioned form of an entry in a tier that stores bytes.
 
     magic 3 | version 1 | flags 2 | digest of the key 32 | facts 81 | four sizes 16 | texts | request | payload | crc32 4
 
-All numbers are little-endian. *facts* are the fixed part of an entry (clocks, `born`, usage, prompt digest); *texts* are
-namespace, codec, model and tags; *request* is the redacted request as JSON, for tiers that nobody can query (optional);
-*payload* is the adapter's value, compressed from 4 KiB on when that helps, or from the size that a tier is told.
+All numbers are little-endian. *facts* are the fixed part of an entry (times, `born`, usage, prompt
+digest). *texts* are namespace, codec, model and tags. *request* is the redacted request as JSON,
+for tiers that cannot be queried (optional). *payload* is the value of the adapter. It is compressed
+from 4 KiB or from the size that a tier sets, if that makes it smaller.
 
-Laws:
-- `decode` never raises and never answers with another key's entry: it returns an `Entry` or a `Refused`.
-- What a known version wrote and what fails its checksum is worthless and may be erased. An unknown magic, version or flag may
-  be another release's: a miss, and left alone.
-- Sizes are checked before memory is taken. python-zstandard ignores `max_output_size` when the frame declares its size, so
-  the declared size is checked first, and a frame that declares none is refused.
+Rules:
 
-Flags for encryption and authentication are reserved: a release that knows them may come.
+- Every release can read the envelopes of all earlier versions.
+- `decode` never raises and never returns the entry of another key. It returns an `Entry` or a
+  `Refused`.
+- Data of a known version that fails its checksum is worthless and may be erased. An unknown magic,
+  version or flag may belong to another release: it is a miss and is not erased.
+- Sizes are checked before memory is allocated. python-zstandard ignores `max_output_size` if the
+  frame declares its size. So the declared size is checked first, and a frame without one is
+  refused.
+
+Flags for encryption and authentication are reserved for later releases.
 """
 
 from __future__ import annotations
@@ -34,39 +39,47 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import ModuleType
 
-MAGIC = b"\xc1lc"  # 0xC1 starts no UTF-8 text, no msgpack value, no pickle
+# 0xC1 is the start of no UTF-8 text, no msgpack value, no pickle
+MAGIC = b"\xc1lc"
 VERSION = 1
 
 FLAG_ZSTD = 1 << 0
 FLAG_REQUEST_ZSTD = 1 << 1
 FLAG_MODEL = 1 << 2
-FLAG_ENCRYPTED = 1 << 8  # reserved
-FLAG_AUTHENTICATED = 1 << 9  # reserved
+# reserved
+FLAG_ENCRYPTED = 1 << 8
+# reserved
+FLAG_AUTHENTICATED = 1 << 9
 _KNOWN_FLAGS = FLAG_ZSTD | FLAG_REQUEST_ZSTD | FLAG_MODEL
 
 COMPRESS_FROM = 4 * 1024
-_COMPRESS_REQUESTS_FROM = 512  # no hit has to expand them
+# hits need not decompress requests
+_COMPRESS_REQUESTS_FROM = 512
 MAX_VALUE = 64 * 1024 * 1024
-MAX_STORED = MAX_VALUE + 16 * 1024 * 1024  # the value, and the rest of an envelope
+# the value and the rest of an envelope
+MAX_STORED = MAX_VALUE + 16 * 1024 * 1024
 
 _HEAD = struct.Struct("<3sBH32s")
 _FACTS = struct.Struct("<16sqqqqqiiddB")
-_SIZES = struct.Struct("<IIII")  # texts, request, payload as stored, payload as it was
+# texts, request, payload as stored, payload without compression
+_SIZES = struct.Struct("<IIII")
 _TEXT = struct.Struct("<I")
 _CHECKSUM = struct.Struct("<I")
-_BEGINNING = struct.Struct(f"{_HEAD.format}{_FACTS.size}s{_SIZES.format[1:]}")  # all of them, at once
+# all of them in one struct
+_BEGINNING = struct.Struct(f"{_HEAD.format}{_FACTS.size}s{_SIZES.format[1:]}")
 _BODY = _BEGINNING.size
-_SEALED = 0x2144DF1C  # the checksum of anything that has its checksum behind it
+# the checksum of any data that is followed by its checksum
+_SEALED = 0x2144DF1C
 _MAX_TOKENS = 2**31 - 1
 _UNKNOWN_TOKENS = -1
 
 _FINISH_OF: dict[int, Finish] = dict(enumerate(FINISHES, start=1))
 
 FACTS_BYTES = _FACTS.size
-FOREIGN = Refused("it was written for another key", erase=True)
+FOREIGN = Refused("it belongs to another key", erase=True)
 
 
-# --- facts: also what the memory tier keeps beside a value
+# --- facts: the memory tier stores them too
 
 
 def pack_facts(entry: Entry) -> bytes:
@@ -97,7 +110,7 @@ class Texts(NamedTuple):
 
 
 def unpack_facts(facts: bytes, *, key: str, value: bytes, texts: Texts) -> Entry:
-    """Return the entry that *facts*, *texts* and *value* make up under *key*."""
+    """Return the entry of *facts*, *texts* and *value* under *key*."""
     prompt, created, fresh, keep, epoch, seq, tokens_in, tokens_out, cost, compute, finish = _FACTS.unpack(facts)
     namespace, codec, model, tags = texts
     return entry_of(
@@ -120,7 +133,7 @@ def unpack_facts(facts: bytes, *, key: str, value: bytes, texts: Texts) -> Entry
 
 
 def savings(facts: bytes) -> Savings:
-    """Return what a hit on an entry with *facts* saves, as `Entry.savings` does."""
+    """Return the savings of a hit on an entry with *facts*, like `Entry.savings`."""
     *_, tokens_in, tokens_out, cost, compute, _finish = _FACTS.unpack(facts)
     return Savings(max(tokens_in, 0) + max(tokens_out, 0), 0.0 if cost != cost else cost, 0.0 if compute != compute else compute)  # noqa: PLR0124
 
@@ -129,13 +142,13 @@ def savings(facts: bytes) -> Savings:
 
 
 def encode(entry: Entry, *, with_request: bool = False, compress: bool = True, compress_from: int = COMPRESS_FROM) -> bytes:
-    """Return *entry* as bytes that `decode` takes.
+    """Return *entry* as bytes for `decode`.
 
     Args:
-        entry: What to write.
-        with_request: Whether its redacted request is written too.
-        compress: Whether to compress what gains by it.
-        compress_from: The least bytes of a value that are worth it.
+        entry: The entry.
+        with_request: Include its redacted request.
+        compress: Compress the parts that become smaller.
+        compress_from: The smallest value to compress, in bytes.
     """
     flags = 0
     texts = _pack_texts((entry.namespace, entry.codec, *(() if entry.model is None else (entry.model,)), *entry.tags))
@@ -147,7 +160,8 @@ def encode(entry: Entry, *, with_request: bool = False, compress: bool = True, c
         flags |= FLAG_REQUEST_ZSTD if squeezed else 0
     payload, squeezed = _squeezed(entry.value, compress=compress, least=compress_from)
     flags |= FLAG_ZSTD if squeezed else 0
-    if len(texts) + len(request) + len(payload) > MAX_STORED - _BODY - _CHECKSUM.size:  # no reader would take it
+    # too large for every reader
+    if len(texts) + len(request) + len(payload) > MAX_STORED - _BODY - _CHECKSUM.size:
         request, flags = b"", flags & ~FLAG_REQUEST_ZSTD
     body = b"".join((
         _HEAD.pack(MAGIC, VERSION, flags, digest_of(entry.key)),
@@ -161,9 +175,9 @@ def encode(entry: Entry, *, with_request: bool = False, compress: bool = True, c
 
 
 def decode(data: bytes, key: str) -> Entry | Refused:
-    """Return the entry that *data* holds for *key*, or why it holds none. It never raises."""
+    """Return the entry of *key* in *data*, or the reason why there is none. It never raises."""
     if type(data) is not bytes:
-        return Refused("it is not even bytes", erase=False)
+        return Refused("it is not bytes", erase=False)
     opened = _open(data)
     if isinstance(opened, Refused):
         return opened
@@ -178,16 +192,18 @@ def decode(data: bytes, key: str) -> Entry | Refused:
             if isinstance(value, Refused):
                 return value
         if len(value) != value_size:
-            return Refused("its value has another size than it says", erase=True)
+            return Refused("its value has another size than declared", erase=True)
         return unpack_facts(facts, key=key, value=value, texts=texts)
-    except (ValueError, IndexError, struct.error):  # it passed its checksum, so somebody wrote it so
-        return Refused("its parts make no entry", erase=True)
+    except (ValueError, IndexError, struct.error):
+        # the checksum is correct, so it was written in this form
+        return Refused("its parts are not a valid entry", erase=True)
 
 
 def decode_facts(beginning: bytes, key: str) -> Entry | None:
-    """Return what the first bytes of an envelope tell of the entry of *key*, without its value; None where they tell nothing.
+    """Return the entry of *key* without its value, from the first bytes of an envelope.
 
-    For a search, which need not have the values sent. Nothing vouches for it: the checksum stands at the end.
+    None: the bytes are not sufficient. It is for searches, which do not need the values. The result
+    is not verified, because the checksum is at the end.
     """
     if len(beginning) < _BODY or beginning[:3] != MAGIC or beginning[3] != VERSION:
         return None
@@ -202,7 +218,7 @@ def decode_facts(beginning: bytes, key: str) -> Entry | None:
 
 
 def decode_request(data: bytes) -> Mapping[str, object] | None:
-    """Return the redacted request in the envelope *data*; None where there is none or where it cannot be read."""
+    """Return the redacted request in the envelope *data*, or None if there is none to read."""
     opened = _open(data)
     if isinstance(opened, Refused):
         return None
@@ -220,27 +236,27 @@ def decode_request(data: bytes) -> Mapping[str, object] | None:
 
 
 _Opened: TypeAlias = tuple[int, bytes, bytes, int, int, int]
-"""Flags, digest of the key, facts, where the texts end, where the request ends, size of the value."""
+"""Flags, digest of the key, facts, end of the texts, end of the request, size of the value."""
 
 
 def _open(data: bytes) -> _Opened | Refused:
-    """Check everything about *data* that needs no key and takes no memory."""
+    """Make all checks of *data* that need neither the key nor memory."""
     if len(data) > MAX_STORED:
-        return Refused("it is larger than an envelope may be", erase=False)
+        return Refused("it is larger than the limit of an envelope", erase=False)
     if data[:3] != MAGIC:
-        return Refused("it is no envelope", erase=False)
+        return Refused("it is not an envelope", erase=False)
     if len(data) <= _BODY + _CHECKSUM.size or data[3] != VERSION:
         known = len(data) > len(MAGIC) and data[3] == VERSION
         return Refused("it is cut short" if known else "it has an unknown version", erase=known)
     if zlib.crc32(data) != _SEALED:
-        return Refused("its checksum does not fit", erase=True)
+        return Refused("its checksum is wrong", erase=True)
     _magic, _version, flags, digest, facts, texts, request, payload, value_size = _BEGINNING.unpack_from(data)
     if flags & ~_KNOWN_FLAGS:
         return Refused("it has an unknown flag", erase=False)
     if _BODY + texts + request + payload + _CHECKSUM.size != len(data):
-        return Refused("its parts do not add up", erase=True)
+        return Refused("the sizes of its parts are wrong", erase=True)
     if value_size > MAX_VALUE:
-        return Refused("its value is larger than a value may be", erase=False)
+        return Refused("its value is larger than the limit", erase=False)
     return flags, digest, facts, _BODY + texts, _BODY + texts + request, value_size
 
 
@@ -252,7 +268,8 @@ def _pack_texts(texts: Iterable[str]) -> bytes:
     return b"".join(parts)
 
 
-@functools.lru_cache(maxsize=1024)  # most entries of a process have the same ones
+# most entries of a process have the same texts
+@functools.lru_cache(maxsize=1024)
 def _unpack_texts(data: bytes, has_model: int) -> Texts:
     texts: list[str] = []
     at = 0
@@ -272,16 +289,17 @@ def _unpack_texts(data: bytes, has_model: int) -> Texts:
 
 
 def load() -> None:
-    """Import what is needed here: for the constructors of tiers.
+    """Import the compression library, in the constructors of tiers.
 
-    Else a background thread would, and if another one forked meanwhile, the lock of that import would stay locked in the child.
+    Otherwise a background thread would import it. A fork at that moment would leave the import lock
+    held in the child.
     """
     _zstd()
 
 
 @functools.cache
 def _zstd() -> ModuleType | None:
-    """Return python-zstandard, or None where it is not installed: then nothing is compressed."""
+    """Return python-zstandard; None if it is not installed, so nothing is compressed."""
     try:
         import zstandard  # noqa: PLC0415 - lazy: the package itself loads no third-party module
     except ImportError:
@@ -289,16 +307,20 @@ def _zstd() -> ModuleType | None:
     return zstandard
 
 
-_local = threading.local()  # (de)compressors are costly to make and must not be shared by threads
+# (de)compressors are expensive to create and must not be shared by threads
+_local = threading.local()
 
 
 def stored_bytes(value: bytes) -> int:
-    """Return how many bytes *value* takes in an envelope."""
+    """Return the size of *value* in an envelope."""
     return len(_squeezed(value, compress=True)[0])
 
 
 def _squeezed(data: bytes, *, compress: bool, least: int = COMPRESS_FROM) -> tuple[bytes, bool]:
-    """Return *data*, compressed if it has *least* bytes and that saves a tenth, and whether it is."""
+    """Return *data*, and True if it was compressed.
+
+    It is compressed if it has at least *least* bytes and that saves a tenth.
+    """
     zstd = _zstd()
     if not compress or len(data) < least or zstd is None:
         return data, False
@@ -311,7 +333,10 @@ def _squeezed(data: bytes, *, compress: bool, least: int = COMPRESS_FROM) -> tup
 
 
 def _expanded(data: bytes, size: int | None) -> bytes | Refused:
-    """Return what the zstd frame *data* holds, which must declare its *size* (any up to the cap, if None)."""
+    """Return the contents of the zstd frame *data*, which must declare its *size*.
+
+    If *size* is None, any size up to the limit is accepted.
+    """
     zstd = _zstd()
     if zstd is None:
         return Refused("it is compressed and zstandard is not installed", erase=False)
@@ -325,7 +350,8 @@ def _expanded(data: bytes, size: int | None) -> bytes | Refused:
             decompressor = _local.decompressor = zstd.ZstdDecompressor()
         expanded: bytes = decompressor.decompress(data, max_output_size=declared)
     except MemoryError:
-        return Refused("there is no memory to expand it", erase=False)  # another process may have it
+        # another process may have enough memory
+        return Refused("there is no memory to expand it", erase=False)
     except zstd.ZstdError:
         return Refused("its frame cannot be expanded", erase=True)
     return expanded

@@ -263,7 +263,7 @@ def test_another_serializer(world: World, memory: LangGraphCache) -> None:
     for serde in (JsonPlusSerializer(pickle_fallback=True), Wrapping()):
         with pytest.raises(ConfigurationError, match="pickle_fallback=False"):
             LangGraphCache(memory.engine, serde=serde)
-    with pytest.raises(ConfigurationError, match="not a str"):
+    with pytest.raises(ConfigurationError, match="got a str"):
         LangGraphCache("memory://")
 
 

@@ -281,7 +281,7 @@ def test_no_key_gets_another_ones_value(world: World) -> None:
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        ({"cache": "memory://"}, "cache must be a TieredCache or a LayeredCache, not a str"),
+        ({"cache": "memory://"}, "cache must be a TieredCache or a LayeredCache, got a str"),
         ({"namespace": ""}, "namespace"),
         ({"ttl": -1}, "ttl"),
         ({"ttl": "soon"}, "ttl"),

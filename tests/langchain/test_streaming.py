@@ -1101,7 +1101,7 @@ async def test_who_has_read_does_not_wait_for_ever(kind: Any) -> None:
         )
         await until(lambda: model.given)
         await asyncio.sleep(0.02)
-        with pytest.raises(TimeoutError, match="has brought nothing"):
+        with pytest.raises(TimeoutError, match="has returned no chunk"):
             await (collected(model.astream("one two")) if kind is TaskStream else asyncio.to_thread(list, model.stream("one two")))
         gate.set()
         assert merged(await leader).content == "one two "

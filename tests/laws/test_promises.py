@@ -108,7 +108,7 @@ def test_a_hit_in_memory_makes_no_coroutine(make: Callable[..., TieredCache], mo
 @catches(where("envelopes say nothing of their key", "layered_cache.wire.is_digest_of", lambda digest, key: True))
 def test_an_envelope_answers_its_own_key_only() -> None:
     """Moved to another key it is refused, and may go."""
-    assert decode(encode(an_entry("one")), key="two") == Refused("it was written for another key", erase=True)
+    assert decode(encode(an_entry("one")), key="two") == Refused("it belongs to another key", erase=True)
 
 
 @catches(where("every checksum fits", "zlib.crc32", lambda data: wire._SEALED))

@@ -307,7 +307,7 @@ def test_what_is_no_llm(cache: TieredCache) -> None:
     """And what is no cache."""
     with pytest.raises(ConfigurationError, match="not a Song"):
         cached(Song(title="a"), cache)
-    with pytest.raises(ConfigurationError, match="not a dict"):
+    with pytest.raises(ConfigurationError, match="got a dict"):
         cached(MockLLM(), {})  # type: ignore
 
 

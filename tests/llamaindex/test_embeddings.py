@@ -542,7 +542,7 @@ def test_names_times_and_tags(world: World, cache: TieredCache) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"cache": {}}, "cache must be a TieredCache or a LayeredCache, not a dict"),
+        ({"cache": {}}, "cache must be a TieredCache or a LayeredCache, got a dict"),
         ({"ttl": "soon"}, "ttl must be a duration"),
         ({"tags": "one"}, "tags must be texts"),
         ({"namespace": ""}, "must be a text that is not empty"),

@@ -647,5 +647,5 @@ def test_a_pickle_is_made_again_from_urls(world: World, db: str) -> None:
 
 def test_a_store_of_tier_objects_says_how_it_can_be_sent() -> None:
     """Before it is."""
-    with pytest.raises(ConfigurationError, match=r"its tier 'fake' cannot: give the tier as a URL"):
+    with pytest.raises(ConfigurationError, match=r"the tier object 'fake'. Pass the tier as a URL"):
         pickle.dumps(LayeredKVStore(TieredCache("memory://", FakeTier())))

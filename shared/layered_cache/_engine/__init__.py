@@ -1,1 +1,4 @@
-"""The engine: decisions as coroutines over effects, and the two worlds that drive them. Nobody outside imports it."""
+"""The engine: decisions as coroutines over `Effects`, run by threads or by event loops.
+
+The engine is internal: only this package imports it.
+"""

@@ -1,4 +1,4 @@
-"""Effects for event loops. Each call to a tier is bounded by the tier's budget, whatever the tier does."""
+"""Effects for event loops. Each call to a tier is limited by the timeout of the tier."""
 
 from __future__ import annotations
 
@@ -18,35 +18,44 @@ from layered_cache.tiers._tier import Authority, Listable, Page, Queryable, Tier
 
 T = TypeVar("T")
 
-_MOST_JOBS = 64  # background refreshes on one engine's loops
-_GRACE = 1.5  # a tier keeps its own budget; this is for one that does not
-_SEARCH = 5.0  # seconds: queries and the log are asked for by someone who wants to know how it ended
+# background refreshes per engine
+_MOST_JOBS = 64
+# factor over the timeout of a tier, for tiers that exceed their own timeout
+_GRACE = 1.5
+# seconds for queries and for writes to the log: their callers need the outcome
+_SEARCH = 5.0
 
 
 class Asyncio:
-    """One for each engine. Its jobs are tasks of the caller's loop, and end with it."""
+    """The effects of one engine in event loops. Background jobs are tasks of the caller's loop.
+
+    Such a job ends together with its loop.
+    """
 
     def __init__(self) -> None:
         self._jobs: set[asyncio.Task[None]] = set()
 
     def owner(self) -> object:
-        """Return the running task."""
+        """Return the identity of the running task."""
         return this_task()
 
     def may_wait(self) -> bool:
-        """Return True: a waiting task lets the others run."""
+        """Return True: the loop runs other tasks while one waits."""
         return True
 
     def stranded(self) -> Callable[[], bool]:
-        """Return what tells whether the running loop was closed."""
+        """Return a predicate: the running loop was closed."""
         return asyncio.get_running_loop().is_closed
 
     def needs_me(self) -> Callable[[], bool]:
-        """Return what tells whether a thread is one of those to which tasks of the running loop hand what blocks."""
+        """Return a predicate: the calling thread belongs to the executor of the running loop."""
         return partial(works_for, asyncio.get_running_loop())
 
     def when_ended(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """See Effects."""
+        """Register *callback* for the end of the running task.
+
+        Return a function that removes it.
+        """
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
 
         def ended(_: object) -> None:
@@ -58,7 +67,8 @@ class Asyncio:
             if running_loop() is loop:
                 task.remove_done_callback(ended)
             else:
-                with suppress(RuntimeError):  # the loop is closed, and the task with it
+                # the loop is closed, so the task has ended too
+                with suppress(RuntimeError):
                     loop.call_soon_threadsafe(task.remove_done_callback, ended)
 
         if task is not None:
@@ -66,48 +76,52 @@ class Asyncio:
         return forget
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See Effects."""
+        """Return the entries of *keys* in *tier*."""
         return await _within(tier, "read", None, tier.aget_many, keys)
 
     async def write(self, tier: Tier, entries: Sequence[Entry]) -> None:
-        """See Effects."""
+        """Write *entries* to *tier*."""
         await _within(tier, "write", None, tier.aset_many, entries)
 
     async def erase(self, tier: Tier, keys: Sequence[str]) -> int:
-        """See Effects."""
+        """Erase the entries of *keys* in *tier*."""
         return await _within(tier, "delete", None, tier.adelete_many, keys)
 
     async def erase_where(self, tier: Queryable, namespace: str, scope: Scope, born_before: int) -> int:
-        """See Effects."""
+        """Erase the entries in *tier* that match *scope*."""
         return await _within(tier, "search", _SEARCH, tier.aerase_where, namespace, scope, born_before)
 
     async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
-        """See Effects."""
+        """Count the entries in *tier* that match *scope*."""
         return await _within(tier, "search", _SEARCH, tier.acount_where, namespace, scope)
 
     async def list_keys(self, tier: Listable, namespace: str, after: str | None) -> Page:
-        """See Effects."""
+        """Return a page of the keys in *tier*."""
         return await _within(tier, "list", None, tier.alist_keys, namespace, after)
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """See Effects."""
+        """Return the state of the log."""
         return await _within(authority, "read the log", None, authority.aread_log, seen)
 
     async def open_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """See Effects."""
+        """Return the state of the log, which is created if it does not exist."""
         return await _within(authority, "open the log", None, authority.aopen_log, seen)
 
     async def append_log(self, authority: Authority, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Effects."""
+        """Add a rule to the log and return the new state."""
         return await _within(authority, "write the log", _SEARCH, authority.aappend_log, namespace, scope, seen, before)
 
     async def restart_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """See Effects."""
+        """Give the log a new epoch if it is older than *seen*."""
         return await _within(authority, "restart the log", None, authority.arestart_log, seen)
 
     async def join(self, future: Future[T], seconds: float, lost: Callable[[], bool]) -> bool:
-        """See Effects."""
-        waiter = asyncio.wrap_future(future)  # cancelling it leaves the future alone: it is marked as running
+        """Wait for *future* without blocking the loop.
+
+        Return False on a timeout, or if it is lost.
+        """
+        # cancelling the waiter does not cancel the future, which is marked as running
+        waiter = asyncio.wrap_future(future)
         waiter.add_done_callback(_looked_at)
         deadline = asyncio.get_running_loop().time() + seconds
         try:
@@ -118,7 +132,8 @@ class Asyncio:
                 await asyncio.wait([waiter], timeout=min(LOOK_EVERY, left))
                 if not waiter.done() and lost():
                     return False
-        except GeneratorExit:  # the loop is closed: nothing may be asked of it
+        except GeneratorExit:
+            # the loop is closed and must not be used
             raise
         except BaseException:
             waiter.cancel()
@@ -126,7 +141,7 @@ class Asyncio:
         return True
 
     def spawn(self, job: Coroutine[Any, Any, None]) -> bool:
-        """See Effects."""
+        """Run *job* as a task of the running loop. Return False if too many jobs are running."""
         if len(self._jobs) >= _MOST_JOBS:
             self._jobs = {task for task in self._jobs if not task.get_loop().is_closed()}
         if len(self._jobs) >= _MOST_JOBS:
@@ -139,18 +154,25 @@ class Asyncio:
 
 
 def _looked_at(waiter: asyncio.Future[Any]) -> None:
-    """Look at an outcome, so that asyncio does not report it as lost: who waits looks at the other future."""
+    """Read the outcome, so that asyncio does not log it as never retrieved.
+
+    The waiting caller reads the outcome from the other future.
+    """
     if not waiter.cancelled():
         waiter.exception()
 
 
 async def _within(tier: object, operation: str, budget: float | None, call: Callable[..., Awaitable[T]], *args: object) -> T:
-    """Return the outcome of *call*, which gets *budget*, or its tier's and some grace."""
+    """Return the result of *call*, with a time limit.
+
+    The limit is *budget*, or else the timeout of the tier times `_GRACE`.
+    """
     named = cast("Tier", tier)
     try:
         if budget is None:
             budget = 0.0 if getattr(tier, "keeps_time", False) else named.timeout * _GRACE
-        if not budget:  # a tier in memory never waits, and some can be relied upon
+        # in-memory tiers never wait, and some tiers keep their own time limit
+        if not budget:
             return await call(*args)
         async with asyncio.timeout(budget):
             return await call(*args)

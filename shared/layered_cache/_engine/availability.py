@@ -1,8 +1,8 @@
 """State of the tiers and of the invalidation log: available, or unavailable since when and why.
 
-A part becomes unavailable at its first failure and available at the next success of the same operation. Each
-change is logged once. The log messages hold the names of tiers and the reasons of `TierError`, which never hold
-a prompt, an answer or a password.
+A part becomes unavailable at its first failure and available at the next success of the same
+operation. Each change is logged once. The log messages hold the names of tiers and the reasons of
+`TierError`, which never hold a prompt, an answer or a password.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Operation: TypeAlias = Literal["read", "write", "log"]
 
 @dataclass
 class _Outage:
-    since: float  # monotonic seconds
+    # monotonic seconds
+    since: float
     reason: str
     operations: set[Operation] = field(default_factory=set[Operation])
 
@@ -39,7 +40,8 @@ class Availability:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._outages: dict[str, _Outage] = {}  # by tier
+        # by tier
+        self._outages: dict[str, _Outage] = {}
         self.after_fork()
         _forks.restart_in_child(self)
 
@@ -48,7 +50,10 @@ class Availability:
         self._lock = threading.Lock()
 
     def failed(self, operation: Operation, error: TierError, consequence: str = "calls continue without it") -> None:
-        """Record that *operation* failed; log a warning with the *consequence* if its tier was available until now."""
+        """Record that *operation* failed.
+
+        If its tier was available until now, a warning with the *consequence* is logged.
+        """
         reason = f"{error.operation}: {error.reason}"
         with self._lock:
             outage = self._outages.setdefault(error.tier, _Outage(self._clock.monotonic(), reason))
@@ -62,7 +67,10 @@ class Availability:
             _log.warning("tier unavailable, %s: tier=%s reason=%s", consequence, error.tier, reason)
 
     def succeeded(self, operation: Operation, tier: str) -> None:
-        """Record that *operation* succeeded; log if this ends an outage. No lock is taken without an outage."""
+        """Record that *operation* succeeded, and log the end of an outage.
+
+        No lock is taken without an outage.
+        """
         if tier not in self._outages:
             return
         with self._lock:

@@ -1,18 +1,22 @@
-"""Writes that nobody waits for: what a budget left over, what is written behind, what a tier missed while it was away.
+"""Background write queue: overdue writes, write-behind writes, and writes to a tier that is down.
 
-They belong to the blocking world, also when async code asked for them: the end of a loop must not lose a write. One daemon thread
-writes, batch by batch; a tier that fails is tried again, ever less often, until it is back. The queue is bounded in bytes: the
-oldest writes are dropped, and counted. Of two writes of one key to one tier, the newer wins. Reads of this process see what is
-queued, through `pending`.
+The queue works in threads, even if async code filled it, because a write must not be lost at the
+end of a loop. One daemon thread writes batch after batch. If a tier fails, its writes are retried
+with growing pauses until the tier is back. The queue is bounded in bytes: the oldest writes are
+dropped and counted. Of two writes of one key to one tier, the newer one wins. Reads of this process
+see the queued entries through `pending`.
 
-A write that a tier does not take must not leave an older value there. So the queue also holds erasures: a key without an entry. An entry
-becomes one if the tier refuses it for good, or if the queue has no room for it. An entry that is void or expired before it is written
-erases the entry of its key if that is not newer.
+A write that a tier does not accept must not leave an older value there. So the queue also holds
+erasures: a key without an entry. An entry becomes an erasure if the tier refuses it permanently, or
+if the queue has no room for it. An entry that is void or expired before it is written erases the
+stored entry of its key, unless that one is newer.
 
-Beside writes, the thread does small courtesies when it has time: to let tiers forget what has expired, or was found to be void.
+The thread also runs maintenance jobs when it is idle: tiers drop entries that have expired or were
+found to be void.
 
-A cache that nobody refers to any more is not closed by the garbage collector, which could come in the middle of anything: its thread
-writes what is left and ends. The end of the process waits for all of them, for two seconds.
+The garbage collector does not close a cache without references, because it could run at any point.
+Instead, the thread of such a cache writes the rest of the queue and ends. The end of the process
+waits two seconds for all queues together.
 """
 
 from __future__ import annotations
@@ -36,42 +40,51 @@ from layered_cache.errors import TierError
 from layered_cache.tiers._tier import Tier
 
 Writes: TypeAlias = Mapping[str, Entry | None]
-"""The entries to write, by key. None: the entry of this key is erased."""
+"""The entries to write, by key. None means that the entry of the key is erased."""
 
 _BATCH = 64
-_BATCH_BYTES = 4 * 1024 * 1024  # a tier can take so much within its budget; a larger entry is written alone
-_TRIES = 5  # of a larger entry, before it is given up
+# a tier can take this much within its timeout; a larger entry is written alone
+_BATCH_BYTES = 4 * 1024 * 1024
+# attempts to write a larger entry before it is dropped
+_TRIES = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
-_IDLE = 10.0  # seconds after which the thread ends; the next write starts another
-_PATIENCE = 3.0  # seconds of pause at which a cache that nobody refers to any more gives up a tier
+# seconds after which the idle thread ends; the next write starts a new one
+_IDLE = 10.0
+# a cache without references gives up a tier when its pause (in seconds) reaches this
+_PATIENCE = 3.0
 _MOST_COURTESIES = 1000
 
 
 @dataclass
 class _Lane:
-    """What waits for one tier, the oldest first."""
+    """The queued writes of one tier, the oldest first."""
 
     tier: Tier
     waiting: OrderedDict[str, Entry | None] = field(default_factory=OrderedDict[str, Entry | None])
     writing: dict[str, Entry | None] = field(default_factory=dict[str, Entry | None])
-    bytes: int = 0  # of the waiting ones
+    # size of the waiting writes
+    bytes: int = 0
     pause: float = 0.0
     not_before: float = 0.0
-    tries: int = 0  # of the large entry that is written alone
+    # attempts to write the large entry that is written alone
+    tries: int = 0
 
     def add(self, key: str, entry: Entry | None) -> None:
-        """Have a write wait, in place of an older one of its key."""
+        """Queue a write, in place of an older write of its key."""
         self.discard(key)
         self.waiting[key] = entry
         self.bytes += _size(key, entry)
 
     def discard(self, key: str) -> None:
-        """Forget the write of *key* that waits, if there is one."""
+        """Remove the waiting write of *key*, if there is one."""
         if key in self.waiting:
             self.bytes -= _size(key, self.waiting.pop(key))
 
     def take_batch(self) -> None:
-        """Begin to write the oldest ones: as many as a tier can take at once, or a larger one alone."""
+        """Move the oldest writes to `writing`, as many as a tier can take at once.
+
+        An entry that is larger than a batch is moved alone.
+        """
         taken = 0
         while self.waiting and len(self.writing) < _BATCH:
             key = next(iter(self.waiting))
@@ -83,17 +96,21 @@ class _Lane:
             self.writing[key] = entry
 
     def retry(self, left: Writes) -> None:
-        """Have *left*, of those that were being written, wait again, longer each time."""
+        """Queue *left*, a part of the failed batch, again, with a longer pause each time."""
         self.pause = min(max(self.pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
         self.not_before = time.monotonic() + self.pause
         for key in reversed(list(left)):
-            if key not in self.waiting:  # a newer one may have come
+            # a newer write may have been queued
+            if key not in self.waiting:
                 self.add(key, left[key])
                 self.waiting.move_to_end(key, last=False)
 
     def make_room(self) -> bool:
-        """Replace the oldest entry that waits by an erasure. If there are erasures alone, forget the oldest; the newest write stays."""
-        if len(self.waiting) < 2:  # noqa: PLR2004 - the newest one
+        """Replace the oldest waiting entry by an erasure, to free memory.
+
+        If only erasures wait, the oldest one is dropped. The newest write stays.
+        """
+        if len(self.waiting) < 2:  # noqa: PLR2004 - only the newest write
             return False
         newest = next(reversed(self.waiting))
         while (key := next(iter(self.waiting))) != newest:
@@ -107,14 +124,14 @@ class _Lane:
 
 
 class Backlog:
-    """The queue of one engine.
+    """The write queue of one engine.
 
     Args:
-        most_bytes: What may wait.
-        watch: Tells which entries are void by the time their turn comes.
-        clock: Tells which have expired.
-        tell: Takes events.
-        owner: Who puts into it.
+        most_bytes: The maximum size of the waiting writes.
+        watch: The log view, which decides if an entry is void when it is written.
+        clock: The clock, which decides if an entry has expired.
+        tell: Records events.
+        owner: The engine that fills the queue.
     """
 
     def __init__(self, most_bytes: int, watch: Watch, clock: Clock, tell: Teller, owner: weakref.ref[object]) -> None:
@@ -128,8 +145,9 @@ class Backlog:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Begin with nothing: what was queued is the parent's to write."""
-        # taken as what it is: in a condition's own steps of Python, an interrupt (Ctrl-C) could leave it taken
+        """Start with an empty queue: the parent process writes its own entries."""
+        # The plain lock is used directly. The methods of Condition are Python code, so an interrupt
+        # (Ctrl-C) inside of them could leave the lock held.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._lanes: dict[int, _Lane] = {}
@@ -143,7 +161,7 @@ class Backlog:
             return sum(len(lane.waiting) + len(lane.writing) for lane in self._lanes.values())
 
     def put(self, tier: Tier, writes: Writes) -> None:
-        """Have *writes* done by *tier* when it is possible."""
+        """Queue *writes* for *tier*."""
         if not writes:
             return
         if self._closed:
@@ -160,20 +178,24 @@ class Backlog:
             self._tell.dropped(1, full.name, "the background queue is full")
 
     def put_from_anywhere(self, tier: Tier, writes: Writes) -> None:
-        """As `put`, but without a lock: for the end of a coroutine, which may come in the garbage collector."""
+        """Queue writes like `put`, but without a lock.
+
+        It is called at the end of a coroutine, which may run in the garbage collector.
+        """
         self._late.append((tier, writes))
 
     def take_late(self) -> None:
-        """Queue what came from anywhere."""
+        """Move the writes of `put_from_anywhere` into the queue."""
         while self._late:
             try:
                 tier, writes = self._late.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:
+                # another thread was faster
                 return
             self.put(tier, writes)
 
     def courtesy(self, tier: Tier, name: object, job: Callable[[], object]) -> None:
-        """Have *job* done for *tier* when there is time; another one of that *name* stands for both."""
+        """Queue the maintenance *job* of *tier*. It replaces a queued job of the same *name*."""
         if self._closed or len(self._courtesies) >= _MOST_COURTESIES:
             return
         with self._lock:
@@ -182,8 +204,9 @@ class Backlog:
             self._changed.notify_all()
 
     def pending(self, tier: Tier, keys: Sequence[str]) -> Writes:
-        """Return the writes of *keys* that *tier* has not done yet."""
-        if not self._lanes:  # no lock on the way to a hit
+        """Return the queued writes of *keys* to *tier*."""
+        # no lock on the path of a hit
+        if not self._lanes:
             return {}
         with self._lock:
             lane = self._lanes.get(id(tier))
@@ -193,12 +216,15 @@ class Backlog:
             return {key: place[key] for key, place in places if key in place}
 
     def queued(self) -> list[str]:
-        """Return the keys under which something waits to be written."""
+        """Return the keys of all queued writes."""
         with self._lock:
             return [key for lane in self._lanes.values() for key in (*lane.waiting, *lane.writing)]
 
     def must_queue(self, tier: Tier, keys: Iterable[str]) -> bool:
-        """Whether a write of *keys* to *tier* has to wait its turn: the tier is failing, or older writes of them are under way."""
+        """Return True if a write of *keys* to *tier* must be queued.
+
+        That is the case if the tier is failing, or if older writes of these keys are queued.
+        """
         if not self._lanes:
             return False
         with self._lock:
@@ -208,25 +234,27 @@ class Backlog:
             return lane.pause > 0 or any(key in lane.waiting or key in lane.writing for key in keys)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Write none of *keys* any more, to any tier."""
+        """Remove the queued writes of *keys* for all tiers."""
         with self._lock:
             for lane in self._lanes.values():
                 for key in keys:
                     lane.discard(key)
 
     def drain(self, timeout: float) -> bool:
-        """Wait until everything is written, *timeout* seconds at most; return whether it is."""
+        """Wait at most *timeout* seconds until the queue is empty; return True if it is."""
         deadline = time.monotonic() + timeout
         self.take_late()
         with self._lock:
             for lane in self._lanes.values():
-                lane.not_before = 0.0  # try once more, now
+                # retry once, now
+                lane.not_before = 0.0
             self._start()
             self._changed.notify_all()
             while self._anything and self._thread is not None and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
         while self._anything and self._thread is None and time.monotonic() < deadline:
-            self.step()  # no thread can be started any more: the interpreter is on its way out
+            # the interpreter is shutting down and starts no more threads
+            self.step()
         return not self._anything
 
     @property
@@ -234,14 +262,18 @@ class Backlog:
         return any(lane.waiting or lane.writing for lane in list(self._lanes.values()))
 
     def close(self, timeout: float) -> None:
-        """Write what waits, for *timeout* seconds at most, and count what is given up. Later writes are not taken."""
+        """Write the queue for at most *timeout* seconds and count the dropped rest.
+
+        Later writes are not accepted.
+        """
         self.drain(timeout)
         given_up: list[tuple[_Lane, list[str]]] = []
         with self._lock:
             self._closed = True
             self._courtesies.clear()
             for lane in self._lanes.values():
-                given_up.append((lane, list(lane.waiting)))  # what is being written may still land
+                # the writes in `writing` may still succeed
+                given_up.append((lane, list(lane.waiting)))
                 lane.waiting.clear()
                 lane.bytes = 0
             self._changed.notify_all()
@@ -249,15 +281,20 @@ class Backlog:
         for lane, keys in given_up:
             if keys:
                 self._tell.dropped(len(keys), lane.tier.name, "the cache was closed before they could be written")
-                if not lane.pause:  # the tier works, and had too little time
+                # the tier works, but had too little time
+                if not lane.pause:
                     self._attempt(lane.tier, dict.fromkeys(keys))
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)  # so that it does not use a tier that is closed next
+            # the thread must not use a tier that is closed next
+            thread.join(timeout)
 
-    # --- under the lock
+    # --- with the lock held
 
     def _shrink(self) -> list[Tier]:
-        """Give up the oldest entries of the fullest lane while too much waits; return the tier of each."""
+        """Drop the oldest entries of the largest lanes until the queue is small enough.
+
+        Return the tier of each dropped entry.
+        """
         gone: list[Tier] = []
         while sum(lane.bytes for lane in self._lanes.values()) > self._most_bytes:
             fullest = sorted(self._lanes.values(), key=lambda lane: -lane.bytes)
@@ -268,20 +305,24 @@ class Backlog:
         return gone
 
     def _start(self) -> None:
-        """Have a thread, if there is something to do."""
+        """Start the thread if there is work and no thread."""
         idle = self._clock.runs_by_itself and (self._thread is None or not self._thread.is_alive())
         if idle and (self._courtesies or any(lane.waiting for lane in self._lanes.values())):
             exit_hooks.write_at_exit()
             self._thread = threading.Thread(target=_work, args=(self,), name="layered-cache writes", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # the interpreter is on its way out: who drains writes by himself
+            except RuntimeError:
+                # the interpreter is shutting down: `drain` writes in its own thread
                 self._thread = None
 
     # --- the thread
 
     def step(self) -> bool:
-        """Write one batch, or do a courtesy, or wait for a moment in which one could; return whether the thread shall go on."""
+        """Write one batch, run one maintenance job, or wait for work.
+
+        Return True if the thread must continue.
+        """
         self.take_late()
         with self._lock:
             now = time.monotonic()
@@ -326,21 +367,23 @@ class Backlog:
         if failed is not None:
             self._tell.tier_failed(failed, "write")
         if lost:
-            self._tell.dropped(lost, lane.tier.name, "the tier would not take them")
+            self._tell.dropped(lost, lane.tier.name, "the tier did not accept them")
 
     def _after_failure(self, lane: _Lane) -> tuple[Writes, int]:
-        """Return the writes of *lane* that are to be tried again, and how many entries are given up."""
+        """Return the writes of *lane* to retry, and the number of dropped entries."""
         key, entry = next(iter(lane.writing.items()))
-        if _size(key, entry) > _BATCH_BYTES:  # it is alone
+        # such a large entry is alone in its batch
+        if _size(key, entry) > _BATCH_BYTES:
             lane.tries += 1
             if lane.tries % _TRIES == 0 and self._attempt(lane.tier, {key: None}) is None:
-                return {}, 1  # the tier works, but has never enough time for so much
+                # the tier works, but its timeout is too short for this entry
+                return {}, 1
         return dict(lane.writing), 0
 
     def _one_by_one(self, lane: _Lane, refused: TierError) -> tuple[TierError | None, Writes, int]:
-        """Try each write alone, so that one bad entry does not take the rest of the batch with it.
+        """Try each write alone, so that one bad entry does not fail the rest of its batch.
 
-        Return an error, the writes that are to be tried again, and how many entries are given up.
+        Return an error, the writes to retry, and the number of dropped entries.
         """
         failed: TierError | None = None
         left: dict[str, Entry | None] = {}
@@ -356,7 +399,7 @@ class Backlog:
         return failed, left, lost
 
     def _attempt(self, tier: Tier, writes: Writes) -> TierError | None:
-        """Do *writes*, and return how that failed, if it did."""
+        """Do *writes*; return the error if that failed."""
         good = [entry for entry in writes.values() if entry is not None and self._is_worth_it(entry)]
         gone = [key for key, entry in writes.items() if entry is None]
         dead = {key: entry for key, entry in writes.items() if entry is not None and not self._is_worth_it(entry)}
@@ -370,7 +413,8 @@ class Backlog:
                 tier.delete_many([key for key, entry in held.items() if isinstance(entry, Entry) and _is_as_old(entry, dead[key])])
         except TierError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - a tier's defect must not end the writing of the others
+        except Exception as error:  # noqa: BLE001
+            # a defect of one tier must not stop the writes to other tiers
             return broken(tier, "write", error)
         self._tell.succeeded("write", tier.name)
         return None
@@ -380,15 +424,16 @@ class Backlog:
             job()
         except TierError as error:
             self._tell.tier_failed(error)
-        except Exception as error:  # noqa: BLE001 - a tier's defect must not end the writing of the others
-            self._tell.tier_failed(broken(tier, "a courtesy", error))
+        except Exception as error:  # noqa: BLE001
+            # a defect of one tier must not stop the writes to other tiers
+            self._tell.tier_failed(broken(tier, "maintenance", error))
 
     def _is_worth_it(self, entry: Entry) -> bool:
         return entry.is_live(self._clock.time()) and not self._watch.view.void(entry)
 
 
 def _is_as_old(entry: Entry, other: Entry) -> bool:
-    """Return True if *entry* is of the same log as *other*, and was not born later."""
+    """Return True if *entry* has the epoch of *other* and is not newer."""
     return entry.born.epoch == other.born.epoch and entry.born.seq <= other.born.seq
 
 
@@ -398,4 +443,5 @@ def _work(backlog: Backlog) -> None:
 
 
 def _size(key: str, entry: Entry | None) -> int:
-    return len(key) + (200 if entry is None else 600 + len(entry.value))  # the rest of it, roughly
+    # 600 and 200: a rough size of the other fields
+    return len(key) + (200 if entry is None else 600 + len(entry.value))

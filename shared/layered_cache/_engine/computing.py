@@ -1,12 +1,15 @@
-"""Computing what no tier has: one computation per key and process.
+"""Single flight: at most one computation per key and process at a time.
 
-It lands as soon as memory has the answer; slower tiers follow. Whoever asks after an invalidation returned gets no answer whose
-computation began before it: not from a tier, and not from a flight that was under way.
+A flight ends as soon as memory holds the answer; slower tiers are written afterwards. After
+`invalidate` returns, no caller gets an answer from an older computation, neither from a tier nor
+from a computation in flight.
 
-Some hosts cannot say "look up, else compute": they look up, compute where nobody sees it, and store. For them a miss may begin a flight
-(`find_or_lead`), which ends when its key is stored (`store`), or when the host says that nothing will come of it, or when the task or
-the thread that led it has ended, or after `Policy.max_wait`. An error of theirs cannot reach those who follow: one of them leads next;
-after a second leader without an answer, everyone goes alone, so that a model that is down does not keep them in a queue.
+Some hosts have no call for "look up, else compute". They look up, compute outside of the cache, and
+store. For such hosts a miss may start a flight (`find_or_lead`). The flight ends if its key is
+stored (`store`), if the host reports that there will be no answer, if the task or thread that led
+it ends, or after `Policy.max_wait`. Errors of such a host cannot be passed to the followers, so one
+follower leads next. After a second leader without an answer each follower computes alone. Otherwise
+a model that is down would keep the followers in a queue.
 """
 
 from __future__ import annotations
@@ -24,9 +27,14 @@ from layered_cache.events import Event
 
 Compute: TypeAlias = Callable[[], Awaitable[Answer]]
 Led: TypeAlias = Callable[[Callable[[], None]], None]
-"""What is told that the caller leads now, and handed what it has to call when nothing will come of that. More than once is no error."""
+"""A callback for a caller that becomes a leader.
 
-_LEADERS = 2  # whom a caller of `find_or_lead` waits for, one after the other
+It receives a function that the caller must call if there will be no answer. More than one call is
+no error.
+"""
+
+# leaders that a caller of `find_or_lead` waits for, one after the other
+_LEADERS = 2
 
 
 class Computing:
@@ -38,10 +46,11 @@ class Computing:
         self._refreshes = Refreshes(engine.clock)
 
     async def get_or_compute(self, fx: Effects, ask: Ask, compute: Compute) -> Entry:
-        """Return the entry of a request, computing its answer at most once however many callers ask.
+        """Return the entry of a request. Concurrent callers share one computation.
 
-        A stale entry is returned at once and refreshed once in the background. Errors of *compute* reach everyone who waits and
-        pass unchanged. What the policy does not keep is returned all the same.
+        A stale entry is returned at once and refreshed once in the background. Errors of *compute*
+        are raised unchanged, in the leader and in all followers. Answers that the policy does not
+        admit are returned too.
         """
         patience = self._engine.clock.monotonic() + self._max_wait
         while self._engine.policy.single_flight:
@@ -60,22 +69,26 @@ class Computing:
         return cast("float", self._engine.policy.max_wait)
 
     async def _follow(self, fx: Effects, flight: Flight[Entry], seconds: float) -> Entry | Literal["again", "alone"]:
-        """Wait for *flight*, *seconds* at most; return its entry, or whether to start again or to go on alone.
+        """Wait for *flight* for at most *seconds*, and return its entry.
 
-        An error that it landed with is raised.
+        Return "again" if the caller must start again, and "alone" if it must compute alone. An
+        error of the flight is raised.
         """
         if flight.owner == fx.owner() or holds_any() or not fx.may_wait() or flight.needs_me():
-            return "alone"  # it would wait for himself, or might
+            # waiting could be a deadlock
+            return "alone"
         if not await fx.join(flight.future, seconds, flight.is_lost):
             return "again" if flight.is_lost() else "alone"
         try:
             entry = flight.future.result()
         except NothingToShareError:
             return "alone"
-        # it may come of a flight that began before an invalidation which this caller knows of, or could not learn of
+        # The flight may have started before an invalidation that this caller knows of. It may also
+        # be too old if the log could not be read.
         view, trust = await self._engine.watch.current(fx)
         if trust is Trust.NOTHING:
-            return "alone"  # nor would he know it of the next one
+            # the next flight could not be verified either
+            return "alone"
         if entry is None or view.void(entry):
             return "again"
         self._engine.note_hit(Hit(entry, "flight"), verified=trust is Trust.ALL)
@@ -84,9 +97,10 @@ class Computing:
     # --- for hosts that look up and store in two calls
 
     async def find_or_lead(self, fx: Effects, key: str, led: Led) -> Hit | None:
-        """Return what the tiers hold for *key*, or what comes of the flight that is under way; None: the caller computes.
+        """Return the entry of *key* from a tier or a flight. None: the caller must compute it.
 
-        Before None is returned, *led* is told if others may wait for the caller now: it has to store, or to say that it will not.
+        Before None is returned, *led* is called if other callers may wait for this one. Then the
+        caller must store the answer, or report that there is none.
         """
         patience = self._engine.clock.monotonic() + self._max_wait
         for _ in range(_LEADERS):
@@ -95,7 +109,7 @@ class Computing:
                 return await self._begin(fx, flight, led)
             try:
                 followed = await self._follow(fx, flight, max(0.0, patience - self._engine.clock.monotonic()))
-            except Exception:  # noqa: BLE001 - of another caller's computation: his to handle
+            except Exception:  # noqa: BLE001 - an error of another caller's computation
                 followed = "again"
             if followed == "alone":
                 break
@@ -104,14 +118,15 @@ class Computing:
         return (await self._engine.read(fx, [key])).get(key)
 
     def _overdue(self, stranded: Callable[[], bool]) -> Callable[[], bool]:
-        """Return what tells whether a lead has had its time: hosts may fail to say that it is over."""
+        """Return a predicate: a leader is out of time. Hosts may fail to report the end."""
         clock, end = self._engine.clock, self._engine.clock.monotonic() + self._max_wait
         return lambda: stranded() or clock.monotonic() > end
 
     async def _begin(self, fx: Effects, flight: Flight[Entry], led: Led) -> Hit | None:
         try:
             hit = (await self._engine.read(fx, [flight.key])).get(flight.key)
-        except GeneratorExit:  # see _lead
+        except GeneratorExit:
+            # see _lead
             flight.collected = True
             raise
         except BaseException:
@@ -127,7 +142,7 @@ class Computing:
         return None
 
     async def store(self, fx: Effects, answers: Mapping[str, tuple[Ask, Answer]], born: Ticket | None) -> dict[str, Entry]:
-        """Hold *answers* as `Engine.store` does; whoever waits for one of them has it as soon as memory does."""
+        """Store *answers* like `Engine.store`. Followers get them as soon as memory holds them."""
         flights = [flight for key in answers if (flight := self._flights.aloft(key)) is not None]
         if not flights:
             return await self._engine.store(fx, answers, born)
@@ -154,18 +169,20 @@ class Computing:
                 self._flights.land(flight, entries[flight.key])
 
     def nothing_to_share(self, key: str, owner: object) -> None:
-        """Note that the answer which *owner* has for *key* is not stored: if others wait for it, they go on alone."""
+        """Record that *owner*'s answer to *key* is not stored: its followers compute alone."""
         flight = self._flights.aloft(key)
         if flight is not None and flight.owner == owner:
             self._flights.land(flight, error=NothingToShareError())
 
-    # --- for those that hand over what computes
+    # --- for hosts that pass a function to compute
 
     async def _lead(self, fx: Effects, ask: Ask, compute: Compute, flight: Flight[Entry]) -> Entry:
         before = self._flights.hold(flight)
         try:
             entry = await self._load(fx, ask, compute, flight)
-        except GeneratorExit:  # the collector, in the middle of anything: no lock may be taken, and this is nobody's context
+        except GeneratorExit:
+            # The garbage collector closes the coroutine at any point and in any context, so no lock
+            # may be taken.
             flight.collected = True
             raise
         except Exception as error:
@@ -174,14 +191,15 @@ class Computing:
             raise
         except BaseException:
             self._flights.let_go(before)
-            self._flights.land(flight)  # without an outcome: a follower takes over
+            # no outcome: a follower takes over
+            self._flights.land(flight)
             raise
         self._flights.let_go(before)
         self._flights.land(flight, entry)
         return entry
 
     async def _load(self, fx: Effects, ask: Ask, compute: Compute, flight: Flight[Entry] | None) -> Entry:
-        # what is known now is what the answer is born with: whoever boards later judges by it
+        # The answer is dated with this log position, and later callers compare it with theirs.
         born = await self._engine.watch.ticket(fx)
         hit = (await self._engine.read(fx, [ask.key], stale=True, leave=False)).get(ask.key)
         if hit is None:
@@ -196,7 +214,8 @@ class Computing:
         started = engine.clock.time()
         answer = await compute()
         admitted = engine.admitted(ask, answer, born, started=started)
-        # what is not kept is returned all the same; those who follow judge by its birth whether it is too old for them
+        # An answer that is not admitted is returned too. Followers check by its log position if it
+        # is too old for them.
         entry = admitted or engine.entry(ask, answer, born, started)
         if flight is not None and engine.local is not None:
             self._flights.land(flight, entry)
@@ -207,7 +226,7 @@ class Computing:
         return entry
 
     async def _refresh(self, fx: Effects, ask: Ask, compute: Compute) -> None:
-        """Compute a stale entry's successor, unless another process has."""
+        """Refresh a stale entry, unless another process has done so."""
         try:
             born = await self._engine.watch.ticket(fx)
             found, _view, _trust = await self._engine.look_up(fx, [ask.key], stale=False)
@@ -215,7 +234,8 @@ class Computing:
                 await self._compute(fx, ask, compute, born, None)
         except GeneratorExit:
             raise
-        except Exception as error:  # noqa: BLE001 - nobody waits for it: the stale entry stays, and who observes is told
+        except Exception as error:  # noqa: BLE001
+            # no caller waits: the stale entry stays, and the observers get an event
             self._refreshes.end(ask.key, failed=True)
             self._engine.tell(Event(kind="refresh_failed", key=ask.key, namespace=ask.namespace, reason=type(error).__name__))
         except BaseException:

@@ -1,8 +1,8 @@
-"""All that the engine may do to the world, and how a coroutine is driven where there is no event loop.
+"""The I/O operations of the engine, and a driver for coroutines outside of an event loop.
 
-The engine is written once, as coroutines that do not know who drives them. `await` marks every place where it touches the world,
-through one `Effects` object. Under asyncio these places suspend; under threads they block and never suspend, so that the whole
-coroutine runs in one step of `run`.
+The engine is written once, as coroutines that do not depend on their driver. `await` marks every
+I/O operation, and each of them is a method of `Effects`. Under asyncio these operations suspend. In
+threads they block and never suspend, so the whole coroutine runs in one step of `run`.
 """
 
 from __future__ import annotations
@@ -20,100 +20,116 @@ T = TypeVar("T")
 
 
 class Effects(Protocol):
-    """One world's way to touch the outside.
+    """The I/O operations of the engine, implemented once for threads and once for asyncio.
 
-    Calls to tiers raise `TierError` and nothing else: what a tier raises against its contract becomes one here.
+    Calls to tiers raise only `TierError`. Any other exception of a tier is converted to one.
     """
 
     def owner(self) -> object:
-        """Return who is calling: the running task, else the thread."""
+        """Return the identity of the caller: the running task, or else the thread."""
         ...
 
     def may_wait(self) -> bool:
-        """Whether this caller may wait for another one: not if that would stop the loop which the other needs."""
+        """Return True if this caller may wait for a second caller.
+
+        It must not wait if that would block the event loop which the other caller needs.
+        """
         ...
 
     def stranded(self) -> Callable[[], bool]:
-        """Return what will tell whether the caller can never go on, because its loop was closed around it."""
+        """Return a predicate: the caller can never continue, because its loop was closed."""
         ...
 
     def needs_me(self) -> Callable[[], bool]:
-        """Return what will tell, in another thread, whether that thread is one which this caller may need in order to go on."""
+        """Return a predicate: the calling thread is one that this caller may need to continue.
+
+        The predicate is called in another thread.
+        """
         ...
 
     def when_ended(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have *callback* called when the calling task has ended, however it does. A thread tells nobody.
+        """Register *callback* for the end of the calling task, however it ends.
 
-        Return what has it forgotten, from any thread: a task may live long, and lead often.
+        A thread does not report its end, so the callback is never called for a thread. The returned
+        function removes the callback and may be called from any thread. Without it, callbacks would
+        pile up on a task that lives long and leads often.
         """
         ...
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """Return what *tier* holds for *keys*."""
+        """Return the entries of *keys* that *tier* holds."""
         ...
 
     async def write(self, tier: Tier, entries: Sequence[Entry]) -> None:
-        """Have *tier* hold *entries*."""
+        """Write *entries* to *tier*."""
         ...
 
     async def erase(self, tier: Tier, keys: Sequence[str]) -> int:
-        """Have *tier* hold nothing for *keys*."""
+        """Erase the entries of *keys* in *tier* and return their number."""
         ...
 
     async def erase_where(self, tier: Queryable, namespace: str, scope: Scope, born_before: int) -> int:
-        """Have *tier* erase what *scope* matches."""
+        """Erase the entries in *tier* that match *scope* and return their number."""
         ...
 
     async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
-        """Have *tier* count what *scope* matches."""
+        """Return the number of entries in *tier* that match *scope*."""
         ...
 
     async def list_keys(self, tier: Listable, namespace: str, after: str | None) -> Page:
-        """Return a page of the keys that *tier* holds."""
+        """Return a page of the keys in *tier*."""
         ...
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """Read the log."""
+        """Return the state of the log."""
         ...
 
     async def open_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """Read the log, made if there is none."""
+        """Return the state of the log, which is created if it does not exist."""
         ...
 
     async def append_log(self, authority: Authority, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """Add a rule."""
+        """Add a rule to the log and return the new state."""
         ...
 
     async def restart_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """Give the log a new epoch if it is older than *seen*."""
+        """Give the log a new epoch if it is older than *seen*, and return its state."""
         ...
 
     async def join(self, future: Future[T], seconds: float, lost: Callable[[], bool]) -> bool:
-        """Wait until *future* is done; return whether it is. Its outcome is the caller's to look at.
+        """Wait until *future* is done and return True, or False on a timeout.
 
-        It gives up after *seconds*, and as soon as it notices that *lost* is true: that nobody will ever finish it.
+        The caller reads the outcome from the future. The wait ends after *seconds*, or as soon as
+        *lost* returns True, which means that the future will never be finished.
         """
         ...
 
     def spawn(self, job: Coroutine[Any, Any, None]) -> bool:
-        """Run *job* beside the caller, who does not wait; False (and it is closed) if too many run already."""
+        """Run *job* in the background.
+
+        Return False, and close *job*, if too many jobs are running.
+        """
         ...
 
 
-LOOK_EVERY = 0.5  # seconds between two looks of `join` at whether a future is lost
+# `join` checks this often (in seconds) if a future is lost
+LOOK_EVERY = 0.5
 
 
 def broken(tier: object, operation: str, error: Exception) -> TierError:
-    """Return what *error* is, which a tier should not have raised. Only its kind is told: its text may say too much."""
+    """Return the `TierError` for *error*, which a tier must not raise.
+
+    Only the type of *error* is included: its text may contain private data.
+    """
     name = str(getattr(tier, "name", type(tier).__qualname__))
     return TierUnavailableError(name, operation, f"a defect of the tier: {type(error).__qualname__}", retryable=False)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Drive *coroutine* to its end in this thread: what `await` is to a task.
+    """Run *coroutine* to its end in this thread and return its result.
 
     Raises:
-        RuntimeError: It suspended, hence awaited something other than blocking effects.
+        RuntimeError: If the coroutine suspended, so it awaited more than blocking effects.
     """
     try:
         coroutine.send(None)

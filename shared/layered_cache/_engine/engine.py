@@ -1,14 +1,18 @@
-"""Reading and writing over tiers ordered from fastest to slowest: the decisions, once, for both worlds.
+"""Reads and writes over tiers, ordered from the fastest to the slowest, for threads and asyncio.
 
-Computing stands in `computing`, removing in `removing`; both work on this. The laws:
-- A tier that fails counts as a tier that holds nothing (`Policy.fail_open`).
-- What a person could read of an entry goes to the slowest tier alone: one copy is enough.
-- What is found below is promoted above with the time it has left, and keeps its birth; so a promotion that lands late can bring
-  nothing back.
-- An answer is written to memory first (the next caller may come at once), then to the slower tiers, slowest first, each within its
-  budget; what a budget leaves over waits in the backlog.
-- A tier that cannot hold a value erases the older value of its key. So no tier serves a replaced value after a write.
-- An answer is paid for: a caller that is cancelled while it is stored does not lose it.
+`computing` computes answers and `removing` invalidates them; both use this module. Its rules:
+
+- A tier that fails counts as an empty tier (`Policy.fail_open`).
+- The human-readable fields of an entry are stored in the slowest tier only: one copy is enough.
+- An entry that a slower tier holds is promoted to the faster tiers for its remaining lifetime. It
+  keeps its log position, so a late promotion cannot bring back an invalidated entry.
+- An answer is written to memory first, since the next request may come at once. Then it is written
+  to the slower tiers, slowest first, each within its timeout. Writes that exceed the timeout are
+  queued.
+- A tier that cannot hold a value erases the older value of its key. So no tier serves a replaced
+  value after a write.
+- An answer costs money: if a caller is cancelled while its answer is stored, the answer is not
+  lost.
 """
 
 from __future__ import annotations
@@ -47,14 +51,14 @@ _NO_LIMIT = 2**63
 
 
 class Hit(NamedTuple):
-    """An entry, and the name of the tier that had it."""
+    """An entry and the name of its tier."""
 
     entry: Entry
     tier: str
 
 
 class Ask(NamedTuple):
-    """What is asked: a request, its key, and the namespace of both."""
+    """A request with its key and namespace."""
 
     request: Request
     key: str
@@ -71,15 +75,16 @@ class Engine:
         self.observers = observers
         self.local = tiers[0] if isinstance(tiers[0], LocalTier) else None
         self.slower = self.tiers[1:] if self.local is not None else self.tiers
-        # asked once: what a tier can do is slow to find out
+        # checked once: isinstance with a protocol is slow
         self.queryable = cast("list[QueryableTier]", [tier for tier in self.slower if isinstance(tier, Queryable)])
         self._purging = [tier for tier in self.slower if isinstance(tier, Purges)]
         self._most = {id(tier): cast("int", getattr(tier, "max_entry_bytes", _NO_LIMIT)) for tier in self.tiers}
         self.counters = Counters(self.local.name if self.local is not None else None)
-        # what every hit needs, at hand
+        # attributes that every hit needs
         self._monotonic, self._tape, self._observed = clock.monotonic, self.counters.tape, bool(observers)
         self.tickets = Tickets(clock)
-        self.longest_life = cast("float", policy.keep_for)  # of an entry that this process has stored
+        # the longest lifetime of an entry that this process has stored
+        self.longest_life = cast("float", policy.keep_for)
         self.availability = Availability(clock)
         self.tell = Teller(self.counters, observers, self.availability)
         authority = next((tier for tier in reversed(self.slower) if isinstance(tier, Authority)), None)
@@ -89,12 +94,14 @@ class Engine:
         self._purge_at = float("-inf")
         self._closed = self._used_after_close = False
         self._shared = [tier for tier in self.slower if isinstance(tier, Shared) and id(tier) != id(authority)]
-        self._noted = 0  # the epoch that these tiers were told of
+        # the epoch that was last written to these tiers
+        self._noted = 0
         self._epochs: set[int] = set()
-        self.normalizers: tuple[Normalize, ...] = ()  # those with functions
+        # only those with functions
+        self.normalizers: tuple[Normalize, ...] = ()
 
     def use(self, rules: KeyRules) -> None:
-        """Note the function of *rules*, if they have one, in place of an older one of its name."""
+        """Register the function of *rules* (if any), in place of an older one of its name."""
         if rules.normalize is not None and callable(rules.normalize.how):
             label = rules.normalize.label
             self.normalizers = (*(one for one in self.normalizers if one.label != label), rules.normalize)
@@ -102,9 +109,10 @@ class Engine:
     # --- reading
 
     def peek(self, key: str) -> Slot | None:
-        """Return the local tier's slot of *key* if it may be served as it is: fresh, and not void. It never waits.
+        """Return the slot of *key* in the local tier if it is fresh and not void. It never waits.
 
-        The short cut of every hit in memory: no coroutine, no lock, one reading of the clock.
+        This is the fast path of every hit in memory: no coroutine, no lock, one reading of the
+        clock.
         """
         local, watch = self.local, self.watch
         if local is None or (now := self._monotonic()) >= watch.good_until:
@@ -120,13 +128,15 @@ class Engine:
         return slot
 
     async def read(self, fx: Effects, keys: Sequence[str], *, stale: bool = False, leave: bool = True) -> dict[str, Hit]:
-        """Return what the tiers hold for *keys*, and count; absent keys are absent.
+        """Return the entries of *keys* in the tiers, and count hits and misses.
+
+        Absent keys are not in the result.
 
         Args:
-            fx: The caller's world.
-            keys: Each of them once.
+            fx: The effects of the caller.
+            keys: The keys, without duplicates.
             stale: As for `look_up`.
-            leave: Whether a miss leaves a ticket for the answer that its caller may store.
+            leave: Leave a ticket at a miss, for the answer that the caller may store.
         """
         found, view, trust = await self.look_up(fx, keys, stale=stale)
         for hit in found.values():
@@ -143,17 +153,18 @@ class Engine:
         return found
 
     async def expect(self, fx: Effects, key: str) -> None:
-        """Leave a ticket for the answer that the caller computes from now on, without a look."""
+        """Leave a ticket for an answer that the caller is about to compute, without a lookup."""
         self.tickets.leave(key, fx.owner(), await self.watch.ticket(fx))
 
     async def look_up(self, fx: Effects, keys: Sequence[str], *, stale: bool, promote: bool = True) -> tuple[dict[str, Hit], View, Trust]:
-        """Ask the tiers for *keys*, the fastest first; return what they hold, and the view and trust by which it may be served.
+        """Look up *keys* in the tiers, the fastest first; return hits, view and trust level.
 
-        With *stale*, an entry that is no longer fresh will do; without, slower tiers are asked for a fresh one. What is found is copied
-        to the faster tiers if *promote*.
+        With *stale*, an entry that is no longer fresh is a hit. Without it, the slower tiers are
+        searched for a fresh one. Hits are copied to the faster tiers if *promote*.
         """
         watch, trust = self.watch, Trust.ALL
-        view = watch.view if self._monotonic() < watch.good_until else None  # nearly always: then `current` would say no more
+        # fast path: nearly always the view is new enough
+        view = watch.view if self._monotonic() < watch.good_until else None
         if view is None:
             view, trust = await watch.current(fx)
         missing = keys
@@ -206,18 +217,22 @@ class Engine:
         return entries
 
     async def _erase(self, fx: Effects, tier: Tier, worthless: Sequence[str]) -> None:
-        """Erase what is no entry of any release; now, not later: later it could hit the answer that replaces it."""
+        """Erase values that no release can read.
+
+        They are erased now, because a later erasure could hit the answer that replaces them.
+        """
         try:
             await fx.erase(tier, worthless)
         except TierError as error:
             self.tell.tier_failed(error)
 
     def _usable(self, tier: Tier, held: Mapping[str, Entry | Refused | None], view: View) -> tuple[dict[str, Entry], list[str]]:
-        """Return the entries in *held* that are not void, and the keys under which there is nothing that anybody could use."""
+        """Return the entries in *held* that are not void, and the keys of unreadable values."""
         entries: dict[str, Entry] = {}
         worthless: list[str] = []
         for key, entry in held.items():
-            if entry is None:  # it waits to be erased
+            # its erasure is queued
+            if entry is None:
                 continue
             if isinstance(entry, Refused):
                 self.tell(Event(kind="refused", tier=tier.name, key=key, namespace=namespace_of(key), reason=entry.reason))
@@ -225,7 +240,8 @@ class Engine:
                     worthless.append(key)
             elif view.void(entry):
                 self.counters.void()
-                # by its birth, so that the answer that replaces it stays; of another log that would say nothing
+                # The erasure is limited by log position, so that the answer that replaces the entry
+                # stays. Positions of another log cannot be compared.
                 if tier in self.queryable and entry.born.epoch == view.position[0]:
                     erase = partial(cast("QueryableTier", tier).erase_where, entry.namespace, Scope(keys=(key,)), entry.born.seq + 1)
                     self.backlog.courtesy(tier, key, erase)
@@ -243,10 +259,10 @@ class Engine:
                 # a promotion replaces nothing, so it erases nothing
                 self.backlog.put(tier, {key: entry for key, entry in fitting.items() if entry is not None})
 
-    # --- counting what was found
+    # --- counting hits
 
     def note_hit(self, hit: Hit, *, verified: bool) -> None:
-        """Count *hit* and tell of it."""
+        """Count *hit* and report it."""
         self.counters.hit(hit.tier, hit.entry.savings)
         if not verified:
             self.tell(Event(kind="served_unverified", tier=hit.tier, key=hit.entry.key, namespace=hit.entry.namespace))
@@ -268,7 +284,7 @@ class Engine:
         )
 
     def rejected(self, key: str, caller: object, reason: str) -> None:
-        """Note that an adapter could not read what was found: *caller* has missed."""
+        """Record that an adapter could not decode an entry, so *caller* has a miss."""
         self.tell(Event(kind="undecodable", key=key, namespace=namespace_of(key), reason=reason))
         self.tickets.leave(key, caller, self.watch.view.ticket)
 
@@ -281,10 +297,11 @@ class Engine:
         born: Ticket | None = None,
         in_memory: Callable[[Mapping[str, Entry]], None] | None = None,
     ) -> dict[str, Entry]:
-        """Hold *answers*, as far as the policy admits them; return what is held.
+        """Store *answers* as far as the policy admits them; return the stored entries.
 
-        Each is born at *born* if given, else at the ticket that its caller left, else now. *in_memory* is told what was admitted, before
-        the slower tiers have it.
+        The log position of each answer is *born* if given, or else the ticket of its caller, or
+        else the current position. *in_memory* is called with the admitted entries before the slower
+        tiers have them.
         """
         tickets = {key: (born, 0.0) if born is not None else self.tickets.take(key, fx.owner()) for key in answers}
         computed = {key for key, ticket in tickets.items() if born is None and ticket is not None}
@@ -310,9 +327,9 @@ class Engine:
         tickets: Mapping[str, tuple[Ticket, float] | None],
         computed: AbstractSet[str],
     ) -> tuple[list[Entry], list[str]]:
-        """Return the entries to hold of *answers*, and the keys that the slower tiers must erase.
+        """Return the entries of *answers* to store, and the keys that the slower tiers must erase.
 
-        A value that was *computed* after a miss replaces nothing that its caller could have got.
+        A value that was *computed* after a miss replaces no value that its caller could have read.
         """
         born_now = await self.watch.ticket(fx)
         now = self.clock.time()
@@ -338,19 +355,24 @@ class Engine:
         self._background.spawn(job)
 
     def admitted(self, ask: Ask, answer: Answer, ticket: Ticket, *, started: float) -> Entry | None:
-        """Return the entry to hold of *answer*, which memory has now; or None, having told why it is not held."""
+        """Return the entry of *answer*, which memory holds now. None: it is not stored.
+
+        In that case the reason is reported.
+        """
         reason: str | None = self.policy.refuses(ask.request, answer)
         if reason is None:
             view = self.watch.view
             entry = self.entry(ask, answer, ticket, started)
             if view.void(entry):
                 reason = "invalidated"
-            elif self.local is not None:  # marked with the view that it was checked against, not with a newer one
+            elif self.local is not None:
+                # stamped with the view of the check above, not with a newer one
                 self.local.put(self._capped(self.local, [entry])[0], view.position)
                 return entry
             elif entry.born.epoch > 0:
                 return entry
-            else:  # nobody could say later whether it is void
+            else:
+                # a later reader could not check if it is void
                 reason = "log unread"
         if reason == "too large" and self.local is not None:
             self.local.delete_many([ask.key])
@@ -358,17 +380,21 @@ class Engine:
         return None
 
     def entry(self, ask: Ask, answer: Answer, born: Ticket, started: float) -> Entry:
-        """Return what the tiers shall hold of *answer*, whose computation began at *started*."""
+        """Return the entry of *answer*. Its computation began at *started*."""
         now = self.clock.time()
         entry = self.policy.entry(ask.request, answer, key=ask.key, namespace=ask.namespace, born=born, started=started, now=now)
         self.longest_life = max(self.longest_life, entry.keep_until - now)
         return entry
 
     async def spread(self, fx: Effects, entries: Sequence[Entry], gone: Iterable[str] = ()) -> None:
-        """Write *entries*, which memory has, to the slower tiers, slowest first, and erase the entries of the keys in *gone* there."""
+        """Write *entries*, which memory holds, to the slower tiers, slowest first.
+
+        The entries of the keys in *gone* are erased there.
+        """
         for entry in entries:
             self.tell(Event(kind="stored", key=entry.key, namespace=entry.namespace, model=entry.model))
-        writes: dict[str, Entry | None] = {entry.key: entry for entry in entries if entry.born.epoch > 0}  # else: memory only
+        # other entries stay in memory only
+        writes: dict[str, Entry | None] = {entry.key: entry for entry in entries if entry.born.epoch > 0}
         writes.update(dict.fromkeys(gone))
         if not writes:
             return
@@ -381,7 +407,8 @@ class Engine:
         except BaseException as end:
             for tier in left:
                 self.backlog.put_from_anywhere(tier, self._for_tier(tier, writes))
-            if not isinstance(end, GeneratorExit):  # that one comes in the garbage collector, where no lock may be taken
+            # GeneratorExit is raised in the garbage collector, where no lock may be taken
+            if not isinstance(end, GeneratorExit):
                 self.backlog.take_late()
             raise
         self._keep_house()
@@ -389,7 +416,10 @@ class Engine:
             raise failure
 
     async def discard(self, fx: Effects, keys: Sequence[str]) -> None:
-        """Have no tier hold an entry of *keys*: a value that cannot be held has replaced it. A tier that fails erases it later."""
+        """Erase the entries of *keys* in all tiers. A tier that fails erases them later.
+
+        It is called if a value that cannot be stored has replaced them.
+        """
         if self.local is not None:
             self.local.delete_many(keys)
         await self.spread(fx, (), keys)
@@ -408,7 +438,7 @@ class Engine:
             self.availability.succeeded("write", tier.name)
         except TierError as error:
             self.tell.tier_failed(error, "write")
-            # of several that the tier refused for good, the queue finds out which one is to blame
+            # if the tier refused several entries permanently, the queue finds the bad one
             self.backlog.put(tier, left if error.retryable or len(left) > 1 else dict.fromkeys(left))
             return error
         return None
@@ -420,7 +450,10 @@ class Engine:
         return [entry.capped(until) for entry in entries]
 
     def _for_tier(self, tier: Tier, writes: Writes) -> dict[str, Entry | None]:
-        """Return *writes* as *tier*, a slower one, does them: for as long as it may. It erases the keys of entries that it cannot hold."""
+        """Return *writes* in the form that the slower tier *tier* can store.
+
+        Lifetimes are limited by the tier. Entries that it cannot hold become erasures.
+        """
         readable = tier is self.tiers[-1]
         fitting = dict(writes)
         for entry in self._capped(tier, [entry for entry in writes.values() if entry is not None]):
@@ -433,7 +466,7 @@ class Engine:
         return fitting
 
     def most(self, tier: Tier, value: bytes) -> int | None:
-        """Return how many bytes *tier* can hold at most if *value* is larger; None if it is not."""
+        """Return the size limit of *tier* if *value* exceeds it, or else None."""
         most = self._most[id(tier)]
         if len(value) <= most or (getattr(tier, "compresses", False) and stored_bytes(value) <= most):
             return None
@@ -446,7 +479,7 @@ class Engine:
         self.watch.close()
 
     def _keep_house(self) -> None:
-        """Have tiers let go of what has expired, and tell those that others may share which log rules them; now and then."""
+        """Queue periodic maintenance: purge expired entries, write the log id to shared tiers."""
         if self._closed and not self._used_after_close:
             self._used_after_close = True
             _log.warning("cache used after close(): answers are no longer stored. Close the cache at the end of the program only")
@@ -461,10 +494,10 @@ class Engine:
             for tier in self._shared:
                 self.backlog.courtesy(tier, "note the log", partial(_note_log, tier, epoch, self._epochs, self.tell))
 
-    # --- the rest
+    # --- statistics
 
     def stats(self) -> Stats:
-        """Return what was counted."""
+        """Return a snapshot of the statistics."""
         evicted = getattr(self.local, "evictions", 0)
         return self.counters.snapshot(
             queued=len(self.backlog),
@@ -475,7 +508,7 @@ class Engine:
 
 
 def _note_log(tier: Shared, epoch: int, known: AbstractSet[int], tell: Teller) -> None:
-    """Tell *tier* which log rules it, and everyone if it was another one that this process does not know."""
+    """Write the id of the log to *tier*; report a conflict if the old id is unknown here."""
     before = tier.swap_log_id(epoch)
     if before is not None and before not in known:
         reason = "it was last used with another invalidation log: the slowest tier has changed or was lost, or two set-ups share this one"
@@ -483,6 +516,6 @@ def _note_log(tier: Shared, epoch: int, known: AbstractSet[int], tell: Teller) -
 
 
 def _purge(backlog: Backlog, tier: Purges) -> None:
-    """Have *tier* let go of what has expired, batch after batch, as long as there are whole ones."""
+    """Purge expired entries of *tier*; queue the next batch if this one was full."""
     if tier.purge():
         backlog.courtesy(cast("Tier", tier), "purge", partial(_purge, backlog, tier))

@@ -1,7 +1,8 @@
 """Write the queues of this process before it ends.
 
-The interpreter runs `atexit` handlers at its end. A child process of multiprocessing does not: it runs finalizers. The workers of a pool
-get SIGTERM as soon as their last task is done, so such a child handles SIGTERM too, unless the application does.
+The interpreter runs `atexit` handlers at its end. A child process of multiprocessing does not: it
+runs finalizers. The workers of a pool get SIGTERM as soon as their last task is done, so such a
+child handles SIGTERM too, unless the application does.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import weakref
 from contextlib import suppress
 from typing import Protocol
 
-EXIT = 2.0  # seconds that the end of the process, or of a cache, waits
+# seconds that the end of the process, or of a cache, waits
+EXIT = 2.0
 
-_REPEAT = 0.02  # seconds between two attempts to interrupt the main thread
+# seconds between two attempts to interrupt the main thread
+_REPEAT = 0.02
 
 
 class Closable(Protocol):
@@ -42,7 +45,10 @@ def register(queue: Closable) -> None:
 
 
 def write_at_exit() -> None:
-    """Install the hooks in this process, once: its end waits `EXIT` seconds for all registered queues together."""
+    """Install the hooks in this process, once.
+
+    The end of the process waits `EXIT` seconds for all registered queues together.
+    """
     global _prepared_in  # noqa: PLW0603 - one per process
     if _prepared_in == os.getpid():
         return
@@ -64,7 +70,8 @@ def _at_exit() -> None:
 
 
 def _at_signal(number: int, _frame: object) -> None:
-    global _ending  # noqa: PLW0603 - one per process; an Event has a lock, which a handler must not take
+    # one per process; an Event has a lock, which a handler must not take
+    global _ending  # noqa: PLW0603
     if _ending:
         return
     _ending = True
@@ -78,15 +85,18 @@ def _at_signal(number: int, _frame: object) -> None:
 
 
 def _interrupt_blocking_calls() -> None:
-    """Make sure that the handler of SIGTERM runs if the main thread enters a blocking call at the same time.
+    """Make sure that the handler of SIGTERM runs if the main thread starts to block.
 
-    Python runs handlers in the main thread, between two instructions. A signal that arrives just before a blocking call only sets a
-    flag: the call blocks and the handler does not run. A worker of a pool waits for its next task at that moment, so the pool never
-    ended. The wake-up descriptor is written by the signal itself. A thread reads it and repeats the signal until the handler runs.
-    An application that uses the descriptor keeps it. Without a descriptor or a thread there is no such protection.
+    Python runs handlers in the main thread, between two instructions. A signal that arrives just
+    before a blocking call only sets a flag: the call blocks and the handler does not run. A worker
+    of a pool waits for its next task at that moment, so the pool never ended. The wake-up
+    descriptor is written by the signal itself. A thread reads it and repeats the signal until the
+    handler runs. An application that uses the descriptor keeps it. Without a descriptor or a thread
+    there is no such protection.
     """
     global _wakeup  # noqa: PLW0603 - one per process
-    if not hasattr(signal, "pthread_kill"):  # Windows
+    # Windows
+    if not hasattr(signal, "pthread_kill"):
         return
     try:
         reader, writer = socket.socketpair()
@@ -100,7 +110,8 @@ def _interrupt_blocking_calls() -> None:
             thread.start()
             _wakeup = writer
             return
-    except RuntimeError:  # no thread can be started
+    except RuntimeError:
+        # no thread can be started
         pass
     signal.set_wakeup_fd(other)
     reader.close()
@@ -108,7 +119,10 @@ def _interrupt_blocking_calls() -> None:
 
 
 def _repeat_signal(reader: socket.socket, main: int) -> None:
-    """Wait for SIGTERM. Then repeat it in the thread *main* until the handler runs, unless the application has replaced the handler."""
+    """Wait for SIGTERM, then repeat it in the thread *main* until the handler runs.
+
+    It stops too if the application has replaced the handler.
+    """
     while signal.SIGTERM not in (numbers := reader.recv(64)):
         if not numbers:
             return
@@ -119,11 +133,12 @@ def _repeat_signal(reader: socket.socket, main: int) -> None:
 
 
 def _after_fork() -> None:
-    """Leave the wake-up descriptor to the parent: a signal of this child would be read there."""
+    """Leave the wake-up descriptor to the parent, which would get this child's signals."""
     global _wakeup, _ending  # noqa: PLW0603 - one per process
     _ending = False
     if _wakeup is not None:
-        with suppress(ValueError):  # not in the main thread
+        # not in the main thread
+        with suppress(ValueError):
             if (other := signal.set_wakeup_fd(-1)) != _wakeup.fileno():
                 signal.set_wakeup_fd(other)
         _wakeup = None

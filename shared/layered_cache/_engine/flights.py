@@ -1,13 +1,16 @@
-"""Who is computing what, across all threads and event loops of the process.
+"""Computations in flight, across all threads and event loops of the process.
 
-A flight is one computation that many callers wait for: one leads, the others follow. A leader that is cancelled or dies hands
-over: it lands without an outcome, and each follower starts again, one of them as the leader.
+A flight is one computation that several callers wait for: one leader and its followers. If a leader
+is cancelled or dies, its flight ends without an outcome. Each follower then starts again, and one
+of them leads.
 
-Nobody waits for himself: a caller that holds any flight (it is inside a computation, or is a task that one started) computes
-alone. That rules out every circle, at the price of a computation that might have been shared.
+A caller that already leads a computation never waits for a second one: it computes alone. This
+includes tasks that were started inside of a computation. It prevents deadlocks, at the price of
+some computations that could have been shared.
 
-A leader may also end in the garbage collector, which closes coroutines that nobody will ever run again, in the middle of anything
-and in any thread. It must not take a lock there: it only marks its flight as lost, and who meets the flight next lands it.
+A leader may also end in the garbage collector, which closes abandoned coroutines at any point and
+in any thread. The leader must not take a lock there. It only marks its flight as lost, and the next
+caller that finds the flight ends it.
 """
 
 from __future__ import annotations
@@ -22,14 +25,16 @@ from layered_cache import _forks
 
 T = TypeVar("T")
 
-_SWEEP = 256  # flights; with fewer there is nothing to sweep
+# the smallest number of flights that is swept
+_SWEEP = 256
 
 
 class Flight(Generic[T]):
-    """One computation under way. `future` holds its outcome; None: it has none, start again.
+    """One computation in flight. `future` holds its outcome; None means that callers start again.
 
-    `is_lost` tells whether its leader can never land it: it was collected, its event loop was closed around it, it has ended, or it had
-    its time. `needs_me` tells whether the thread that asks is one which the leader may need to go on.
+    `is_lost` returns True if the leader can never end the flight. Then the leader was garbage
+    collected, its event loop was closed, it has ended, or its time is over. `needs_me` returns True
+    if the leader may need the calling thread to continue.
     """
 
     __slots__ = ("_stranded", "collected", "future", "key", "needs_me", "owner")
@@ -41,22 +46,26 @@ class Flight(Generic[T]):
         self.collected = False
         self._stranded = stranded
         self.future: Future[T | None] = Future()
-        self.future.set_running_or_notify_cancel()  # a follower's cancellation stays its own
+        # a follower that is cancelled does not cancel the future
+        self.future.set_running_or_notify_cancel()
 
     def is_lost(self) -> bool:
-        """Whether nobody will land it."""
+        """Return True if no caller will end this flight."""
         return not self.future.done() and (self.collected or self._stranded())
 
 
 class NothingToShareError(Exception):
-    """The outcome of a flight whose answer is its leader's alone: it cannot or may not be stored. Who followed goes on alone."""
+    """The outcome of a flight if the answer must not be shared, so each follower computes alone.
+
+    The answer cannot be stored, or the policy does not admit it.
+    """
 
 
 _held: ContextVar[tuple[Flight[object], ...]] = ContextVar("layered_cache_held_flights", default=())
 
 
 def holds_any() -> bool:
-    """Whether the caller is inside a computation that others may be waiting for."""
+    """Return True if the caller is inside a computation that may have followers."""
     return any(not flight.future.done() and not flight.is_lost() for flight in _held.get())
 
 
@@ -68,7 +77,7 @@ class Flights(Generic[T]):
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Begin with none: who led them is not in this process."""
+        """Start without flights: their leaders are not in this process."""
         self._lock = threading.Lock()
         self._aloft: dict[str, Flight[T]] = {}
         self._sweep_at = _SWEEP
@@ -76,7 +85,7 @@ class Flights(Generic[T]):
     def board(
         self, key: str, owner: object, stranded: Callable[[], bool], needs_me: Callable[[], bool] = lambda: False
     ) -> tuple[Flight[T], bool]:
-        """Return the flight of *key*, and whether the caller leads it; a leader must land it."""
+        """Return the flight of *key*, and True if the caller leads it. A leader must land it."""
         mine: Flight[T] = Flight(key, owner, stranded, needs_me)
         if len(self._aloft) >= self._sweep_at:
             self._sweep()
@@ -90,7 +99,10 @@ class Flights(Generic[T]):
         return flight, False
 
     def _sweep(self) -> None:
-        """Land what is lost: of a key that nobody asks for again, nobody else would."""
+        """End lost flights.
+
+        A flight of a key that is not requested again is not ended elsewhere.
+        """
         for flight in list(self._aloft.values()):
             if flight.is_lost():
                 self.land(flight)
@@ -101,13 +113,16 @@ class Flights(Generic[T]):
         return self._aloft.get(key)
 
     def land(self, flight: Flight[T], outcome: T | None = None, error: BaseException | None = None) -> None:
-        """End *flight*: with an outcome, an error for all, or neither, so that a follower takes over. Later calls do nothing."""
+        """End *flight* with an outcome, with an error for its followers, or with neither.
+
+        With neither, a follower takes over. Later calls have no effect.
+        """
         with self._lock:
             if flight.future.done():
                 return
             if self._aloft.get(flight.key) is flight:
                 del self._aloft[flight.key]
-            # inside the lock: whoever boards next must not find this one without its outcome
+            # Inside the lock: the next caller must not find this flight without its outcome.
             if error is not None:
                 flight.future.set_exception(error)
             else:
@@ -115,12 +130,15 @@ class Flights(Generic[T]):
 
     @staticmethod
     def hold(flight: Flight[T]) -> tuple[Flight[object], ...]:
-        """Note that the caller holds *flight*; return what it held before, for `let_go`, which hosts cannot call: they only land it."""
+        """Record that the caller leads *flight*. Return its earlier flights, for `let_go`.
+
+        Hosts that store in a second call never call `let_go`: they only land the flight.
+        """
         before = tuple(held for held in _held.get() if not held.future.done())
         _held.set((*before, flight))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         return before
 
     @staticmethod
     def let_go(before: tuple[Flight[object], ...]) -> None:
-        """Note that the caller holds what it held *before*."""
+        """Restore the flights that the caller led *before*."""
         _held.set(before)

@@ -1,8 +1,10 @@
-"""Listing a namespace: which keys there are, from the tiers that can tell; then what is held for them, as for any reader.
+"""Listing of a namespace: the keys come from listable tiers, the entries from a normal read.
 
-So an entry is given exactly if `get` would return it, stale ones among them: not what is void or expired, and what waits to be
-written as well. Every tier is asked, the slowest first: it has most; what it has not got, for it was away or the entry was too large,
-another one may have. Nothing is promoted, for who lists everything would push everything out, and nothing is counted.
+So a listing contains exactly the entries that `get` would return. This includes stale entries and
+queued writes, but no void or expired ones. Every tier is listed, the slowest first, because it
+holds most entries. An entry that it lacks, because the tier was down or the entry too large, may be
+in another tier. Nothing is promoted, since a full listing would evict the other entries. Nothing is
+counted.
 """
 
 from __future__ import annotations
@@ -17,22 +19,24 @@ from layered_cache.errors import TierError
 from layered_cache.keys import digest_of, namespace_of
 from layered_cache.tiers._tier import Listable
 
-_PAGE = 250  # entries that are read at once: a few megabytes, which a tier can send within its budget
+# entries per read: a few megabytes, which a tier can send within its timeout
+_PAGE = 250
 
 
 class Listing:
-    """One listing, which remembers how far it has come. One caller at a time."""
+    """One listing with its position. It is used by one caller at a time."""
 
     def __init__(self, engine: Engine, namespace: str) -> None:
         self._engine = engine
         self._namespace = namespace
-        self._tiers = [tier for tier in engine.tiers if isinstance(tier, Listable)]  # the last one is asked next
+        # the last one is listed next
+        self._tiers = [tier for tier in engine.tiers if isinstance(tier, Listable)]
         self._after: str | None = None
         self._keys: Iterator[str] = iter([key for key in engine.backlog.queued() if namespace_of(key) == namespace])
         self._seen: set[bytes] = set()
 
     async def page(self, fx: Effects) -> list[Entry] | None:
-        """Return entries that were not given yet, maybe none; None: there are no more."""
+        """Return entries that were not returned yet, or an empty list. None: there are no more."""
         while not (keys := list(islice(self._keys, _PAGE))):
             if not self._tiers:
                 return None

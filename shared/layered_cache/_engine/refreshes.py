@@ -1,4 +1,4 @@
-"""Which stale entries are being refreshed: each by one caller at a time, and after a failure not again for a while."""
+"""Guard of background refreshes: one refresh per key at a time, with a pause after a failure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import threading
 from layered_cache import _forks
 from layered_cache.clocks import Clock
 
-_LONGEST = 300.0  # seconds: then it is taken for lost, as one is whose loop was closed around it
-_PAUSE = 30.0  # seconds after a failed refresh: a model that is down is not asked at every hit
+# seconds after which a refresh counts as lost, as if its loop was closed
+_LONGEST = 300.0
+# seconds after a failed refresh: a model that is down is not called at every hit
+_PAUSE = 30.0
 _MOST = 10_000
 
 
@@ -21,12 +23,12 @@ class Refreshes:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Begin with none under way."""
+        """Start without refreshes."""
         self._lock = threading.Lock()
         self._not_before: dict[str, float] = {}
 
     def begin(self, key: str) -> bool:
-        """Whether the caller shall refresh *key*; it then has to call `end`."""
+        """Return True if the caller must refresh *key*. It must call `end` afterwards."""
         now = self._clock.monotonic()
         with self._lock:
             if now < self._not_before.get(key, now):
@@ -39,7 +41,7 @@ class Refreshes:
             return True
 
     def end(self, key: str, *, failed: bool) -> None:
-        """Note that the refresh of *key* has ended."""
+        """Record that the refresh of *key* has ended."""
         with self._lock:
             if failed:
                 self._not_before[key] = self._clock.monotonic() + _PAUSE

@@ -1,6 +1,6 @@
-"""Where the engine's parts report: every event is counted here and told to the observers, in one place.
+"""Recording of events: each event is counted and sent to the observers here.
 
-Only hits are counted elsewhere: one in memory must not cost an event.
+Hits are counted elsewhere, because a hit in memory must not pay for an event.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from layered_cache.stats import Counters
 
 
 class Teller:
-    """Counts and tells."""
+    """Counts events and sends them to the observers."""
 
     def __init__(self, counters: Counters, observers: Observers, availability: Availability) -> None:
         self._counters = counters
@@ -20,22 +20,27 @@ class Teller:
         self._availability = availability
 
     def __call__(self, event: Event) -> None:
-        """Count *event* and tell the observers of it."""
+        """Count *event* and send it to the observers."""
         self._counters.note(event)
         if self._observers:
             self._observers(event)
 
     def tier_failed(self, error: TierError, operation: Operation | None = None) -> None:
-        """Record that a tier failed, with the reason of the tier. The client's own message may hold stored data.
+        """Record a failure of a tier.
 
-        The tier counts as unavailable for *operation*. None: the failure shows nothing about the next call.
+        The event contains the reason that the tier gave. The message of the client library may
+        contain stored data, so it is left out. The tier counts as unavailable for *operation*.
+        None: the failure shows nothing about the next call.
         """
         self(Event(kind="tier_failed", tier=error.tier, reason=f"{type(error).__name__}: {error.operation}: {error.reason}"))
         if operation is not None:
             self._availability.failed(operation, error)
 
     def log_failed(self, error: TierError, consequence: str) -> None:
-        """Record that the invalidation log could not be read or written, with the *consequence* for calls."""
+        """Record that the invalidation log could not be read or written.
+
+        The *consequence* for calls is logged.
+        """
         self(Event(kind="log_failed", tier=error.tier, reason=f"{type(error).__name__}: {error.operation}: {error.reason}"))
         self._availability.failed("log", error, consequence)
 
@@ -44,5 +49,5 @@ class Teller:
         self._availability.succeeded(operation, tier)
 
     def dropped(self, count: int, tier: str, reason: str) -> None:
-        """Note that *count* writes to *tier* were given up."""
+        """Record that *count* writes to *tier* were dropped."""
         self(Event(kind="queue_dropped", tier=tier, count=count, reason=reason))

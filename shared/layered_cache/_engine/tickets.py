@@ -1,12 +1,14 @@
-"""What callers knew of the invalidation log when they missed, for hosts that look up and store in two calls.
+"""Log positions at the time of a miss, for hosts that look up and store in two calls.
 
-A miss leaves a ticket under (key, caller); the caller's store takes it out, the latest first, as calls nest. So an answer that was
-computed before an invalidation and stored after it is known to be void, also for the second of two callers, and the next
-caller's answer is not held back by them.
+A miss leaves a ticket, the current log position, under (key, caller). The caller's store takes the
+ticket out again, the latest one first, since calls nest. So an answer that was computed before an
+invalidation and stored after it is recognized as void. This holds for the second of two callers
+too, and it does not affect the answer of the next caller.
 
-A store without a ticket of its own borrows the oldest one of that key that no other stranger has borrowed, and leaves it for its
-owner; else it takes what is known now. The table is bounded: if a ticket had to be dropped, stores without one are born as early as it
-for as long as it would have been good.
+A store without a ticket borrows the oldest ticket of the key that is not borrowed yet, and leaves
+it for its owner. If there is none, it uses the current log position. The table is bounded. After a
+ticket was dropped, stores without a ticket use the position of the dropped one, for as long as that
+ticket would have been valid.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from layered_cache.clocks import Clock
 from layered_cache.entry import Ticket
 
 MOST = 20_000
-GOOD_FOR = 3600.0  # seconds: longer than any computation
+# seconds: longer than any computation
+GOOD_FOR = 3600.0
 
 
 @dataclass(slots=True)
@@ -41,15 +44,16 @@ class Tickets:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Begin without tickets."""
+        """Start without tickets."""
         self._lock = threading.Lock()
-        self._by_key: OrderedDict[str, list[_Left]] = OrderedDict()  # keys in the order in which they were last missed
+        # keys in the order of their last miss
+        self._by_key: OrderedDict[str, list[_Left]] = OrderedDict()
         self._count = 0
         self._dropped: Ticket | None = None
         self._dropped_until = 0.0
 
     def leave(self, key: str, caller: object, ticket: Ticket) -> None:
-        """Note that *caller* missed *key* when the log was at *ticket*."""
+        """Record that *caller* missed *key* when the log was at *ticket*."""
         now = self._clock.monotonic()
         with self._lock:
             self._by_key.setdefault(key, []).append(_Left(caller, ticket, now))
@@ -59,9 +63,9 @@ class Tickets:
                 self._drop_oldest(now)
 
     def take(self, key: str, caller: object) -> tuple[Ticket, float] | None:
-        """Return what *caller*'s answer to *key* is born with, and how many seconds ago it was asked for.
+        """Return the log position for *caller*'s answer to *key*, and its age in seconds.
 
-        None: the caller knew no less than what is known now.
+        None means that the current log position applies.
         """
         now = self._clock.monotonic()
         with self._lock:
@@ -85,7 +89,7 @@ class Tickets:
         return bool(self._by_key) and now - next(iter(self._by_key.values()))[0].at > GOOD_FOR
 
     def _drop_oldest(self, now: float) -> None:
-        """Forget the oldest ticket of the key that was missed longest ago."""
+        """Drop the oldest ticket of the key with the oldest miss."""
         key, left = next(iter(self._by_key.items()))
         gone = left.pop(0)
         self._count -= 1

@@ -1,14 +1,19 @@
-"""What this process knows of the invalidation log, and how far it may be trusted.
+"""The view of the invalidation log in this process, and its trust level.
 
-A look reads what is newer. A daemon looks once a second while the cache is used; a call that finds the last look older than
-`max_staleness` looks before it serves. So an invalidation holds in its own process at once, and in others within `max_staleness`.
+A refresh reads the rules that are new in the log. A daemon refreshes the view once a second while
+the cache is used. A call refreshes it first if the last refresh is older than `max_staleness`. So
+an invalidation takes effect in its own process at once, and in other processes within
+`max_staleness`.
 
-When the log cannot be read, the last view is good enough for `max_unverified` (every hit is counted and told of), then nothing is
-served; with `strict_invalidation`, nothing is served at once. A process that has never read the log serves from memory what it
-computed itself, no longer than that, and drops it at its first look.
+If the log cannot be read, the last view is used for `max_unverified`, and every hit is counted and
+reported. After that nothing is served. With `strict_invalidation` nothing is served from the start.
+A process that has never read the log serves only the entries that it computed itself, from memory
+and for the same time. It drops them at its first refresh.
 
-Views only go forward. A look that began before another one ended may bring less than is known: it is ignored. A log that is older
-than it was, with nobody having looked meanwhile, came back from a snapshot: it gets a new epoch, and everything starts cold.
+Views never go backwards. A refresh that began before a newer one ended may return less than is
+known, so its result is ignored. If the log is older than before, and no other refresh ran in
+between, it was restored from a snapshot. It then gets a new epoch, and all entries become void
+once.
 """
 
 from __future__ import annotations
@@ -35,8 +40,10 @@ from layered_cache.tiers._tier import Authority
 if TYPE_CHECKING:
     from layered_cache.policy import Policy
 
-_EVERY = 1.0  # seconds between two looks of the daemon, and between two tries while the log cannot be read
-_UNUSED = 60.0  # seconds after which it stops looking
+# seconds between two refreshes by the daemon, and between two attempts to read a failing log
+_EVERY = 1.0
+# seconds without use of the cache after which the daemon ends
+_UNUSED = 60.0
 
 
 def _never() -> bool:
@@ -44,19 +51,20 @@ def _never() -> bool:
 
 
 class Trust(enum.Enum):
-    """What may be served at this moment."""
+    """The entries that may be served at this moment."""
 
-    ALL = "what the view does not void"
-    UNVERIFIED = "the same, each hit to be counted"
-    OWN = "what this process computed itself, from memory"
+    ALL = "entries that the view does not void"
+    UNVERIFIED = "the same, and each hit is counted"
+    OWN = "entries in memory that this process computed itself"
     NOTHING = "nothing"
 
 
 class LocalAuthority:
-    """The log of a cache without a tier that can keep one. It never blocks and is never stale.
+    """The log of a cache if no tier can store one. It never blocks and is never stale.
 
-    Nobody else reads it, and it ends with the process. If other processes may see the tiers, its epoch is a random one: what is
-    stored under it is void for all others, since nobody could tell them what is not true any more.
+    No other process reads it, and it ends with the process. If other processes can read the tiers,
+    the epoch is random. Other processes then ignore the entries of this one, because they share no
+    invalidation log.
     """
 
     name = "process"
@@ -70,43 +78,43 @@ class LocalAuthority:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Begin with a new lock."""
+        """Start with a new lock."""
         self._lock = threading.Lock()
 
     def read_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the state of the log."""
         with self._lock:
             return self._log.state(seen)
 
     open_log = restart_log = read_log
 
     def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority."""
+        """Add a rule and return the new state."""
         with self._lock:
             self._log.append(namespace, scope, clock=self._clock.time(), before=before)
             return self._log.state(seen)
 
     async def aread_log(self, seen: Ticket) -> LogState:
-        """See read_log."""
+        """Return the state of the log."""
         return self.read_log(seen)
 
     aopen_log = arestart_log = aread_log
 
     async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See append_log."""
+        """Add a rule and return the new state."""
         return self.append_log(namespace, scope, seen, before)
 
 
 class Watch:
-    """Keeps the view of one engine.
+    """Keeps the view of the log for one engine.
 
     Args:
-        authority: Who keeps the log; None: this process does.
-        policy: How stale it may be.
-        clock: The engine's.
-        tell: Takes events.
-        counters: Tell whether the cache is used.
-        shared_tiers: Whether there are tiers that other processes may see.
+        authority: The tier that stores the log. None means that this process stores it.
+        policy: The limits of staleness.
+        clock: The clock of the engine.
+        tell: Records events.
+        counters: The counters, which show if the cache is used.
+        shared_tiers: True if other processes can read the tiers.
     """
 
     def __init__(
@@ -122,7 +130,8 @@ class Watch:
         local = LocalAuthority(clock, epoch=1 if not shared_tiers else secrets.randbits(62) + 2)
         self.authority: Authority = local if authority is None else authority
         self.view = View(UNKNOWN, Rules())
-        self.good_until = float("-inf")  # monotonic; read on the way to every hit
+        # monotonic time; read on the path of every hit
+        self.good_until = float("-inf")
         self._shared = authority is not None
         self._policy = policy
         self._clock = clock
@@ -130,16 +139,19 @@ class Watch:
         self._counters = counters
         self._blocking = Blocking()
         self._looked_at = float("-inf")
-        self._asked_at = float("inf")  # when somebody first wanted to know
-        self._retry_at = float("-inf")  # when to look again after the log could not be read
-        self._make_at = float("-inf")  # when to make it after it could not be made: it may be read all the same
+        # the time of the first request while the log is unknown
+        self._asked_at = float("inf")
+        # the next attempt to read the log after a failure
+        self._retry_at = float("-inf")
+        # the next attempt to create the log after a failure; reading it may still work
+        self._make_at = float("-inf")
         self._emptinesses = 0
         self._closed = threading.Event()
         self.after_fork()
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Look before anything is served: time has passed in an unknown way."""
+        """Refresh the view before anything is served: an unknown time has passed."""
         closed, self._closed = self._closed.is_set(), threading.Event()
         if closed:
             self._closed.set()
@@ -150,20 +162,24 @@ class Watch:
             self.good_until = float("-inf")
 
     def close(self) -> None:
-        """End the daemon."""
+        """Stop the daemon."""
         self._closed.set()
 
-    # --- looking
+    # --- refreshing
 
     async def current(self, fx: Effects) -> tuple[View, Trust]:
-        """Return the view to serve by, newer than `max_staleness` if the log can be read, and what may be served."""
+        """Return the current view and its trust level.
+
+        The view is newer than `max_staleness` if the log can be read.
+        """
         now = self._clock.monotonic()
         if now < self.good_until:
             return self.view, Trust.ALL
-        # a look of this very call is as new as can be, however little staleness is allowed
+        # A refresh of this very call is always new enough, however small `max_staleness` is.
         if now >= self._retry_at and await self._look(fx):
             return self.view, Trust.ALL
-        self._asked_at = min(self._asked_at, now)  # before anything was computed
+        # set before an answer is computed
+        self._asked_at = min(self._asked_at, now)
         if self._policy.strict_invalidation:
             return self.view, Trust.NOTHING
         trust, since = (Trust.UNVERIFIED, self._looked_at) if self.view.known else (Trust.OWN, self._asked_at)
@@ -171,14 +187,16 @@ class Watch:
         return self.view, trust if lately else Trust.NOTHING
 
     async def _look(self, fx: Effects) -> bool:
-        """Read what is newer; with others who want the same, once. Return whether the log could be read.
+        """Refresh the view, together with concurrent callers. Return True if the log could be read.
 
-        A look that was under way may have begun long before this call: it will do if it is new enough for `max_staleness`.
+        A refresh in flight may have begun long before this call. Its result is used only if it is
+        new enough for `max_staleness`.
         """
         oldest = self._clock.monotonic() - cast("float", self._policy.max_staleness)
         while True:
             mine: Future[bool | None] = Future()
-            mine.set_running_or_notify_cancel()  # a follower's cancellation stays its own
+            # a follower that is cancelled does not cancel the future
+            mine.set_running_or_notify_cancel()
             with self._lock:
                 under_way = self._looking
                 if under_way is None:
@@ -188,18 +206,21 @@ class Watch:
             if not fx.may_wait():
                 return await self._read(fx, oldest)
             if not await fx.join(under_way, _EVERY, _never):
-                with self._lock:  # its looker was stopped for good: make room
+                # its leader was stopped for good, so it is removed
+                with self._lock:
                     if self._looking is under_way:
                         self._looking = None
             elif (ended := under_way.result()) is False or (ended and self._looked_at >= oldest):
                 return ended
-            # else: its looker was cancelled before it knew, or had been under way for too long
+            # Otherwise the leader was cancelled, or its refresh took too long.
 
     async def _lead(self, fx: Effects, mine: Future[bool | None], oldest: float) -> bool:
         ended = None
         try:
             ended = await self._read(fx, oldest)
-        except GeneratorExit:  # the collector, in the middle of anything: no lock may be taken, who follows gives up by himself
+        except GeneratorExit:
+            # The garbage collector closes the coroutine at any point, so no lock may be taken.
+            # Followers stop waiting after a timeout.
             raise
         except BaseException:
             self._looked(mine, None)
@@ -207,14 +228,18 @@ class Watch:
         self._looked(mine, ended)
         return ended
 
-    def _looked(self, mine: Future[bool | None], ended: bool | None) -> None:  # noqa: FBT001 - an outcome
+    # a result
+    def _looked(self, mine: Future[bool | None], ended: bool | None) -> None:  # noqa: FBT001
         with self._lock:
             if self._looking is mine:
                 self._looking = None
         mine.set_result(ended)
 
     async def _read(self, fx: Effects, oldest: float) -> bool:
-        """Read what is newer, until this or somebody else's look that began at *oldest* or later is taken in."""
+        """Read the new rules until a refresh was applied that began at *oldest* or later.
+
+        The refresh may be this one or a concurrent one.
+        """
         while True:
             before, started = self.view, self._clock.monotonic()
             seen = UNKNOWN if before.rules.crowded else before.ticket
@@ -241,15 +266,20 @@ class Watch:
             consequence = "tiers below memory are not used until it was read once"
         self._tell.log_failed(error, consequence)
 
-    # --- what is known
+    # --- the view
 
     def _adopt(self, state: LogState, before: View, seen: Ticket, started: float) -> None:
-        """Take in what a look brought that began at *started*, when the view was *before*, and asked for more than *seen*."""
+        """Merge the result of a refresh into the view.
+
+        The refresh began at *started*, when the view was *before*, and read the rules newer than
+        *seen*.
+        """
         restarted = False
         with self._lock:
             now = self.view
             epoch, seq = now.position
-            if state.epoch == UNKNOWN.epoch:  # there is no log
+            # the log does not exist
+            if state.epoch == UNKNOWN.epoch:
                 if not now.empty:
                     if now is not before:
                         return
@@ -257,7 +287,8 @@ class Watch:
                     self._emptinesses += 1
                     self.view = View(Ticket(-self._emptinesses, 0), Rules())
             elif state.epoch == epoch:
-                if state.seq >= seq:  # else this look is late: others know more
+                # a smaller number is a late result: a concurrent refresh has read more
+                if state.seq >= seq:
                     anew = seen == UNKNOWN and now.rules.crowded
                     rules = Rules() if anew else now.rules
                     rules.add(state)
@@ -269,21 +300,25 @@ class Watch:
                 rules.add(state)
                 self.view = View(Ticket(state.epoch, state.seq), rules)
             else:
-                return  # late, and of another epoch than what others found meanwhile: let the next look tell
+                # A late result with another epoch than a concurrent refresh: the next refresh
+                # decides.
+                return
             self._looked_at = max(self._looked_at, started)
             self._retry_at = float("-inf")
             fresh_for = cast("float", self._policy.max_staleness) if self._shared else float("inf")
             self.good_until = max(self.good_until, started + fresh_for)
         if restarted:
-            self._tell(Event(kind="log_restarted", reason="it was lost or came back older: everything starts cold, once"))
+            self._tell(Event(kind="log_restarted", reason="the log was lost or restored from an older state: all entries are void once"))
         self._start_daemon()
 
     async def ticket(self, fx: Effects) -> Ticket:
-        """Return what a computation that begins now is born with, newer than `max_staleness` if the log can be read.
+        """Return the log position for a computation that starts now.
 
-        Makes the log if there is none: a computation that began without one could not tell later whether another log came, and
-        went with its rules, before the one that it finds. While there is none all the same, or it was never read, the epoch
-        is not above zero: such entries may be held in memory only.
+        It is newer than `max_staleness` if the log can be read. The log is created if it does not
+        exist. A computation without a log could not detect later that a log was created, filled
+        with rules and lost again before the log that it finds. As long as there is no log, or it
+        was never read, the epoch is not above zero. Entries with such an epoch are held in memory
+        only.
         """
         await self.current(fx)
         before, started = self.view, self._clock.monotonic()
@@ -296,17 +331,20 @@ class Watch:
         return self.view.ticket
 
     async def append(self, fx: Effects, namespace: str, scope: Scope | None, before_seq: int) -> int:
-        """Write a rule, or without a *scope* raise the floor of *namespace*; return its seq. In this process it holds at once.
+        """Write a rule and return its sequence number. It takes effect in this process at once.
+
+        Without a *scope* the rule makes all older entries of *namespace* void.
 
         Raises:
-            TierError: It could not be written.
+            TierError: If the rule could not be written.
         """
         before, started = self.view, self._clock.monotonic()
         seen = UNKNOWN if before.rules.crowded else before.ticket
         state = await fx.append_log(self.authority, namespace, scope, seen, before_seq)
         self._adopt(state, before, seen, started)
         if self.view.position[0] != state.epoch:
-            # a look of another epoch came between. The rule holds here at once: until the next look, all is void
+            # A refresh read another epoch in between. The rule takes effect here at once: all
+            # entries are void until the next refresh.
             with self._lock:
                 self._emptinesses += 1
                 self.view = View(Ticket(-self._emptinesses, 0), Rules())
@@ -326,11 +364,12 @@ class Watch:
             )
             try:
                 self._daemon.start()
-            except RuntimeError:  # the interpreter is on its way out
+            except RuntimeError:
+                # the interpreter is shutting down
                 self._daemon = None
 
     def look_now(self) -> int:
-        """Look, from the daemon; return the number that changes with use."""
+        """Refresh the view for the daemon; return a number that changes with use."""
         run(self._look(self._blocking))
         return self._counters.uses
 

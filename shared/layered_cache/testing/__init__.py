@@ -1,12 +1,15 @@
-"""For tests: ours, and those of whoever writes a tier or builds on the cache. Nothing here is used by the cache itself.
+"""Helpers for tests of this project, of third-party tiers and of applications.
 
-- `TierContract`, `AuthorityContract`, `QueryableContract`, `ListableContract`: the laws of a tier as test classes to
-  inherit (they need pytest).
-- `FakeClock`: time that passes only when it is told to.
-- `ChaosTier`, `ChaosAuthority`: what goes wrong between a cache and a tier, by chance, the same with the same seed.
-- `explore`, `pause`: a few callers in every order in which they can take their steps.
-- `FakeTier`, `FakeAuthority`: tiers in a dictionary that can be broken, and tell what was asked of them.
-- `History`: what was computed, removed and read in a run of many threads, tasks and processes, and whether it may have gone so.
+The cache itself uses nothing of this package.
+
+- `TierContract`, `AuthorityContract`, `QueryableContract`, `ListableContract`: the rules for tiers,
+  as test classes to inherit. They need pytest.
+- `FakeClock`: a clock that a test moves forward.
+- `ChaosTier`, `ChaosAuthority`: random faults between a cache and a tier, repeatable with a seed.
+- `explore`, `pause`: runs of a few callers in every possible order of their steps.
+- `FakeTier`, `FakeAuthority`: tiers in a dictionary that record their calls and can be broken.
+- `History`: a record of the computations, invalidations and reads of many threads, tasks and
+  processes, with a check of its consistency.
 - `OpenAIServer`: a local server with OpenAI's API that counts its calls.
 """
 

@@ -1,4 +1,4 @@
-"""The laws of a tier that keeps the invalidation log, as tests."""
+"""The rules for a tier that stores the invalidation log, as tests."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from layered_cache.tiers._tier import Authority, Tier
 
 
 class AuthorityContract:
-    """What a tier does that keeps the invalidation log; to be inherited beside `TierContract`."""
+    """The rules for a tier that stores the invalidation log. Inherit it beside `TierContract`."""
 
     def test_there_is_no_log_at_first_and_reading_makes_none(self, half: Half) -> None:
-        """Only an append or a store makes one."""
+        """Only an append or an open creates a log."""
         assert half.read_log(UNKNOWN).epoch == 0
         assert half.read_log(UNKNOWN).epoch == 0
 
     def test_opening_makes_one(self, half: Half) -> None:
-        """With a random epoch above zero, once."""
+        """A log is created once, with a random epoch above zero."""
         opened = half.open_log(UNKNOWN)
 
         assert opened.epoch > 0
@@ -28,7 +28,10 @@ class AuthorityContract:
         assert half.open_log(UNKNOWN).epoch == half.read_log(UNKNOWN).epoch == opened.epoch
 
     def test_appending(self, half: Half, tier: Tier) -> None:
-        """Each rule has a seq of its own, later ones a higher one; what was seen before is not told again."""
+        """Each rule has a larger sequence number than the one before.
+
+        Known rules are not returned.
+        """
         assert isinstance(tier, Authority)
         scope = Scope(tags=("a",), model="gpt-*", created_before=12.5)
         first = half.append_log("app", Scope(keys=("k",)), UNKNOWN, 0)
@@ -41,7 +44,7 @@ class AuthorityContract:
         assert half.read_log(Ticket(second.epoch, second.seq)).seq == second.seq
 
     def test_no_scope_raises_a_floor(self, half: Half) -> None:
-        """And is no rule."""
+        """It adds no rule."""
         first = half.append_log("app", None, UNKNOWN, 0)
         second = half.append_log(below("app"), None, UNKNOWN, 0)
 
@@ -49,7 +52,10 @@ class AuthorityContract:
         assert dict(second.floors) == {"app": first.seq, "app/": second.seq}
 
     def test_rules_that_leave_raise_the_floor(self, half: Half) -> None:
-        """Older ones than asked for may leave, and void more than before, never less."""
+        """Rules below *before* may be removed.
+
+        Their floor then covers at least the same entries.
+        """
         old = half.append_log("app", Scope(keys=("k",)), UNKNOWN, 0)
         new = half.append_log("other", Scope(keys=("l",)), UNKNOWN, old.seq + 1)
 
@@ -57,7 +63,7 @@ class AuthorityContract:
         assert dict(new.floors) == {"app": old.seq}
 
     def test_a_log_that_came_back_older_gets_a_new_epoch(self, half: Half) -> None:
-        """On restart, and before anything is appended to it; one that is not older stays."""
+        """This happens on restart and before an append. A log that is not older keeps its epoch."""
         now = half.append_log("app", Scope(keys=("k",)), UNKNOWN, 0)
         ahead = Ticket(now.epoch, now.seq + 10**9)
 
@@ -70,7 +76,7 @@ class AuthorityContract:
         assert [rule.scope.keys for rule in again.rules] == [("m",)]
 
     def test_eight_appending_threads(self, tier: Tier) -> None:
-        """No two rules share a seq, and none is lost."""
+        """No two rules have the same sequence number, and none is lost."""
         assert isinstance(tier, Authority)
         authority = tier
 
@@ -78,7 +84,8 @@ class AuthorityContract:
             for _ in range(50):
                 try:
                     return authority.append_log("app", Scope(keys=(str(number),)), UNKNOWN, 0).seq
-                except TierError:  # a busy store may refuse within its budget: whoever asked for removal is told, and asks again
+                except TierError:
+                    # a busy store may raise a timeout; the caller then retries
                     continue
             raise AssertionError
 

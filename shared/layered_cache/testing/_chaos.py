@@ -1,4 +1,4 @@
-"""What may go wrong between a cache and its tiers, by chance: the same with the same seed."""
+"""Random faults between a cache and its tiers, repeatable with a seed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ T = TypeVar("T")
 
 
 class ChaosTier:
-    """A tier in front of another one, over which things go wrong. Several may stand before one tier: each is a process's way to it.
+    """A tier in front of a real tier that adds faults.
+
+    Several of them may wrap one tier, as the connections of several processes.
 
     Args:
-        tier: Who holds the entries.
-        seed: Of the chance by which things go wrong.
-        fails: Share of calls that raise a `TierUnavailableError`; half of them have done their work all the same.
-        loses: Share of writes that are acknowledged and forgotten.
-        late: Share of writes that are acknowledged, and done when `land` is called.
-        garbles: Share of entries that come back with a byte changed, as a tier gives them back then: refused.
-        delay: Seconds that a call takes at most, beside the tier's own.
+        tier: The tier that stores the entries.
+        seed: The seed of the random faults.
+        fails: The share of calls that raise `TierUnavailableError`. Half of them are executed
+            first.
+        loses: The share of writes that are acknowledged but not executed.
+        late: The share of writes that are acknowledged, and executed when `land` is called.
+        garbles: The share of entries that are returned with a changed byte, so they are refused.
+        delay: The longest additional duration of a call in seconds.
     """
 
     def __init__(
@@ -46,54 +49,55 @@ class ChaosTier:
         self.name, self.timeout, self.ttl = tier.name, tier.timeout, tier.ttl
         self.fails, self.loses, self.late, self.garbles, self.delay = fails, loses, late, garbles, delay
         self._tier = tier
-        self._random = random.Random(str(seed))  # noqa: S311 - a test's
+        # a test needs no secure random numbers
+        self._random = random.Random(str(seed))  # noqa: S311
         self._lock = threading.Lock()
         self._under_way: list[Sequence[Entry]] = []
 
     @property
     def under_way(self) -> int:
-        """How many writes were acknowledged and are still to be done."""
+        """The number of writes that were acknowledged but not executed yet."""
         return len(self._under_way)
 
     def land(self) -> None:
-        """Do one of the late writes, whichever; it overwrites what came meanwhile."""
+        """Execute one of the late writes, chosen at random. It overwrites newer entries."""
         with self._lock:
             entries = self._under_way.pop(self._random.randrange(len(self._under_way)))
         self._tier.set_many(entries)
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See Tier."""
+        """Return the entries of *keys*, with faults."""
         return self._read(self._call("get", lambda: self._tier.get_many(keys)))
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """See Tier."""
+        """Store *entries*, with faults."""
         if self._write_goes_through(entries):
             self._call("set", lambda: self._tier.set_many(entries))
 
     def delete_many(self, keys: Sequence[str]) -> int:
-        """See Tier."""
+        """Erase the entries of *keys*, with faults."""
         return self._call("delete", lambda: self._tier.delete_many(keys))
 
     def close(self) -> None:
-        """Leave the tier open: it may be others'."""
+        """Leave the tier open, because it may be shared."""
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See Tier."""
+        """Return the entries of *keys*, like `get_many`."""
         return self._read(await self._acall("get", lambda: self._tier.aget_many(keys)))
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See Tier."""
+        """Store *entries*, like `set_many`."""
         if self._write_goes_through(entries):
             await self._acall("set", lambda: self._tier.aset_many(entries))
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See Tier."""
+        """Erase the entries of *keys*, like `delete_many`."""
         return await self._acall("delete", lambda: self._tier.adelete_many(keys))
 
     async def aclose(self) -> None:
-        """See close."""
+        """Leave the tier open, like `close`."""
 
-    # --- chance
+    # --- randomness
 
     def _happens(self, share: float) -> bool:
         with self._lock:
@@ -145,48 +149,51 @@ class ChaosTier:
 
 
 class ChaosAuthority(ChaosTier):
-    """The same before a tier that keeps the invalidation log, whose calls fail as well."""
+    """Adds faults in front of a tier that stores the invalidation log.
+
+    Calls to the log fail too.
+    """
 
     @functools.cached_property
     def _authority(self) -> Authority:
         if not isinstance(self._tier, Authority):
-            msg = f"{self._tier.name} keeps no invalidation log: use ChaosTier"
+            msg = f"{self._tier.name} does not store the invalidation log. Use ChaosTier"
             raise TypeError(msg)
         return self._tier
 
     @property
     def log_is_durable(self) -> bool:
-        """See Authority."""
+        """True if the log of the tier is durable."""
         return self._authority.log_is_durable
 
     def read_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the current log, with faults."""
         return self._call("read the log", lambda: self._authority.read_log(seen))
 
     def open_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the log, with faults."""
         return self._call("open the log", lambda: self._authority.open_log(seen))
 
     def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority."""
+        """Add a rule, with faults."""
         return self._call("write the log", lambda: self._authority.append_log(namespace, scope, seen, before))
 
     def restart_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Give an old log a new epoch, with faults."""
         return self._call("restart the log", lambda: self._authority.restart_log(seen))
 
     async def aread_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the current log, like `read_log`."""
         return await self._acall("read the log", lambda: self._authority.aread_log(seen))
 
     async def aopen_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the log, like `open_log`."""
         return await self._acall("open the log", lambda: self._authority.aopen_log(seen))
 
     async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority."""
+        """Add a rule, like `append_log`."""
         return await self._acall("write the log", lambda: self._authority.aappend_log(namespace, scope, seen, before))
 
     async def arestart_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Give an old log a new epoch, like `restart_log`."""
         return await self._acall("restart the log", lambda: self._authority.arestart_log(seen))

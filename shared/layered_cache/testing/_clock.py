@@ -1,13 +1,13 @@
-"""Time that passes only when it is told to."""
+"""A clock that only a test moves forward."""
 
 from __future__ import annotations
 
 
 class FakeClock:
-    """Both clocks of a cache. Give it to `TieredCache(clock=...)` and to the tiers.
+    """A wall clock and a monotonic clock. Pass it to `TieredCache(clock=...)` and to the tiers.
 
     Args:
-        now: Unix seconds to begin with.
+        now: The start of the wall clock, in Unix seconds.
     """
 
     runs_by_itself = False
@@ -21,14 +21,14 @@ class FakeClock:
         return self._wall
 
     def monotonic(self) -> float:
-        """Return seconds since some moment."""
+        """Return monotonic seconds."""
         return self._since
 
     def advance(self, seconds: float) -> None:
-        """Let *seconds* pass, on both clocks."""
+        """Move both clocks forward by *seconds*."""
         self._wall += seconds
         self._since += seconds
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward, or back, by *seconds*; no time passes."""
+        """Move only the wall clock by *seconds*, forward or back."""
         self._wall += seconds

@@ -1,8 +1,8 @@
-"""Every order in which a few callers can take their steps: a model checker for coroutines over effects.
+"""Runs of a few callers in every order of their steps: a model checker for the engine.
 
-`Stepwise` are effects that give control back before each touch of the world. `explore` runs the callers again and again, each time
-in another order of steps, until there is no order left that was not run. What holds in all of them is a law; a stress test only
-makes it likely.
+`Stepwise` implements the engine's effects and yields control before each I/O operation. `explore`
+runs the callers repeatedly, each time in a different order of steps, until every order was run. A
+property that holds in all of them is proved for these callers. A stress test only makes it likely.
 
     def two_callers(fx):
         tiers = FakeTier("redis"), FakeAuthority(clock=clock)
@@ -12,7 +12,8 @@ makes it likely.
     for run in explore(two_callers):
         assert run.results ...
 
-A caller that waits for a future is not run until it is done: so followers add few orders, and all of them can be run.
+A caller that waits for a future is not run until the future is done. So followers add few orders,
+and all of them can be run.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Job = Coroutine[Any, Any, Any]
 
 @types.coroutine
 def pause() -> Generator[None]:
-    """Let the others take steps."""
+    """Yield control to the other callers."""
     yield
 
 
@@ -61,7 +62,7 @@ class _Caller:
 
 @dataclass
 class Run(Generic[W]):
-    """One order of steps that was run: what the callers worked on, what each returned or raised, and the order."""
+    """One run: its objects, the result or error of each caller, and the order of steps."""
 
     world: W
     results: dict[int, Any] = field(default_factory=dict[int, Any])
@@ -69,7 +70,7 @@ class Run(Generic[W]):
 
 
 class Stepwise:
-    """Effects that pause before each touch of the world. One for each run."""
+    """Effects that yield control before each I/O operation. Each run has a new object."""
 
     def __init__(self) -> None:
         self.current = 0
@@ -77,13 +78,13 @@ class Stepwise:
         self._told_at_the_end: dict[int, list[Callable[[], None]]] = {}
 
     def face(self, cache: C) -> C:
-        """Return *cache* (a `TieredCache`) with asynchronous methods that work step by step."""
+        """Return *cache* (a `TieredCache`) with coroutines that run step by step."""
         stepwise = copy.copy(cache)
         vars(stepwise)["_asyncio"] = self
         return stepwise
 
     def owner(self) -> object:
-        """Return who takes a step now."""
+        """Return the identity of the caller of this step."""
         return ("caller", self.current)
 
     def may_wait(self) -> bool:
@@ -91,83 +92,89 @@ class Stepwise:
         return True
 
     def stranded(self) -> Callable[[], bool]:
-        """Return what says no."""
+        """Return a predicate that is always false."""
         return lambda: False
 
     def needs_me(self) -> Callable[[], bool]:
-        """Return what says no."""
+        """Return a predicate that is always false."""
         return lambda: False
 
     def when_ended(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have *callback* called when who takes a step now has taken his last, unless it is forgotten before."""
+        """Register *callback* for the end of the current caller.
+
+        The returned function removes it.
+        """
         told = self._told_at_the_end.setdefault(self.current, [])
         told.append(callback)
         return lambda: told.remove(callback) if callback in told else None
 
     def ended(self, number: int) -> None:
-        """Tell those who want to know that a caller has taken his last step."""
+        """Call the callbacks for the end of a caller."""
         for callback in list(self._told_at_the_end.pop(number, [])):
             callback()
 
     async def read(self, tier: Tier, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See Effects."""
+        """Return the entries of *keys* in *tier*."""
         await pause()
         return tier.get_many(keys)
 
     async def write(self, tier: Tier, entries: Sequence[Entry]) -> None:
-        """See Effects."""
+        """Write *entries* to *tier*."""
         await pause()
         tier.set_many(entries)
 
     async def erase(self, tier: Tier, keys: Sequence[str]) -> int:
-        """See Effects."""
+        """Erase the entries of *keys* in *tier*."""
         await pause()
         return tier.delete_many(keys)
 
     async def erase_where(self, tier: Queryable, namespace: str, scope: Scope, born_before: int) -> int:
-        """See Effects."""
+        """Erase the entries in *tier* that match *scope*."""
         await pause()
         return tier.erase_where(namespace, scope, born_before)
 
     async def count_where(self, tier: Queryable, namespace: str, scope: Scope) -> int:
-        """See Effects."""
+        """Count the entries in *tier* that match *scope*."""
         await pause()
         return tier.count_where(namespace, scope)
 
     async def list_keys(self, tier: Listable, namespace: str, after: str | None) -> Page:
-        """See Effects."""
+        """Return a page of the keys in *tier*."""
         await pause()
         return tier.list_keys(namespace, after)
 
     async def read_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """See Effects."""
+        """Return the state of the log."""
         await pause()
         return authority.read_log(seen)
 
     async def open_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """See Effects."""
+        """Return the state of the log, which is created if it does not exist."""
         await pause()
         return authority.open_log(seen)
 
     async def append_log(self, authority: Authority, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Effects."""
+        """Add a rule to the log and return the new state."""
         await pause()
         return authority.append_log(namespace, scope, seen, before)
 
     async def restart_log(self, authority: Authority, seen: Ticket) -> LogState:
-        """See Effects."""
+        """Give the log a new epoch if it is older than *seen*."""
         await pause()
         return authority.restart_log(seen)
 
     async def join(self, future: Future[T], seconds: float, lost: Callable[[], bool]) -> bool:
-        """Wait, without a bound: an order of steps in which it would never end is a deadlock, and an error."""
+        """Wait for *future* without a timeout.
+
+        A wait without end is a deadlock, which is an error.
+        """
         del seconds, lost
         while not future.done():
             await _until(future)
         return True
 
     def spawn(self, job: Job) -> bool:
-        """Make *job* one more caller."""
+        """Run *job* as a further caller."""
         self.spawned.append(job)
         return True
 
@@ -181,12 +188,14 @@ def explore(
     """Yield one run for each order of steps.
 
     Args:
-        make: Returns a new world and the callers' coroutines over the given effects.
-        cancel: This caller is cancelled: at each of its steps in turn, and in one run not at all.
-        limit: More orders than this are an error: then the question is too large for an answer.
+        make: Returns new objects to work on, and the coroutines of the callers with the given
+            effects.
+        cancel: The number of a caller that is cancelled: once at each of its steps, and in one run
+            not at all.
+        limit: The maximum number of orders.
 
     Raises:
-        AssertionError: In some order nobody can go on, or there are more orders than *limit*.
+        AssertionError: If in some order no caller can continue, or if there are too many orders.
     """
     choices: list[int] = []
     for _ in range(limit):
@@ -219,7 +228,7 @@ def _one_run(
         fx.spawned.clear()
         options: list[tuple[int, bool]] = [(number, False) for number, caller in alive.items() if caller.can_go_on]
         if not options:
-            msg = f"nobody can go on: {run.order}"
+            msg = f"deadlock, no caller can continue: {run.order}"
             raise AssertionError(msg)
         if not cancelled and cancel in alive:
             options.append((cancel, True))
@@ -242,7 +251,7 @@ def _step(fx: Stepwise, alive: dict[int, _Caller], number: int, run: Run[Any], *
             caller.waits_for = caller.context.run(caller.job.send, None)
     except StopIteration as end:
         run.results[number] = end.value
-    except BaseException as error:  # noqa: BLE001 - whatever a caller raises is his outcome
+    except BaseException as error:  # noqa: BLE001 - any error is the caller's result
         run.results[number] = error
     if number in run.results:
         del alive[number]

@@ -1,4 +1,4 @@
-"""A tier in a dictionary, for tests of what stands above tiers: it can be slow, be broken, and tells what was asked of it."""
+"""A tier in a dictionary for tests. It can be slow or broken, and it records its calls."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from layered_cache.tiers._tier import Page
 class FakeTier:
     """A tier in a dictionary.
 
-    `held` is what it holds, `calls` what was asked of it, one word and the keys each. While `broken`, every call raises; `latency`
-    seconds pass at each. Entries are not checked for their end: that is left to who reads.
+    `held` contains its entries. `calls` contains its calls, each as one word and the keys. While
+    `broken` is true, every call raises an error. Each call takes `latency` seconds. Expired entries
+    are returned, since the reader checks the expiry.
     """
 
     def __init__(self, name: str = "fake", *, latency: float = 0.0, timeout: float = 1.0, ttl: float | None = None) -> None:
@@ -37,35 +38,35 @@ class FakeTier:
             raise TierUnavailableError(self.name, what, "it is broken")
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """Return what is held."""
+        """Return the entries of *keys*."""
         if self.latency:
             time.sleep(self.latency)
         return self._get(keys)
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """Hold *entries*."""
+        """Store *entries*."""
         if self.latency:
             time.sleep(self.latency)
         self._set(entries)
 
     def delete_many(self, keys: Sequence[str]) -> int:
-        """Hold nothing."""
+        """Erase the entries of *keys*."""
         if self.latency:
             time.sleep(self.latency)
         return self._delete(keys)
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See get_many."""
+        """Return the entries of *keys*, like `get_many`."""
         await asyncio.sleep(self.latency)
         return self._get(keys)
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See set_many."""
+        """Store *entries*, like `set_many`."""
         await asyncio.sleep(self.latency)
         self._set(entries)
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See delete_many."""
+        """Erase the entries of *keys*, like `delete_many`."""
         await asyncio.sleep(self.latency)
         return self._delete(keys)
 
@@ -82,28 +83,31 @@ class FakeTier:
         return sum(self.held.pop(key, None) is not None for key in keys)
 
     def list_keys(self, namespace: str, after: str | None) -> Page:
-        """Return keys, two at a time, and the one before once more."""
+        """Return a page of two keys, preceded by the last key of the page before."""
         self._enter("list")
         keys = [key for key in self.held if key.startswith(key_prefix(namespace))]
         start = int(after or 0)
         return keys[max(0, start - 1) : start + 2], str(start + 2) if start + 2 < len(keys) else None
 
     async def alist_keys(self, namespace: str, after: str | None) -> Page:
-        """See list_keys."""
+        """Return a page of keys, like `list_keys`."""
         await asyncio.sleep(self.latency)
         return self.list_keys(namespace, after)
 
     def close(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.calls.append("close")
 
     async def aclose(self) -> None:
-        """See close."""
+        """Record the call, like `close`."""
         self.close()
 
 
 class FakeAuthority(FakeTier):
-    """A fake tier that keeps the invalidation log. `log` is None until somebody makes it; it can be lost, or set back."""
+    """A fake tier that stores the invalidation log.
+
+    `log` is None until it is created. A test can remove it or restore an older one.
+    """
 
     log_is_durable = True
 
@@ -112,7 +116,7 @@ class FakeAuthority(FakeTier):
         self.log: MemoryLog | None = None
         self.log_is_broken = False
         self._clock = clock
-        self._epochs = random.Random(7)  # noqa: S311 - a test's
+        self._epochs = random.Random(7)  # noqa: S311 - a test needs no secure random numbers
 
     def _look(self, what: str) -> None:
         if self.log_is_broken:
@@ -124,17 +128,17 @@ class FakeAuthority(FakeTier):
         return self.log
 
     def read_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the current log."""
         self._look("read the log")
         return LogState(0) if self.log is None else self.log.state(seen)
 
     def open_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the log, created if missing."""
         self._look("open the log")
         return (self.log or self._new_log()).state(seen)
 
     def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority."""
+        """Add a rule to the log."""
         self._look("write the log")
         self._restart_if_older(seen)
         log = self.log or self._new_log()
@@ -142,7 +146,7 @@ class FakeAuthority(FakeTier):
         return log.state(seen)
 
     def restart_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Give an old log a new epoch."""
         self._look("restart the log")
         self._restart_if_older(seen)
         return LogState(0) if self.log is None else self.log.state(seen)
@@ -152,21 +156,21 @@ class FakeAuthority(FakeTier):
             self._new_log(seen.seq + 1)
 
     async def aread_log(self, seen: Ticket) -> LogState:
-        """See read_log."""
+        """Return the current log, like `read_log`."""
         await asyncio.sleep(0)
         return self.read_log(seen)
 
     async def aopen_log(self, seen: Ticket) -> LogState:
-        """See open_log."""
+        """Return the log, like `open_log`."""
         await asyncio.sleep(0)
         return self.open_log(seen)
 
     async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See append_log."""
+        """Add a rule, like `append_log`."""
         await asyncio.sleep(0)
         return self.append_log(namespace, scope, seen, before)
 
     async def arestart_log(self, seen: Ticket) -> LogState:
-        """See restart_log."""
+        """Give an old log a new epoch, like `restart_log`."""
         await asyncio.sleep(0)
         return self.restart_log(seen)

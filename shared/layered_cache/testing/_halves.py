@@ -1,4 +1,4 @@
-"""What the contracts share: an entry with every field set, and one half of a tier, called alike whichever it is."""
+"""Shared parts of the contracts: an entry with every field, and a sync/async test driver."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from layered_cache.entry import Entry, Ticket, Usage, whole_microseconds
 HOUR = 3600.0
 
 
-def an_entry(key: str = "k", value: bytes = b"value", *, ttl: float = HOUR, **facts: Any) -> Entry:  # noqa: ANN401 - of Entry
-    """Return an entry that lives for *ttl* seconds from now, with every field set."""
+# the type is that of the field of Entry
+def an_entry(key: str = "k", value: bytes = b"value", *, ttl: float = HOUR, **facts: Any) -> Entry:  # noqa: ANN401
+    """Return an entry with every field set. It expires after *ttl* seconds."""
     now = whole_microseconds(time.time())
     given: dict[str, Any] = {
         "codec": "test",
@@ -34,19 +35,19 @@ def an_entry(key: str = "k", value: bytes = b"value", *, ttl: float = HOUR, **fa
 
 
 class Half:
-    """One half of a tier, called alike whichever it is."""
+    """Calls the blocking methods or the coroutines of a tier in the same way."""
 
     def __init__(self, tier: object, loop: asyncio.AbstractEventLoop | None) -> None:
         self._tier, self._loop = tier, loop
 
-    def __getattr__(self, method: str) -> Any:  # noqa: ANN401 - any of the tier's methods
+    def __getattr__(self, method: str) -> Any:  # noqa: ANN401 - any method of the tier
         if self._loop is None:
             return getattr(self._tier, method)
         loop, function = self._loop, getattr(self._tier, "a" + method)
 
         def call(*args: object) -> object:
             result = function(*args)
-            assert inspect.isawaitable(result), f"a{method} gives nothing to await"
+            assert inspect.isawaitable(result), f"a{method} must return an awaitable"
             return loop.run_until_complete(result)
 
         return call

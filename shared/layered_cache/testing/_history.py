@@ -1,7 +1,8 @@
-"""The history of a concurrent run, and whether it may have gone so.
+"""A record of a concurrent run, and a check of its consistency.
 
-Callers write down what they compute, remove and read; afterwards every read is judged by what had happened before it began. No step
-of the run is repeated and no order is assumed, so it works for threads, tasks and processes alike, and for processes that are killed.
+Callers record their computations, invalidations and reads. Afterwards every read is compared with
+the events before it began. No step is repeated and no order is assumed. So the check works for
+threads, tasks and processes, even if processes are killed.
 
     history = History(folder / f"{os.getpid()}.history")               # one for each process
 
@@ -15,18 +16,23 @@ of the run is repeated and no order is assumed, so it works for threads, tasks a
 
     assert not History.of(*folder.glob("*.history")).verdict(max_staleness=2.0).violations
 
-The law, for each answer that a read got:
-- Its computation was written down, hence begun, by somebody; who was killed right after has begun it, too. Not one byte of it differs.
-- It was computed for what the read asked for.
-- It is not stale: no removal of it (of its key, a tag of it, its model, its namespace) that had *returned* before the read *began* had
-  been *called* after its computation began. For the removals of other processes: that had returned more than `max_staleness` before;
-  `max_unverified` before, if the cache said of the answer that it could not know.
+These rules apply to each answer that a read returned:
 
-Nothing is said of what happens at the same time: an answer may be served, or be void, whose computation or whose read overlaps the
-removal; a removal that never returned (it failed, or its caller was killed or cancelled) binds nobody. Nothing is said of hits,
-either: a cache that is always empty has a good history. So look at the numbers of a `Verdict`, too.
+- Its computation was recorded before it began, by a process that may have been killed since. All
+  its bytes are equal.
+- It was computed for the key of the read.
+- It is not stale. An invalidation of its key, a tag, its model or its namespace counts if it
+  *returned* before the read *began*. No such invalidation may have been *called* after the
+  computation of the answer began. Invalidations of other processes count if they returned more than
+  `max_staleness` before the read. If the cache reported that it could not read the log, the limit
+  is `max_unverified`.
 
-All times are of `now`, one clock for all processes of a machine.
+Concurrent events are not restricted: if the computation or the read overlaps an invalidation, the
+answer may be served or be void. An invalidation that never returned does not count, because it
+failed or its caller was killed or cancelled. Hits are not required either: a cache that is always
+empty has a valid history. So check the numbers of a `Verdict` too.
+
+All times are from `now`, a clock that all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -46,13 +52,15 @@ from typing import Any, Literal, TypeAlias
 
 NEVER = float("-inf")
 
-_Label: TypeAlias = "tuple[str, ...]"  # something that many answers have in common, and a removal names
-_Read: TypeAlias = "tuple[str, str, str, bool]"  # key asked for, value, process, whether the cache could know
+# a property that many answers share and that an invalidation refers to
+_Label: TypeAlias = "tuple[str, ...]"
+# requested key, value, process, and True if the cache could read the log
+_Read: TypeAlias = "tuple[str, str, str, bool]"
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What must not have happened: in words, and its kind."""
+    """A violation of a rule: its kind and a description."""
 
     kind: Literal["stale", "wrong key", "written by nobody"]
     text: str
@@ -63,15 +71,17 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a history comes to.
+    """The result of a check.
 
     Attributes:
-        answers: Computations that were begun.
-        removals: Those that returned.
-        reads: All, `hits` of them with an answer.
-        unverified: Hits of which the cache itself said that it could not know; their staleness is judged by `max_unverified`, if at all.
-        at_risk: Answers that a process read when an earlier answer to the same was removed for it: where staleness could have shown.
-        violations: One for each answer, reading process, and whether it could know.
+        answers: The number of computations that began.
+        removals: The number of invalidations that returned.
+        reads: The number of reads, `hits` of them with an answer.
+        unverified: The number of hits for which the cache reported that it could not read the log.
+            Their staleness is limited by `max_unverified`, if at all.
+        at_risk: The number of answers that a process read after an earlier answer to the same key
+            had been invalidated for it: the reads that can show staleness.
+        violations: At most one for each answer, reading process and state of the log.
     """
 
     answers: int
@@ -84,14 +94,17 @@ class Verdict:
 
 
 class History:
-    """What one process did; or, made by `of`, what several did.
+    """The events of one process, or of several processes if created with `of`.
 
-    Every record is one line and one write: of a process that is killed, nothing is missing that was acknowledged to it. All methods
-    may be called from any thread and task. After a fork, the child makes one of its own.
+    Every record is one line and one write. So the history of a killed process contains all
+    acknowledged events. All methods may be called from any thread and task. After a fork, the child
+    creates a new history.
 
     Args:
-        file: Where to write, a path or the number of an open file or pipe. No two processes share one. None: in memory.
-        process: Its name, unlike that of any other process, also of one with the same number before it.
+        file: The file to write: a path, or the number of an open file or pipe. Processes must not
+            share a file. None: in memory.
+        process: The unique name of the process. A process id alone is not unique, because it is
+            used again.
     """
 
     now = staticmethod(time.monotonic)
@@ -105,7 +118,7 @@ class History:
 
     @classmethod
     def of(cls, *sources: Path | Iterable[bytes]) -> History:
-        """Return the history in *sources*: files, pipes or lines that others have written."""
+        """Return the history in *sources*: files, pipes or lines of several processes."""
         merged = cls()
         merged._sources = list(sources)
         return merged
@@ -113,28 +126,30 @@ class History:
     # --- writing
 
     def answer(self, key: str, *, namespace: str = "", model: str | None = None, tags: Iterable[str] = ()) -> bytes:
-        """Return the answer to *key*, which names its key, its writer, and this moment: that at which its computation begins.
+        """Return the answer to *key*, with its key, its process, and the start of its computation.
 
-        To be called before the cache is given the answer: what others may read must be written down.
+        Call it before the cache gets the answer, because an answer must be recorded before it is
+        read.
 
         Args:
-            key: As reads will name it; no two namespaces have one in common.
-            namespace: Where it is; what a removal of all of it names.
+            key: The key that reads use. It must be unique across namespaces.
+            namespace: The namespace, for invalidations of the whole namespace.
             model: The model that answers.
-            tags: The labels it is stored with.
+            tags: The tags of the entry.
         """
         value = json.dumps([key, self.process, next(self._numbers), self.now()])
         self._write("answer", value, namespace, model, list(tags))
         return value.encode()
 
     def read(self, key: str, value: bytes | None, *, began: float, verified: bool = True) -> None:
-        """Note that a read of *key*, which began at *began*, got *value*, or nothing.
+        """Record a read of *key* that began at *began* and returned *value*, or nothing.
 
         Args:
-            key: As `answer` was given it.
-            value: What the cache returned.
-            began: When the cache was called.
-            verified: False if the cache has told (`served_unverified`) that it could not read the invalidation log.
+            key: The key that was passed to `answer`.
+            value: The value that the cache returned.
+            began: The time of the call.
+            verified: False if the cache reported (`served_unverified`) that it could not read the
+                invalidation log.
         """
         self._write("read", key, None if value is None else value.decode("latin-1"), self.process, began, verified)
 
@@ -148,24 +163,25 @@ class History:
         tag: str | None = None,
         model: str | None = None,
     ) -> None:
-        """Note that a removal has returned, which was called at *called*.
+        """Record an invalidation that was called at *called* and has returned.
 
-        It names a key, a tag or a model (a glob: once for each that it matches); none: all of *namespace*, exactly.
+        It has a key, a tag or a model. For a glob, record it once for each model that matches.
+        Without any of them, it covers exactly *namespace*.
 
         Args:
-            called: When the cache was called.
-            returned: When it returned; now, unless given.
-            namespace: Where.
-            key: As `answer` was given it.
-            tag: One label.
+            called: The time of the call.
+            returned: The time of the return; the default is now.
+            namespace: The namespace.
+            key: The key that was passed to `answer`.
+            tag: One tag.
             model: One model.
 
         Raises:
-            ValueError: More than one of key, tag, model is given.
+            ValueError: If more than one of key, tag and model is given.
         """
         labels = [(name, value) for name, value in (("key", key), ("tag", tag), ("model", model)) if value is not None]
         if len(labels) > 1:
-            msg = "a removal names a key, a tag or a model, or none of them"
+            msg = "an invalidation must have at most one of key, tag and model"
             raise ValueError(msg)
         returned = self.now() if returned is None else returned
         for name, value in labels or [("namespace", namespace)]:
@@ -180,19 +196,22 @@ class History:
             msg = "a record of the history could not be written"
             raise OSError(msg)
 
-    # --- judging
+    # --- checking
 
     def verdict(self, *, max_staleness: float = 2.0, max_unverified: float | None = None) -> Verdict:
-        """Judge every read.
+        """Check every read.
 
         Args:
-            max_staleness: How many seconds after its return a removal binds other processes.
-            max_unverified: The same where the cache said that it could not know; None: it does not bind them then.
+            max_staleness: The time in seconds after which an invalidation counts for other
+                processes.
+            max_unverified: The same for reads without access to the log. None: such reads are not
+                checked.
 
-        A line without an end is left out: its writer was killed before it was acknowledged to him.
+        An incomplete last line is ignored: its process was killed before the event was
+        acknowledged.
 
         Raises:
-            ValueError: A line is no record.
+            ValueError: If a line is not a record.
         """
         judge = _Judge()
         for line in self._all_lines():
@@ -210,7 +229,7 @@ class History:
 
 
 class _Removals:
-    """The removals of one label, by their return."""
+    """The invalidations of one label, sorted by the time of return."""
 
     def __init__(self) -> None:
         self._all: list[tuple[float, float]] = []
@@ -226,14 +245,18 @@ class _Removals:
         self._newest = list(itertools.accumulate((called for _, called in self._all), max))
 
     def newest_before(self, moment: float) -> float:
-        """Return when the newest one was called of those that returned before *moment*."""
+        """Return the latest call of an invalidation that returned before *moment*."""
         count = bisect_left(self._returned, moment)
         return self._newest[count - 1] if count else NEVER
 
 
 @dataclass(slots=True)
 class _Judge:
-    """Takes the records in any order. Of the reads of one answer by one process it keeps the latest: it may get the least."""
+    """Takes records in any order.
+
+    Of the reads of one answer by one process only the latest is kept, because it has the strictest
+    limit.
+    """
 
     answers: dict[str, tuple[str, float, list[_Label]]] = field(default_factory=dict[str, "tuple[str, float, list[_Label]]"])
     removals: defaultdict[_Label, _Removals] = field(default_factory=lambda: defaultdict[_Label, _Removals](_Removals))
@@ -243,7 +266,7 @@ class _Judge:
     misses: int = 0
     unverified: int = 0
 
-    def take(self, record: Any) -> None:  # noqa: ANN401 - it was JSON
+    def take(self, record: Any) -> None:  # noqa: ANN401 - the record was JSON
         kind, *rest = record
         if kind == "read":
             self._take_read(*rest)
@@ -260,7 +283,7 @@ class _Judge:
             self.removals[tuple(label)].add(called, returned)
             self.removals["in", process, *label].add(called, returned)
         else:
-            msg = f"a history has no record {kind!r}"
+            msg = f"the kind of a record must be read, answer or removed, got {kind!r}"
             raise ValueError(msg)
 
     def _take_read(self, key: str, value: str | None, process: str, began: float, verified: bool) -> None:  # noqa: FBT001
@@ -306,7 +329,7 @@ class _Judge:
         )
 
     def _bound(self, label: _Label, process: str, began: float, max_staleness: float) -> float:
-        """Return before which moment no computation may have begun of what *process* reads at *began*."""
+        """Return the earliest valid start of a computation that *process* reads at *began*."""
         anywhere, here = self.removals.get(label), self.removals.get(("in", process, *label))
         return max(
             NEVER if anywhere is None else anywhere.newest_before(began - max_staleness),

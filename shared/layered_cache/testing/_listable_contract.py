@@ -1,4 +1,4 @@
-"""The laws of a tier that can name what it holds, as tests."""
+"""The rules for a tier that can list its keys, as tests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from layered_cache.tiers._tier import Listable, Tier
 
 
 class ListableContract:
-    """What a tier does that can name what it holds; to be inherited beside `TierContract`."""
+    """The rules for a tier that can list its keys. Inherit it beside `TierContract`."""
 
     def test_an_empty_tier_lists_nothing(self, half: Half, tier: Tier) -> None:
-        """And comes to an end."""
+        """The listing ends."""
         assert isinstance(tier, Listable)
 
         assert listed(half, "app") == []
 
     def test_it_lists_one_namespace(self, half: Half) -> None:
-        """Exactly: neither what is below it, nor a neighbour whose name begins alike or would match it as a pattern."""
+        """Only this namespace is listed.
+
+        Child namespaces are not listed. Neither are namespaces with the same prefix, nor namespaces
+        that would match the name as a pattern.
+        """
         namespaces = ("app", "app/a", "app/a/b", "app:", "app2", "ap", "APP", "app_a", "a*", "a?p", "[a]pp", "größe 7", "app;", "app%3A")
         for namespace in namespaces:
             half.set_many([an_entry(f"{key_prefix(namespace)}{number}", namespace=namespace) for number in range(2)])
@@ -29,7 +33,7 @@ class ListableContract:
 
     @pytest.mark.parametrize("count", [1, 499, 500, 501, 1500])
     def test_page_by_page(self, half: Half, count: int) -> None:
-        """Everything comes, however many pages it takes, and what was deleted does not."""
+        """All keys are listed, on any number of pages, but no deleted ones."""
         keys = [f"{key_prefix('app')}{number:04}" for number in range(count)]
         half.set_many([an_entry(key) for key in [*keys, f"{key_prefix('app')}gone"]])
         half.delete_many([f"{key_prefix('app')}gone"])
@@ -37,7 +41,7 @@ class ListableContract:
         assert listed(half, "app") == keys
 
     def test_what_is_there_all_the_time_comes(self, half: Half) -> None:
-        """Though others are removed, and written, between two pages."""
+        """Other keys are removed and written between two pages."""
         keys = [f"{key_prefix('app')}{number:04}" for number in range(1200)]
         half.set_many([an_entry(key) for key in keys])
         found: list[str] = []
@@ -53,7 +57,7 @@ class ListableContract:
 
 
 def listed(half: Half, namespace: str) -> list[str]:
-    """Return all keys of *namespace*, each once, sorted."""
+    """Return all keys of *namespace*, sorted and without duplicates."""
     found: list[str] = []
     after = None
     while True:

@@ -1,7 +1,8 @@
-"""A local server that speaks OpenAI's API as far as clients of chat, completions and embeddings need it, and counts.
+"""A local server with OpenAI's API for chat, completions and embeddings. It counts requests.
 
-Answers are made of the request alone, so that equal requests get equal texts; ids differ, as a provider's do. Each answer leaves in one
-write on a socket without Nagle's delay: otherwise every call would take 40 ms.
+An answer depends only on the request, so equal requests get equal texts. The ids differ, like those
+of a provider. Each answer is sent in one write on a socket without Nagle's algorithm. Otherwise
+every call would take 40 ms.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ class OpenAIServer:
     """`with OpenAIServer() as server: ChatOpenAI(base_url=server.url, api_key="none")`.
 
     Args:
-        latency: Seconds that each answer takes.
-        reply: Makes the text of an answer from the body of the request; by default the last message comes back in a sentence.
-        calls_tool: Makes the tool call of an answer, name and arguments, from the body of the request, or None, for none; by default the
-            first tool is called once.
+        latency: The duration of each answer in seconds.
+        reply: Returns the text of an answer for the body of a request. By default the answer quotes
+            the last message.
+        calls_tool: Returns the name and arguments of a tool call for the body of a request, or
+            None. By default the first tool is called once.
 
-    `calls` counts answered requests, `bodies` holds what was asked, and `raw_bodies` its bytes. `fail(n, status)` has the next *n* requests
-    fail.
+    `calls` is the number of answered requests, `bodies` contains the parsed requests, and
+    `raw_bodies` their bytes. After `fail(n, status)` the next *n* requests fail.
     """
 
     def __init__(
@@ -60,28 +62,28 @@ class OpenAIServer:
 
     @property
     def calls(self) -> int:
-        """How many requests have come in."""
+        """The number of requests."""
         return len(self.bodies)
 
     def fail(self, times: int = 1, status: int = 500) -> None:
-        """Have the next requests fail with *status*."""
+        """Make the next requests fail with *status*."""
         with self._lock:
             self._failures += [status] * times
 
     def reset(self) -> None:
-        """Forget what was asked."""
+        """Remove the recorded requests."""
         with self._lock:
             self.bodies.clear()
             self.raw_bodies.clear()
             self._failures.clear()
 
     def start(self) -> Self:
-        """Begin to answer."""
+        """Start the server."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """End."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -93,7 +95,7 @@ class OpenAIServer:
         self.stop()
 
     def take(self, data: bytes, body: Json) -> int | None:
-        """Note a request; return the status it shall fail with, if it shall."""
+        """Record a request. Return the status of a failure, or None."""
         with self._lock:
             self.bodies.append(body)
             self.raw_bodies.append(data)
@@ -106,16 +108,18 @@ class _Server(ThreadingHTTPServer):
     owner: OpenAIServer
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that goes away is no news."""
+        """Ignore the error: a client that disconnects is normal."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # one write for headers and body
+    # one write for headers and body
+    wbufsize = -1
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Say nothing."""
+    # the name is that of the base class
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Log nothing."""
 
     def do_POST(self) -> None:
         owner = cast("_Server", self.server).owner
@@ -126,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         if owner.latency:
             time.sleep(owner.latency)
         if status is not None:
-            self._send({"error": {"message": "as was asked for", "type": "server_error", "code": None}}, status)
+            self._send({"error": {"message": "requested by fail()", "type": "server_error", "code": None}}, status)
         elif path.endswith("/chat/completions"):
             self._answer(body, _chat(body, owner), _chat_chunks)
         elif path.endswith("/completions"):
@@ -260,7 +264,7 @@ def _embeddings(body: Json) -> Json:
     }
 
 
-def _listed(value: Any) -> list[Any]:  # noqa: ANN401 - of a request
+def _listed(value: Any) -> list[Any]:  # noqa: ANN401 - a value of a request
     return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
@@ -279,7 +283,7 @@ def _parts(text: str, size: int) -> Iterator[str]:
 
 
 def _example(schema: Json, definitions: Json | None = None) -> object:
-    """Return something that fits a JSON schema."""
+    """Return a value that matches a JSON schema."""
     definitions = cast("Json", definitions or schema.get("$defs", {}))
     if "$ref" in schema:
         return _example(definitions[schema["$ref"].rpartition("/")[2]], definitions)

@@ -1,4 +1,4 @@
-"""The laws of a tier that can find entries by what they are, as tests."""
+"""The rules for a tier that can find entries by their properties, as tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layered_cache.tiers._tier import Queryable, Tier
 
 
 class QueryableContract:
-    """What a tier does that can find entries by what they are; to be inherited beside `TierContract`."""
+    """The rules for a queryable tier. Inherit it beside `TierContract`."""
 
     @pytest.mark.parametrize(
         ("scope", "found"),
@@ -31,7 +31,10 @@ class QueryableContract:
         ],
     )
     def test_what_a_scope_matches(self, half: Half, tier: Tier, scope: Scope, found: set[str]) -> None:
-        """All criteria together, in this namespace alone; what is counted is what is erased, and what `Scope.matches` says."""
+        """All criteria must match, in this namespace only.
+
+        The counted entries are the erased ones, and the ones for which `Scope.matches` is true.
+        """
         assert isinstance(tier, Queryable)
         entries = [
             an_entry("a", model="gpt-4", tags=("red", "blue"), created_at=1000.0),
@@ -47,7 +50,7 @@ class QueryableContract:
         assert set(half.get_many(["a", "b", "c", "d"])) == {"a", "b", "c", "d"} - found
 
     def test_a_namespace_and_what_is_below_it(self, half: Half) -> None:
-        """Below means below: a neighbour whose name begins alike is another."""
+        """A namespace with the same prefix is not a child."""
         for number, namespace in enumerate(("app", "app/a", "app/a/b", "app2", "ap", "APP", "app_a")):
             half.set_many([an_entry(str(number), namespace=namespace)])
 
@@ -56,7 +59,7 @@ class QueryableContract:
         assert set(half.get_many(list("0123456"))) == {"3", "4", "5", "6"}
 
     def test_what_was_born_later_stays(self, half: Half) -> None:
-        """An answer that was computed after an invalidation is not removed by it."""
+        """An answer that was computed after an invalidation is not erased by it."""
         half.set_many([an_entry("old", born=Ticket(1, 10)), an_entry("new", born=Ticket(1, 20))])
 
         assert half.erase_where("app", Scope(tags=("a",)), 20) == 1

@@ -1,12 +1,13 @@
-"""The laws of a tier, as tests.
+"""The rules for a tier, as tests.
 
     class TestShelfTier(TierContract):
         @pytest.fixture
         def tier(self) -> Tier:
             return ShelfTier(...)
 
-Each law is checked through the blocking half and through the asynchronous one. A tier that can keep the invalidation log inherits
-`AuthorityContract` too, one that can be queried `QueryableContract`, one that can name what it holds `ListableContract`.
+Each rule is tested with the blocking methods and with the coroutines. A tier that stores the
+invalidation log inherits `AuthorityContract` too, a queryable tier `QueryableContract`, and a
+listable tier `ListableContract`.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from layered_cache.tiers._tier import Tier
 
 
 class TierContract:
-    """What any tier does."""
+    """The rules for every tier."""
 
     @pytest.fixture(params=["blocking", "asynchronous"])
     def half(self, request: pytest.FixtureRequest, tier: Tier) -> Iterator[Half]:
-        """One half of the tier."""
+        """The blocking methods or the coroutines of the tier."""
         if request.param == "blocking":
             yield Half(tier, None)
             tier.close()
@@ -45,12 +46,18 @@ class TierContract:
         loop.close()
 
     def outage(self, tier: Tier) -> AbstractContextManager[object] | None:
-        """Return a context in which the store cannot be written to; None: this store cannot be lost."""
+        """Return a context manager during which the store cannot be written.
+
+        None: the store cannot be lost.
+        """
         del tier
         return None
 
     def test_it_is_a_tier(self, tier: Tier) -> None:
-        """It has every method, a name, a budget, and each coroutine has its plain twin's signature."""
+        """It has all methods, a name and a timeout.
+
+        Both forms of a method have the same signature.
+        """
         assert isinstance(tier, Tier)
         assert tier.name
         assert tier.timeout >= 0
@@ -59,11 +66,11 @@ class TierContract:
         tier.close()
 
     def test_it_holds_nothing_at_first(self, half: Half) -> None:
-        """Absent keys are absent from the answer, not None."""
+        """Absent keys are absent from the result, not None."""
         assert half.get_many(["absent", "absent too"]) == {}
 
     def test_what_was_set_is_got(self, half: Half) -> None:
-        """Every field comes back as it was, clocks to the microsecond."""
+        """All fields are returned unchanged, times with microseconds."""
         entries = [
             an_entry("full", b"\x00\xff"),
             an_entry("bare", b"", model=None, tags=(), finish=None, usage=None, cost_usd=None, compute_seconds=None, codec=""),
@@ -75,33 +82,33 @@ class TierContract:
         assert half.get_many(["full", "bare", "exact", "absent"]) == {entry.key: entry for entry in entries}
 
     def test_one_key_alone(self, half: Half) -> None:
-        """One key is a batch like any other."""
+        """A single key is a batch like any other."""
         half.set_many([entry := an_entry()])
 
         assert half.get_many(["k"]) == {"k": entry}
 
     def test_order_and_repeats_do_not_matter(self, half: Half) -> None:
-        """Keys may come in any order and more than once; of two entries of one key in one batch, the last stays."""
+        """Keys may be in any order and repeated. The last entry of a key in a batch is stored."""
         half.set_many([an_entry("a", b"old"), a := an_entry("a", b"new"), b := an_entry("b")])
 
         assert half.get_many(["b", "a", "b"]) == {"a": a, "b": b}
 
     def test_empty_batches(self, half: Half) -> None:
-        """They do nothing."""
+        """They have no effect."""
         half.set_many([])
 
         assert half.get_many([]) == {}
         assert half.delete_many([]) == 0
 
     def test_the_last_write_wins(self, half: Half) -> None:
-        """Also if it has fewer tags, or no model."""
+        """This holds even if the new entry has fewer tags or no model."""
         half.set_many([an_entry(value=b"old", tags=("x", "y"))])
         half.set_many([new := an_entry(value=b"new", tags=(), model=None)])
 
         assert half.get_many(["k"]) == {"k": new}
 
     def test_delete(self, half: Half) -> None:
-        """It says how many were there, and what is not there is no error."""
+        """It returns the number of erased entries. An absent key is no error."""
         half.set_many([an_entry("a"), an_entry("b"), an_entry("c")])
 
         assert half.delete_many(["a", "b", "absent"]) == 2
@@ -109,7 +116,7 @@ class TierContract:
         assert set(half.get_many(["a", "b", "c"])) == {"c"}
 
     def test_a_deleted_key_can_be_set_again(self, half: Half) -> None:
-        """As if nothing had been."""
+        """The erased entry leaves no trace."""
         half.set_many([an_entry(value=b"old")])
         half.delete_many(["k"])
         half.set_many([new := an_entry(value=b"new")])
@@ -117,7 +124,7 @@ class TierContract:
         assert half.get_many(["k"]) == {"k": new}
 
     def test_expired_entries_are_not_given_back(self, half: Half) -> None:
-        """Not even in the moments before the store removes them."""
+        """This holds even before the store has removed them."""
         half.set_many([an_entry("short", ttl=0.3), an_entry("long"), an_entry("past", ttl=-1.0)])
         assert set(half.get_many(["short", "long", "past"])) == {"short", "long"}
 
@@ -127,7 +134,7 @@ class TierContract:
 
     @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 100_000, 3_000_000])
     def test_values_of_any_size(self, half: Half, size: int) -> None:
-        """From nothing to several megabytes, whether they can be compressed or not."""
+        """From nothing to several megabytes, compressible or not."""
         entries = [an_entry("zeros", bytes(size)), an_entry("noise", os.urandom(size))]
 
         half.set_many(entries)
@@ -136,20 +143,20 @@ class TierContract:
 
     @pytest.mark.parametrize("key", ["ключ", "鍵 🗝", "a'b\"c\\d%e*f?g[h]", "tab\tnew\nline", "-" * 200, "lc1:app:x", "\x00\x01"])
     def test_keys_of_any_kind(self, half: Half, key: str) -> None:
-        """Any Unicode; and one key is never taken for another."""
+        """Any Unicode text is a key, and similar keys are different keys."""
         half.set_many([entry := an_entry(key)])
 
         assert half.get_many([key, key + "x", key[:-1] + "y"]) == {key: entry}
         assert half.delete_many([key]) == 1
 
     def test_texts_of_any_kind(self, half: Half) -> None:
-        """Namespaces, models and tags are people's words."""
+        """Namespaces, models and tags are Unicode texts."""
         half.set_many([entry := an_entry(namespace="größe/тенант 7", model="模型:4", tags=("émoji 🙂", "quote'"))])
 
         assert half.get_many(["k"]) == {"k": entry}
 
     def test_many_at_once(self, half: Half) -> None:
-        """A batch has no size limit that its caller must know."""
+        """The caller need not know a limit for the size of a batch."""
         entries = {f"key {number}": an_entry(f"key {number}", str(number).encode()) for number in range(1500)}
 
         half.set_many(list(entries.values()))
@@ -158,7 +165,7 @@ class TierContract:
         assert half.delete_many(list(entries)) == len(entries)
 
     def test_arguments_stay_as_they_were(self, half: Half) -> None:
-        """A tier works on what it is given, and leaves it alone."""
+        """A tier does not change its arguments."""
         keys, entries = ["a", "b"], [an_entry("a"), an_entry("b")]
         before = copy.deepcopy((keys, entries))
 
@@ -169,7 +176,7 @@ class TierContract:
         assert (keys, entries) == before
 
     def test_eight_threads(self, tier: Tier) -> None:
-        """Each sees its own writes, and nobody else's under its keys."""
+        """Each thread reads its own writes, and no other value under its keys."""
 
         def work(thread: int) -> None:
             for number in range(25):
@@ -184,7 +191,7 @@ class TierContract:
         tier.close()
 
     def test_two_loops_one_after_the_other(self, tier: Tier) -> None:
-        """A tier outlives the loop in which it was first used."""
+        """A tier outlives the event loop of its first use."""
         entry = an_entry()
 
         asyncio.run(tier.aset_many([entry]))
@@ -193,7 +200,7 @@ class TierContract:
         tier.close()
 
     def test_many_tasks(self, tier: Tier) -> None:
-        """Concurrent calls of one loop do not mix."""
+        """Concurrent calls in one loop do not mix."""
 
         async def work(number: int) -> None:
             entry = an_entry(str(number), str(number).encode())
@@ -207,7 +214,7 @@ class TierContract:
         tier.close()
 
     def test_a_cancelled_call_disturbs_nobody(self, tier: Tier) -> None:
-        """Whoever comes next gets his own answer."""
+        """The next call gets its own result."""
 
         async def main() -> None:
             entries = [an_entry(str(number), str(number).encode()) for number in range(20)]
@@ -225,7 +232,7 @@ class TierContract:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_fork(self, tier: Tier) -> None:
-        """A tier that was used goes on in a child process, and in its parent."""
+        """A tier that was used works in a child process and in its parent."""
         tier.set_many([entry := an_entry("before")])
         asyncio.run(_got(tier, ["before"]))
 
@@ -243,14 +250,14 @@ class TierContract:
         tier.close()
 
     def test_close_twice(self, half: Half) -> None:
-        """No error."""
+        """The second call is no error."""
         half.set_many([an_entry()])
 
         half.close()
         half.close()
 
     def test_a_lost_store_is_an_error_in_time(self, tier: Tier) -> None:
-        """It raises `TierError` within its budget, nothing else; and works again, without a new object, when the store does."""
+        """It raises only `TierError`, and within its timeout. Later the same object works again."""
         tier.set_many([an_entry("before")])
         if (outage := self.outage(tier)) is None:
             pytest.skip("this store cannot be lost")

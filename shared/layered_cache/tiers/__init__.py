@@ -1,1 +1,4 @@
-"""One file per store. A tier imports its client in its constructor, and neither the engine nor another tier."""
+"""One module per store. A tier imports its client library in its constructor.
+
+A tier module imports neither the engine nor another tier.
+"""

@@ -1,7 +1,8 @@
-"""An entry as a document of MongoDB, and a scope as a query. Pure: no client is imported here.
+"""Conversion of an entry to a MongoDB document, and of a scope to a query. No client is imported.
 
-What is read back is `envelope`; all else is for people and for queries. Two times are written twice: as dates (of milliseconds) for
-people, and `created` in Unix seconds exactly as the entry has it, so that a query finds what `Scope.matches` matches.
+`envelope` is read back. All other fields are for people and queries. The creation time is stored
+twice: as a date in milliseconds for people, and as `created` in exact Unix seconds. So a query
+finds exactly the entries that `Scope.matches` matches.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from layered_cache.keys import write_json
 from layered_cache.redaction import redacted_request
 from layered_cache.wire import encode
 
-MAX_BYTES = 15 * 1024 * 1024  # of the server's 16 MiB: the rest is for what stands around
-WORTH_MEASURING = 1024 * 1024  # as BSON, JSON takes seven times its bytes at most
+# the server's limit is 16 MiB; the rest is for the other fields
+MAX_BYTES = 15 * 1024 * 1024
+# JSON grows to at most seven times its size as BSON
+WORTH_MEASURING = 1024 * 1024
 
-_DEEPEST = 90  # the server takes 100 levels, some are ours
+# the server accepts 100 levels, and the document adds some
+_DEEPEST = 90
 _INT64 = range(-(2**63), 2**63)
 _LAST_DATE = datetime.max.replace(tzinfo=UTC)
 _FIRST_DATE = datetime.min.replace(tzinfo=UTC)
@@ -29,10 +33,10 @@ Document = dict[str, object]
 
 
 def document(entry: Entry) -> Document:
-    """Return *entry* as it is stored; what is not known is left out.
+    """Return the document of *entry*. Unknown fields are left out.
 
     Raises:
-        ConfigurationError: A field that a query may ask for is no text.
+        ConfigurationError: If a field that queries use is not a text.
     """
     key, namespace = checked(entry.key, "a key"), safe(checked(entry.namespace, "a namespace"))
     model = None if entry.model is None else safe(checked(entry.model, "a model"))
@@ -64,24 +68,24 @@ def document(entry: Entry) -> Document:
 
 
 def without_request(stored: Document) -> Document:
-    """Return *stored* without what a person could read of question and answer."""
+    """Return *stored* without the readable request and response."""
     return {name: value for name, value in stored.items() if name not in {"framework", "prompt", "params", "response"}}
 
 
 def readable_bytes(entry: Entry) -> int:
-    """Return about how many bytes a person could read of *entry*."""
+    """Return the approximate size of the readable fields of *entry*."""
     request = entry.request
     return 0 if request is None else len(request.canonical_prompt) + len(request.canonical_params) + len(entry.response or "")
 
 
-# --- what people read
+# --- fields for people
 
 
 def readable(value: object, depth: int = 0) -> object:
-    """Return plain data *value* as MongoDB takes it.
+    """Return the plain data *value* in a form that MongoDB accepts.
 
-    Names that it would take for something else are written with characters that look alike, numbers that are too large as text,
-    what is too deep as JSON.
+    Special characters in names are replaced by similar ones. Numbers that are too large become
+    texts. Values that are nested too deeply become JSON.
     """
     if isinstance(value, str):
         return safe(value)
@@ -108,56 +112,61 @@ def _name(name: str) -> str:
 
 
 def safe(text: str) -> str:
-    """Return *text* as MongoDB takes it: lone surrogates become question marks."""
+    """Return *text* with lone surrogates replaced by question marks, as MongoDB requires."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def date(clock: float) -> datetime:
-    """Return Unix seconds as a date; what is beyond all dates is the last or the first."""
+    """Return Unix seconds as a date, limited to the first and last possible date."""
     try:
         return datetime.fromtimestamp(clock, UTC)
     except (ValueError, OverflowError, OSError):
         return _FIRST_DATE if clock < 0 else _LAST_DATE
 
 
-# --- what is asked
+# --- queries
 
 
 def checked(value: object, what: str) -> str:
-    """Return *value* if it is a text: in a query, a dictionary would be an operator.
+    """Return *value* if it is a text. In a query a dictionary would be an operator.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: If it is not a text.
     """
     if isinstance(value, str):
         return value
-    msg = f"{what} must be a text, not a {type(value).__qualname__}"
+    msg = f"{what} must be a text, got a {type(value).__qualname__}"
     raise ConfigurationError(msg)
 
 
 def by_keys(keys: Sequence[str]) -> Document:
-    """Return the query for *keys*; it names `_id`, so that it goes to the shards that hold them, and to an index there."""
+    """Return the query for *keys*.
+
+    It contains `_id`, so MongoDB uses the right shards and an index there.
+    """
     found = [checked(key, "a key") for key in keys]
     return {"_id": found[0] if len(found) == 1 else {"$in": found}}
 
 
 def batches(keys: Iterable[str], size: int) -> list[list[str]]:
-    """Return *keys*, each once, in lists of *size* or fewer.
+    """Return *keys* without duplicates, in lists of at most *size*.
 
     Raises:
-        ConfigurationError: One is no text.
+        ConfigurationError: If a key is not a text.
     """
     once = list(dict.fromkeys([checked(key, "a key") for key in keys]))
     return [once[start : start + size] for start in range(0, len(once), size)]
 
 
 def query(namespace: str, scope: Scope, born_before: int | None) -> Document:
-    """Return the query for what *scope* matches in *namespace* (and below it, if it ends in a slash), but for its model.
+    """Return the query for the entries that *scope* matches in *namespace*, except for the model.
+
+    If *namespace* ends with a slash, the namespaces below it are included.
 
     Args:
-        namespace: As in the log.
-        scope: What is asked.
-        born_before: A seq; None: whenever they were born.
+        namespace: The namespace, as in the log.
+        scope: The scope.
+        born_before: A sequence number. None: entries of any age.
     """
     checked(namespace, "a namespace")
     clauses: list[Document] = [_within(namespace)]
@@ -167,7 +176,8 @@ def query(namespace: str, scope: Scope, born_before: int | None) -> Document:
         clauses.append({"tags": {"$in": [safe(tag) for tag in scope.tags]}})
     if scope.prompt is not None:
         clauses.append({"prompt_digest": {"$eq": scope.prompt}})
-    if scope.created_before is not None:  # the date for the index, the other one because dates are cut to milliseconds
+    # the date uses the index; the exact time corrects it, since dates are cut to milliseconds
+    if scope.created_before is not None:
         clauses.append({"created_at": {"$lte": date(scope.created_before)}, "created": {"$lt": scope.created_before}})
     if scope.created_after is not None:
         clauses.append({"created_at": {"$gte": date(scope.created_after)}, "created": {"$gte": scope.created_after}})
@@ -180,5 +190,5 @@ def _within(namespace: str) -> Document:
     if not namespace.endswith("/"):
         return {"namespace": {"$eq": safe(namespace)}}
     start = safe(namespace)
-    # from "app/" to before "app0", which comes next in the order of bytes
+    # from "app/" to just before "app0", which is next in byte order
     return {"$or": [{"namespace": {"$eq": start[:-1]}}, {"namespace": {"$gte": start, "$lt": start[:-1] + "0"}}]}

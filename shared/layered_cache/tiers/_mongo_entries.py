@@ -1,4 +1,4 @@
-"""What is done with entries, once for both halves: coroutines that ask through the half that they are given."""
+"""The operations on entries, as coroutines that take the connection to use."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from layered_cache.tiers._tier import Page
 from layered_cache.wire import decode
 
 _BATCH = 1000
-_COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
-_ENVELOPE_BYTES = 256 * 1024  # of an envelope beside its value
-_INDEXING = 5.0  # seconds; the server would take back what is half made
+# seconds for erasing void entries; the rest may stay, since it is void anyway
+_COURTESY = 1.0
+# upper limit of an envelope without its value
+_ENVELOPE_BYTES = 256 * 1024
+# seconds; an incomplete index would be removed by the server
+_INDEXING = 5.0
 
 _ENVELOPE = {"_id": 0, "envelope": 1}
 _KEY_AND_ENVELOPE = {"envelope": 1}
@@ -43,10 +46,10 @@ class MongoEntries:
     """The entries of one collection.
 
     Args:
-        clock: Says what has expired.
-        tier: The name to report errors under.
-        timeout: The budget of a call, in seconds.
-        max_entry_bytes: The largest value that is written, compressed.
+        clock: The clock, which decides if an entry has expired.
+        tier: The tier name in errors.
+        timeout: The time limit of a call in seconds.
+        max_entry_bytes: The largest compressed value that is written.
     """
 
     def __init__(self, clock: Clock, tier: str, timeout: float, max_entry_bytes: int) -> None:
@@ -57,7 +60,7 @@ class MongoEntries:
         self.indexed = False
 
     async def get(self, half: Half, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See Tier.get_many."""
+        """Return the entries of *keys* (see `Tier.get_many`)."""
         if len(keys) == 1:
             key = documents.checked(keys[0], "a key")
 
@@ -81,10 +84,10 @@ class MongoEntries:
         return {key: entry for key, entry in entries if isinstance(entry, Refused) or entry.keep_until > now}
 
     async def set(self, half: Half, entries: Sequence[Entry]) -> None:
-        """See Tier.set_many.
+        """Store *entries* (see `Tier.set_many`).
 
         Raises:
-            TierUnavailableError: An entry is too large; the others are written.
+            TierUnavailableError: If an entry is too large. The rest is stored.
         """
         last = {documents.checked(entry.key, "a key"): entry for entry in entries}
         stored = [self._stored(entry) for entry in last.values()]
@@ -106,7 +109,10 @@ class MongoEntries:
             raise TierUnavailableError(self._tier, "write", TOO_LARGE, retryable=False)
 
     def _stored(self, entry: Entry) -> documents.Document | None:
-        """Return the document of *entry*, without what people could read if it would be too large with that; None: it is anyway."""
+        """Return the document of *entry*, or None if it is too large.
+
+        Without its readable fields the document may still fit; then they are left out.
+        """
         stored = documents.document(entry)
         envelope = len(stored["envelope"])  # pyright: ignore[reportArgumentType] - bytes
         if envelope > self._max_entry_bytes + _ENVELOPE_BYTES:
@@ -116,7 +122,7 @@ class MongoEntries:
         return stored
 
     async def delete(self, half: Half, keys: Sequence[str]) -> int:
-        """See Tier.delete_many."""
+        """Erase the entries of *keys* (see `Tier.delete_many`)."""
 
         async def work(half: Half, handles: Handles) -> int:
             return sum([await self._delete(half, handles, documents.by_keys(batch)) for batch in batches])
@@ -129,10 +135,13 @@ class MongoEntries:
         result = await half.settled(collection.delete_many(query))
         return result.deleted_count if result.acknowledged else 0
 
-    # --- what can be found by more than its key
+    # --- queries
 
     async def erase_where(self, half: Half, namespace: str, scope: Scope, born_before: int) -> int:
-        """See Queryable.erase_where. It stops after a second, for all of it is void already."""
+        """Erase the entries that match *scope* (see `Queryable.erase_where`).
+
+        It stops after a second, since all of them are void.
+        """
         query = documents.query(namespace, scope, born_before)
 
         async def work(half: Half, handles: Handles) -> int:
@@ -143,7 +152,9 @@ class MongoEntries:
             while True:
                 found = await half.all(handles.entries.find(matching, _KEY, limit=_BATCH))
                 keys = [each["_id"] for each in found]
-                if keys:  # found first, so that it is known how many are gone, and by their birth: what replaces one meanwhile stays
+                # Found first, so that the number is known. Erased by key and log position, so that
+                # a newer entry of a key stays.
+                if keys:
                     erased += await self._delete(half, handles, {"_id": {"$in": keys}, "born.seq": {"$lt": born_before}})
                 if len(keys) < _BATCH or time.monotonic() > deadline:
                     return erased
@@ -151,7 +162,7 @@ class MongoEntries:
         return await half.call("erase", "write", work, max(_COURTESY, self._timeout))
 
     async def count_where(self, half: Half, namespace: str, scope: Scope) -> int:
-        """See Queryable.count_where."""
+        """Return the number of entries that match *scope* (see `Queryable.count_where`)."""
         query = documents.query(namespace, scope, None)
 
         async def work(half: Half, handles: Handles) -> int:
@@ -160,7 +171,10 @@ class MongoEntries:
         return await half.call("search", "read", work, max(_COURTESY, self._timeout))
 
     async def list_keys(self, half: Half, namespace: str, after: str | None) -> Page:
-        """See Listable.list_keys. By `_id`, which has an index wherever there are entries."""
+        """Return a page of keys (see `Listable.list_keys`).
+
+        The query uses `_id`, which always has an index.
+        """
         first, end = key_bounds(documents.checked(namespace, "a namespace"))
         query = {"_id": {"$gt": after or first, "$lt": end}}
 
@@ -172,7 +186,10 @@ class MongoEntries:
         return keys, keys[-1] if len(keys) == _BATCH else None
 
     async def _with_model(self, half: Half, handles: Handles, query: documents.Document, scope: Scope) -> documents.Document:
-        """Return *query* for the models that the glob of *scope* matches: as Python understands globs, which no regex there does."""
+        """Return *query* for the models that match the glob of *scope*.
+
+        The match is done in Python, because no regular expression of the server has the same rules.
+        """
         if scope.model is None:
             return query
         models = await half.settled(handles.entries.distinct("model", query))
@@ -182,7 +199,7 @@ class MongoEntries:
     # --- indexes
 
     async def index(self, half: Half) -> None:
-        """Make the indexes that are missing. Others may do the same at the same time."""
+        """Create the missing indexes. Other processes may do so at the same time."""
 
         async def work(half: Half, handles: Handles) -> None:
             models = [
@@ -194,7 +211,7 @@ class MongoEntries:
         self.indexed = True
 
     async def indexes_missing(self, half: Half) -> list[str]:
-        """Return the names of indexes that are not there, or not as they should be."""
+        """Return the names of the indexes that are missing or have other settings."""
 
         async def work(half: Half, handles: Handles) -> Mapping[str, Any]:
             return await half.settled(handles.entries.index_information())
@@ -205,7 +222,10 @@ class MongoEntries:
 
 
 async def _found(half: Half, handles: Handles, key: str) -> list[Any]:
-    """Return the document of *key*, if there is one. The command is a tenth quicker than a cursor that begins and ends with it."""
+    """Return the document of *key*, if there is one.
+
+    A command is a tenth faster than a cursor.
+    """
     if not handles.watched:
         found = await half.settled(handles.entries.find_one({"_id": key}, _ENVELOPE))
         return [] if found is None else [found]

@@ -1,9 +1,11 @@
-"""The two halves of a MongoDB tier: its connection for threads here, those for event loops in `_mongo_loops`.
+"""The connection of a MongoDB tier for threads. Those for event loops are in `_mongo_loops`.
 
-What is decided stands once, in `Half`, as coroutines; the blocking half's never suspend, and `drive` runs them in one step.
+The logic exists once, in `Half`, as coroutines. The coroutines of the blocking connection never
+suspend, and `drive` runs them in one step.
 
-The client's own waiting for a server takes half a second at least, whatever time it is given. So it is called only while it knows a
-server that will do; else a call waits here, within its budget, and a *knock* connects in the background, with a budget of its own.
+The client waits at least half a second for a server, whatever its timeout is. So it is called only
+while it knows a suitable server. Otherwise a call waits here within its timeout, and a background
+ping with a separate timeout connects.
 """
 
 from __future__ import annotations
@@ -27,16 +29,20 @@ T = TypeVar("T")
 Need = Literal["read", "write"]
 Work = Callable[["Half", Handles], Awaitable[T]]
 
-_CONNECT = 2.0  # seconds for a knock
+# seconds for a background ping
+_CONNECT = 2.0
 _KNOCK_EVERY = 0.5
-_LOOK_EVERY = 0.003  # the client's listeners hear of a change up to a second late: looking is quicker
-_GOODBYE = 0.2  # seconds for saying it to the server
+# the client's listeners report a change up to a second late, so polling is faster
+_LOOK_EVERY = 0.003
+# seconds to end the sessions on the server
+_GOODBYE = 0.2
 
-parents: list[object] = []  # a child must not close what it inherited from its parent, so it stays
+# A child must not close connections of its parent, so they are kept here.
+parents: list[object] = []
 
 
 class _Sight(NamedTuple):
-    """What a description of the servers says."""
+    """The facts in a description of the servers."""
 
     description: object
     readable: bool
@@ -48,7 +54,7 @@ _NOTHING_SEEN = _Sight(None, readable=False, writable=False, replicated=False)
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Return the outcome of *coroutine*, which never suspends."""
+    """Return the result of *coroutine*, which never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -62,8 +68,8 @@ class Half(ABC):
     """One connection.
 
     Args:
-        make: Makes its client and collections; no I/O.
-        tier: The name to report errors under.
+        make: Creates the client and its collections, without I/O.
+        tier: The tier name in errors.
     """
 
     def __init__(self, make: Callable[[], Handles], tier: str) -> None:
@@ -73,7 +79,7 @@ class Half(ABC):
         self.begin()
 
     def begin(self) -> None:
-        """Know no client, no server, and no thread."""
+        """Reset the state: no client, no known server, no thread."""
         self._lock = threading.Lock()
         self._handles: Handles | None = None
         self._sight = _NOTHING_SEEN
@@ -82,16 +88,16 @@ class Half(ABC):
         self._trouble = "not connected yet"
 
     async def call(self, operation: str, need: Need, work: Work[T], seconds: float) -> T:
-        """Return what *work* returns, tried again while that may help, within *seconds*.
+        """Return the result of *work*, with retries of temporary errors, within *seconds*.
 
         Args:
-            operation: For errors.
-            need: What kind of server it needs.
-            work: Is given this half, and its collections.
-            seconds: The budget of all of it.
+            operation: The operation name in errors.
+            need: The kind of server that is needed.
+            work: A function of this connection and its collections.
+            seconds: The time limit, including all retries.
 
         Raises:
-            TierError: It failed, or the time was over.
+            TierError: If *work* failed or the time was over.
         """
         deadline = time.monotonic() + seconds
         failure: TierError | None = None
@@ -106,7 +112,8 @@ class Half(ABC):
                 if failure is error:
                     raise
                 if not is_passing(error) or time.monotonic() >= deadline:
-                    raise failure from None  # the client's own text may hold documents
+                    # the text of the client may contain documents
+                    raise failure from None
 
     def _is_open(self, handles: Handles, need: Need) -> bool:
         if not handles.watched:
@@ -115,11 +122,12 @@ class Half(ABC):
             return False
         description = handles.client.topology_description
         sight = self._sight
-        if description is not sight.description:  # it is another object after each change
+        # each change creates a new object
+        if description is not sight.description:
             sight = self._look(description)
         return sight.readable if need == "read" else sight.writable
 
-    def _look(self, description: Any) -> _Sight:  # noqa: ANN401 - the client's
+    def _look(self, description: Any) -> _Sight:  # noqa: ANN401 - the type is the client's
         sight = _Sight(
             description,
             readable=description.has_readable_server(ReadPreference.PRIMARY_PREFERRED),
@@ -128,18 +136,19 @@ class Half(ABC):
                 server.server_type_name not in {"Standalone", "Unknown"} for server in description.server_descriptions().values()
             ),
         )
-        self._sight = sight  # at once: other threads look as well
+        # set at once, because other threads check the description too
+        self._sight = sight
         return sight
 
     @property
     def replicated(self) -> bool:
-        """Whether there are other servers that could confirm a write."""
+        """True if there are other servers that can confirm a write."""
         return self._sight.replicated
 
     async def _wait(self, operation: str, need: Need, deadline: float, failure: TierError | None) -> Handles:
         while True:
             if self.closed:
-                raise TierUnavailableError(self._tier, operation, "it was closed", retryable=False)
+                raise TierUnavailableError(self._tier, operation, "the tier was closed", retryable=False)
             self._knock_soon()
             if time.monotonic() >= deadline:
                 raise failure or TierUnavailableError(self._tier, operation, self._why(need))
@@ -166,7 +175,7 @@ class Half(ABC):
             self._knocking = self._connecting = False
 
     async def _knock(self) -> None:
-        """Connect, so that the client looks for its servers, and calls find a connection that is ready."""
+        """Connect in the background, so that calls find servers and an open connection."""
         handles = self._handles
         try:
             if handles is None:
@@ -174,7 +183,7 @@ class Half(ABC):
             if handles.watched:
                 with pymongo.timeout(_CONNECT):
                     await self.settled(handles.client.admin.command("ping", read_preference=ReadPreference.PRIMARY_PREFERRED))
-        except Exception as error:  # noqa: BLE001 - whatever it is, calls say it
+        except Exception as error:  # noqa: BLE001 - calls report any error
             self._trouble = described(error)
         else:
             self._trouble = "the connection was lost"
@@ -185,77 +194,81 @@ class Half(ABC):
                 await self._part(handles)
 
     async def close(self) -> None:
-        """Close the client, if it is ours."""
+        """Close the client if the tier has created it."""
         with self._lock:
             self.closed = True
             handles, knocking = self._handles, self._knocking
-        if handles is not None and not knocking:  # else who knocks does
+        # a background ping that is running closes the client at its end
+        if handles is not None and not knocking:
             await self._part(handles)
 
     async def _part(self, handles: Handles) -> None:
         if not handles.ours:
             return
-        for _ in range(2):  # the second time, there are no sessions left to say goodbye for, and nothing to fail
+        # the second attempt has no sessions left to end, so it cannot fail
+        for _ in range(2):
             with suppress(Exception), pymongo.timeout(_GOODBYE):
                 await self.settled(handles.client.close())
                 return
 
     @abstractmethod
     async def within(self, seconds: float, work: Work[T], handles: Handles) -> T:
-        """Return what *work* returns within *seconds*."""
+        """Return the result of *work* within *seconds*."""
 
     @abstractmethod
-    async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - of the client
-        """Return what a call of the client gives in the end."""
+    async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - the type is the client's
+        """Return the result of a call of the client."""
 
     @abstractmethod
-    async def all(self, cursor: Any) -> list[Any]:  # noqa: ANN401 - of the client
-        """Return all that *cursor* finds."""
+    async def all(self, cursor: Any) -> list[Any]:  # noqa: ANN401 - the type is the client's
+        """Return all documents of *cursor*."""
 
     @abstractmethod
     async def pause(self, seconds: float) -> None:
-        """Let time pass."""
+        """Sleep."""
 
     @abstractmethod
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Run *work* beside the caller; return whether that is possible."""
+        """Run *work* in the background. Return False if that is not possible."""
 
 
 class BlockingHalf(Half):
-    """The connection for threads. One for each process: a child makes its own."""
+    """The connection for threads. A child process creates its own."""
 
     def __init__(self, make: Callable[[], Handles], tier: str) -> None:
         super().__init__(make, tier)
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Leave the parent's connection alone."""
+        """Keep the parent's connection, and start without one."""
         parents.append(self._handles)
         self.begin()
 
     run = staticmethod(drive)
 
     async def within(self, seconds: float, work: Work[T], handles: Handles) -> T:
-        """See Half."""
-        with pymongo.timeout(max(seconds, 0.001)):  # zero would be no limit
+        """Return the result of *work* within *seconds*."""
+        # zero would mean no limit
+        with pymongo.timeout(max(seconds, 0.001)):
             return await work(self, handles)
 
-    async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - of the client
-        """See Half."""
+    async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - the type is the client's
+        """Return *outcome*, which is the result."""
         return outcome
 
-    async def all(self, cursor: Any) -> list[Any]:  # noqa: ANN401 - of the client
-        """See Half."""
+    async def all(self, cursor: Any) -> list[Any]:  # noqa: ANN401 - the type is the client's
+        """Return all documents of *cursor*."""
         return list(cursor)
 
     async def pause(self, seconds: float) -> None:
-        """See Half."""
-        time.sleep(seconds)  # noqa: ASYNC251 - no loop drives it
+        """Sleep."""
+        time.sleep(seconds)  # noqa: ASYNC251 - no event loop runs this coroutine
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """See Half."""
+        """Run *work* in a new thread."""
         try:
             threading.Thread(target=lambda: drive(work()), name=f"layered-cache {self._tier}", daemon=True).start()
-        except RuntimeError:  # too many threads, or the interpreter is on its way out
+        except RuntimeError:
+            # too many threads, or the interpreter is shutting down
             return False
         return True

@@ -1,6 +1,7 @@
-"""What both halves work with: a client, and its collections, each set up for what it is used for.
+"""The handles of a connection: a client and its collections, one for each kind of access.
 
-The same for the client of threads and for that of a loop, whose collections have the same methods.
+They exist once for the blocking client and once for each loop. Their collections have the same
+methods.
 """
 
 from __future__ import annotations
@@ -21,31 +22,36 @@ DEFAULT_COLLECTION = "entries"
 
 _FAST = WriteConcern(w=1, j=False)
 _JOURNALED = WriteConcern(w=1, j=True)
-_MAJORITY = WriteConcern(w="majority", j=True)  # j: so that no server waits until its journal is due
+# j: no server waits until its journal is due
+_MAJORITY = WriteConcern(w="majority", j=True)
 _OF = {"fast": _FAST, "journaled": _JOURNALED, "majority": _MAJORITY}
 
-# a URL may say otherwise
+# defaults, which a URL may override
 _USUAL = {
     "appname": "layered-cache",
     "connecttimeoutms": 2000,
-    "heartbeatfrequencyms": 500,  # the lowest there is: so that a server that is back is noticed
+    # the lowest value, so that a recovered server is noticed
+    "heartbeatfrequencyms": 500,
     "maxpoolsize": 50,
-    "minpoolsize": 1,  # so that the client reconnects in the background
+    # the client then reconnects in the background
+    "minpoolsize": 1,
     "serverselectiontimeoutms": 2000,
 }
-# a URL may not: the client tries again only after half a second of looking for a server, which no budget here has, so we try again
-# ourselves; and having heard that a server is no primary, a monitor that streams would not ask it again for nine seconds
+# Options that a URL cannot override. The client retries only after half a second of server
+# selection, which is longer than any timeout here, so the tier retries. A streaming monitor would
+# not check a server again for nine seconds after it stopped being primary.
 _NEEDED = {"retryreads": False, "retrywrites": False, "servermonitoringmode": "poll", "connect": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Handles:
-    """A client and what it is asked through.
+    """A client and its collections.
 
-    `watched`: whether it says which servers it knows. `ours`: whether it is ours to close. `entries` are read through, and commands
-    from `near`, the servers that may do it; they are written through `alone` or `replicated`, depending on whether there is a replica
-    set. `log` is written to majority and journal; `checked_log`
-    read with what proves that no newer primary exists, `majority_log` where that is refused.
+    `watched` is True if the client reports the servers that it knows. `ours` is True if the tier
+    must close it. Entries are read through `entries`, and commands run on the servers of `near`.
+    Entries are written through `alone`, or through `replicated` if there is a replica set. `log` is
+    written to a majority and to the journal. `checked_log` is read with proof that no newer primary
+    exists, and `majority_log` where this proof is refused.
     """
 
     client: Any
@@ -65,27 +71,29 @@ def check_durability(durability: str | None) -> None:
     """Check the name of a durability.
 
     Raises:
-        ConfigurationError: There is none of that name.
+        ConfigurationError: If the name is unknown.
     """
     if durability is not None and durability not in _OF:
         raise ConfigurationError.unknown(what="durability of mongodb://", name=str(durability), allowed=get_args(Durability))
 
 
 def opened(url: str, database: str, collection: str, durability: str | None, *, asynchronous: bool) -> Handles:
-    """Return the handles of a client of our own. No I/O, not even for the names of `mongodb+srv`."""
+    """Return the handles of a new client. No I/O is done, not even for names of `mongodb+srv`."""
     said = {name.lower() for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
     options: dict[str, Any] = {name: value for name, value in _USUAL.items() if name not in said} | _NEEDED
     client = AsyncMongoClient[Any](url, **options) if asynchronous else MongoClient[Any](url, **options)
     return handles_of(client[database][collection], durability, ours=True)
 
 
-def handles_of(collection: Any, durability: str | None, *, ours: bool = False) -> Handles:  # noqa: ANN401 - of either client, or like one
-    """Return the handles around *collection*."""
+# a collection of either client, or a similar object
+def handles_of(collection: Any, durability: str | None, *, ours: bool = False) -> Handles:  # noqa: ANN401
+    """Return the handles for *collection*."""
     client = collection.database.client
     log = collection.database[f"{collection.name}_log"]
     known = isinstance(client, AsyncMongoClient | MongoClient)
     near = ReadPreference.PRIMARY_PREFERRED if collection.read_preference == ReadPreference.PRIMARY else collection.read_preference
-    if durability is None and collection.write_concern.document:  # the URL, or whose collection it is, says so
+    # set by the URL or by the collection
+    if durability is None and collection.write_concern.document:
         alone = replicated = collection
     else:
         alone = collection.with_options(write_concern=_OF[durability or "journaled"])

@@ -1,7 +1,8 @@
-"""The invalidation log in MongoDB: one document, replaced as a whole and only while it is what was read.
+"""The invalidation log in MongoDB: one document, replaced as a whole by compare-and-swap.
 
-It is written to a majority and to the journal, and read from the primary with proof that there is no newer one (`linearizable`), or
-as a majority has it where a server does not know how to prove it. What may be void is so for all, whichever servers fail.
+It is written to a majority and to the journal. It is read from the primary with proof that there is
+no newer primary (`linearizable`). A server that cannot give this proof is read with read concern
+`majority`. So an invalidated entry is void for all processes, whichever servers fail.
 """
 
 from __future__ import annotations
@@ -27,28 +28,31 @@ from layered_cache.tiers._mongo_handles import Handles
 LOG_ID = "log"
 SHARED_ID = "shared"
 
-_PATIENCE = 2.0  # seconds that a removal may take: who asks for one must know how it ended, and would rather wait
-_TURN = 0.8  # seconds of these for which it waits until others of this process are through
+# seconds for an invalidation: its caller needs the outcome
+_PATIENCE = 2.0
+# seconds of `_PATIENCE` to wait for other invalidations of this process
+_TURN = 0.8
 _LOOK_EVERY = 0.002
 
 
 class MongoLog:
-    """The log beside one collection. Its methods take the half through which they ask."""
+    """The log of one collection. Its methods take the connection to use."""
 
     def __init__(self, clock: Clock, tier: str, timeout: float) -> None:
         self._clock = clock
         self._tier = tier
         self._timeout = timeout
-        self._proves = True  # until a server refuses to
+        # False as soon as a server refuses the proof
+        self._proves = True
         self.after_fork()
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Nobody of this process is writing."""
+        """Create a new lock: no thread of this process is writing."""
         self._writing = threading.Lock()
 
     async def read(self, half: Half, seen: Ticket) -> LogState:
-        """See Authority.read_log."""
+        """Return the current log (see `Authority.read_log`)."""
 
         async def work(half: Half, handles: Handles) -> LogState:
             return self._understood(await self._found(half, handles, _newer_than(seen, watched=handles.watched)), seen)
@@ -56,7 +60,7 @@ class MongoLog:
         return await half.call("read the log", "write", work, self._timeout)
 
     async def open(self, half: Half, seen: Ticket) -> LogState:
-        """See Authority.open_log."""
+        """Return the log, created if missing (see `Authority.open_log`)."""
 
         async def work(half: Half, handles: Handles) -> LogState:
             state = self._understood(await self._found(half, handles, _newer_than(seen, watched=handles.watched)), seen)
@@ -70,7 +74,7 @@ class MongoLog:
         return await half.call("open the log", "write", work, self._timeout)
 
     async def append(self, half: Half, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority.append_log."""
+        """Add a rule (see `Authority.append_log`)."""
 
         async def work(half: Half, handles: Handles) -> LogState:
             async with self._turn(half):
@@ -91,18 +95,22 @@ class MongoLog:
 
     @asynccontextmanager
     async def _turn(self, half: Half) -> AsyncGenerator[None]:
-        """Have the threads and tasks of this process write one after the other: of many who replace one document at once, one succeeds."""
+        """Serialize the writes of this process.
+
+        Of several concurrent replacements of one document only one would succeed.
+        """
         writing, until = self._writing, time.monotonic() + _TURN
         while not (mine := writing.acquire(blocking=False)) and time.monotonic() < until:
             await half.pause(_LOOK_EVERY)
         try:
-            yield  # also out of turn: who is writing may wait for a server that is silent
+            # also without the lock: its holder may wait for a server that does not respond
+            yield
         finally:
             if mine:
                 writing.release()
 
     async def restart(self, half: Half, seen: Ticket) -> LogState:
-        """See Authority.restart_log."""
+        """Give an old log a new epoch (see `Authority.restart_log`)."""
 
         async def work(half: Half, handles: Handles) -> LogState:
             while True:
@@ -118,7 +126,7 @@ class MongoLog:
         return await half.call("restart the log", "write", work, self._timeout)
 
     async def swap(self, half: Half, log: int) -> int | None:
-        """Note that the entries are those of the log *log*; return of which one they were."""
+        """Store the epoch *log*, which applies to the entries, and return the previous one."""
 
         async def work(half: Half, handles: Handles) -> int | None:
             change = {"$set": {"epoch": Int64(log)}}
@@ -127,7 +135,7 @@ class MongoLog:
 
         return await half.call("note the log", "write", work, self._timeout)
 
-    # --- what touches the server
+    # --- I/O
 
     async def _found(self, half: Half, handles: Handles, projection: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         if self._proves:
@@ -140,20 +148,21 @@ class MongoLog:
         return await half.settled(handles.majority_log.find_one({"_id": LOG_ID}, projection))
 
     async def _read_whole(self, half: Half, handles: Handles) -> MemoryLog | None:
-        """Read it as this server has it: if that is not what all have, nothing can be written in its place."""
+        """Return the log of this server. If it is not current, it cannot be replaced."""
         found = await half.settled(handles.log.find_one({"_id": LOG_ID}))
         return None if found is None else _log_of(found)
 
     async def _replaced(self, half: Half, handles: Handles, was: Ticket, log: MemoryLog) -> bool:
-        """Write *log* if what is there is still *was*; return whether it was."""
-        if was == UNKNOWN:  # somebody else's may come first: then all of this is tried again
+        """Write *log* if the stored log still has the position *was*. Return True on success."""
+        # a concurrent insert makes this one fail, and then everything is retried
+        if was == UNKNOWN:
             await half.settled(handles.log.insert_one(_document_of(log)))
             return True
         as_it_was = {"_id": LOG_ID, "epoch": {"$eq": Int64(was.epoch)}, "seq": {"$eq": Int64(was.seq)}}
         result = await half.settled(handles.log.replace_one(as_it_was, _document_of(log)))
         return bool(result.matched_count)
 
-    # --- what it says
+    # --- parsing
 
     def _understood(self, found: Mapping[str, Any] | None, seen: Ticket) -> LogState:
         if found is None:
@@ -178,8 +187,12 @@ def _new_epoch() -> int:
 
 
 def _newer_than(seen: Ticket, *, watched: bool) -> Mapping[str, Any] | None:
-    """Return what of the document is asked for: the rest is known. In the usual case, every second, it is two numbers."""
-    if not watched:  # a stand-in, which does not know how to leave out
+    """Return the projection for the part of the log that is newer than *seen*.
+
+    In the usual case, every second, it is two numbers.
+    """
+    # a test double, which does not support projections
+    if not watched:
         return None
     same_epoch = {"$eq": ["$epoch", Int64(seen.epoch)]}
     nothing_new = {"$and": [same_epoch, {"$eq": ["$seq", Int64(seen.seq)]}]}
@@ -212,8 +225,8 @@ def _log_of(found: Mapping[str, Any]) -> MemoryLog:
 
 def _list(value: object) -> Sequence[Any]:
     if not isinstance(value, list):
-        msg = "a log gives what no log would hold"
-        raise ValueError(msg)  # noqa: TRY004 - as for what it holds
+        msg = "the stored log is invalid"
+        raise ValueError(msg)  # noqa: TRY004 - like other invalid contents
     return cast("Sequence[Any]", value)
 
 

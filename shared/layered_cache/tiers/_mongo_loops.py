@@ -1,4 +1,4 @@
-"""The connections of a MongoDB tier for event loops: one for each, and the book that is kept of them."""
+"""The asyncio connections of a MongoDB tier: one for each event loop."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ from layered_cache.tiers._mongo_handles import Handles
 T = TypeVar("T")
 
 _GRACE = 0.01
-# Python 3.11 waits with a limit in a task of its own. Who is cancelled while the client ends such a task, as its time is over, leaves
-# the lock of the client's connections taken: every later call would wait for ever. So there, what is under way is not cancelled but left
+# Python 3.11 runs a wait with a timeout in a separate task. If the client ends such a task on a
+# timeout, a cancellation at that moment leaves the lock of its connection pool held. Every later
+# call would wait without end. So with Python 3.11 a call in flight is not cancelled but abandoned.
 _MAY_CANCEL = sys.version_info >= (3, 12)
 
-_parting: set[LoopHalf] = set()  # whose tier was closed while their loop stood still: it closes them when it goes on, or ends
+# Connections of closed tiers with a paused loop. The loop closes them when it runs again or ends.
+_parting: set[LoopHalf] = set()
 
 
 class LoopHalf(Half):
-    """The connection for one event loop, closed when the loop says goodbye to its generators, as `asyncio.run` has it do."""
+    """The connection for one event loop.
+
+    It is closed when the loop closes its asynchronous generators, as `asyncio.run` does.
+    """
 
     _task: asyncio.Task[None] | None = None
     _until_the_end: AsyncGenerator[None, None] | None = None
@@ -38,12 +43,12 @@ class LoopHalf(Half):
         self.loop = loop
 
     def begin(self) -> None:
-        """See Half."""
+        """Reset the connection."""
         super().begin()
         self._under_way: set[asyncio.Future[Any]] = set()
 
     async def within(self, seconds: float, work: Work[T], handles: Handles) -> T:
-        """See Half."""
+        """Return the result of *work* within *seconds*."""
         seconds = max(seconds, 0.001)
         with pymongo.timeout(seconds):
             if not _MAY_CANCEL:
@@ -52,7 +57,10 @@ class LoopHalf(Half):
                 return await work(self, handles)
 
     async def _left_alone(self, work: Awaitable[T], seconds: float) -> T:
-        """Return what *work* returns within *seconds*. After that, or a cancellation, it goes on to its own end, which is near."""
+        """Return the result of *work* within *seconds*.
+
+        After a timeout or a cancellation, *work* continues to its end, which is near.
+        """
         task = asyncio.ensure_future(work)
         self._under_way.add(task)
         task.add_done_callback(self._ended)
@@ -64,22 +72,23 @@ class LoopHalf(Half):
     def _ended(self, task: asyncio.Future[Any]) -> None:
         self._under_way.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at: nobody may wait for it any more
+            # marked as retrieved, since no caller may wait for it any more
+            task.exception()
 
-    async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - of the client
-        """See Half."""
+    async def settled(self, outcome: Any) -> Any:  # noqa: ANN401 - the type is the client's
+        """Return the result of an awaitable of the client."""
         return await outcome
 
-    async def all(self, cursor: Any) -> list[Any]:  # noqa: ANN401 - of the client
-        """See Half."""
+    async def all(self, cursor: Any) -> list[Any]:  # noqa: ANN401 - the type is the client's
+        """Return all documents of *cursor*."""
         return await cursor.to_list()
 
     async def pause(self, seconds: float) -> None:
-        """See Half."""
+        """Sleep."""
         await asyncio.sleep(seconds)
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """See Half."""
+        """Run *work* as a task of the running loop."""
 
         async def spawned() -> None:
             if self._until_the_end is None:
@@ -87,7 +96,7 @@ class LoopHalf(Half):
                 await anext(self._until_the_end)
             await work()
 
-        # in a context of its own: the caller's deadline is not the knock's
+        # in a new context: the caller's deadline does not apply to the background ping
         self._task = asyncio.get_running_loop().create_task(spawned(), context=contextvars.Context())
         return True
 
@@ -98,23 +107,24 @@ class LoopHalf(Half):
             await self.close()
 
     async def end(self) -> None:
-        """Close it, and with it what keeps it until the end of the loop."""
+        """Close the connection, and the generator that keeps it until the end of the loop."""
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.wait([self._task])
         await self.close()
         if self._until_the_end is not None:
-            with suppress(RuntimeError):  # the loop says goodbye at the same time
+            # the loop closes the generator at the same time
+            with suppress(RuntimeError):
                 await self._until_the_end.aclose()
 
     async def close(self) -> None:
-        """See Half."""
+        """Close the client."""
         await super().close()
         _parting.discard(self)
 
 
 class LoopHalves:
-    """The halves of all loops in which a tier is used. Those of closed loops are forgotten."""
+    """The connections of all event loops of a tier. Those of closed loops are removed."""
 
     def __init__(self, make: Callable[[], Handles], tier: str) -> None:
         self._make = make
@@ -124,33 +134,33 @@ class LoopHalves:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Leave the parent's loops alone."""
+        """Start without connections: those of the parent are not closed."""
         parents.extend((getattr(self, "_halves", None), *_parting))
         _parting.clear()
         self._lock = threading.Lock()
         self._halves: dict[asyncio.AbstractEventLoop, LoopHalf] = {}
 
     def here(self) -> LoopHalf:
-        """Return the half of the running loop."""
+        """Return the connection of the running loop."""
         loop = asyncio.get_running_loop()
         half = self._halves.get(loop)
         if half is None or half.closed:
             with self._lock:
                 if self._closed:
-                    raise TierUnavailableError(self._tier, "open", "it was closed", retryable=False)
+                    raise TierUnavailableError(self._tier, "open", "the tier was closed", retryable=False)
                 self._halves = {loop: half for loop, half in self._halves.items() if not loop.is_closed()}
                 half = self._halves[loop] = LoopHalf(self._make, self._tier, loop)
         return half
 
     async def close_here(self) -> None:
-        """Close that of the running loop."""
+        """Close the connection of the running loop."""
         with self._lock:
             half = self._halves.pop(asyncio.get_running_loop(), None)
         if half is not None:
             await half.end()
 
     def close(self) -> None:
-        """Have those of running loops closed, when these come to it."""
+        """Close all connections, each in its running loop."""
         with self._lock:
             self._closed = True
             halves, self._halves = self._halves, {}
@@ -159,7 +169,8 @@ class LoopHalves:
         for loop, half in halves.items():
             half.closed = True
             if loop.is_running():
-                with suppress(RuntimeError):  # it was closed meanwhile
+                # the loop was closed by another thread
+                with suppress(RuntimeError):
                     loop.call_soon_threadsafe(lambda half=half: half.spawn(half.end))
             elif not loop.is_closed():
                 _parting.add(half)

@@ -1,7 +1,7 @@
-"""What a MongoDB tier is put together of, in one import, and where its collections come from.
+"""All parts of a MongoDB tier in one import, and the sources of its collections.
 
-Everything that the client imports late is imported here: a background thread must not, for a fork in the middle of it would leave the
-lock of that import to the child, locked.
+Modules that the client would import later are imported here. A background thread must not import: a
+fork in the middle would leave the import lock held in the child.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from layered_cache.tiers._mongo_loops import LoopHalves
 
 __all__ = ["BlockingHalf", "LoopHalves", "MongoEntries", "MongoLog", "Sources", "sources"]
 
-"FAQ".encode("idna")  # its codec is imported when a name is looked up first
+# the first name lookup would import the codec
+"FAQ".encode("idna")
 
 _SRV = "mongodb+srv://"
 _LATE = ("concurrent.futures.thread", "pymongo.asynchronous.auth", "pymongo.synchronous.auth")
@@ -32,32 +33,35 @@ _LATE_FOR_SRV = ("dns.asyncresolver", "dns.resolver")
 
 
 class Sources(NamedTuple):
-    """What makes the handles of both halves; None: there is no asynchronous client."""
+    """Functions that return the handles for threads and for event loops.
+
+    `asynchronous` is None if there is no asynchronous client.
+    """
 
     blocking: Callable[[], Handles]
     asynchronous: Callable[[], Handles] | None
 
 
 def sources(url: object, collection: object, async_collection: object, durability: str | None) -> Sources:
-    """Return where the handles of a tier come from. No I/O.
+    """Return the sources of the handles of a tier. No I/O is done.
 
     Raises:
-        ConfigurationError: What is given does not go together, or is not allowed.
+        ConfigurationError: If an argument is invalid, or if arguments exclude each other.
     """
     check_durability(durability)
     _import(_LATE)
     if isinstance(url, str):
         if async_collection is not None or not isinstance(collection, str | None):
-            msg = "MongoTier takes a URL and the name of a collection, or collections of your own clients"
+            msg = "MongoTier must have either a URL and the name of a collection, or collections of clients"
             raise ConfigurationError(msg)
         database, named = _read(url)
         make = partial(opened, url, database, _checked_name(collection or named or DEFAULT_COLLECTION), durability)
         return Sources(partial(make, asynchronous=False), partial(make, asynchronous=True))
     if isinstance(collection, AsyncCollection) or (collection is None and async_collection is not None):
-        msg = "MongoTier needs collection=, of a MongoClient: what it does in the background blocks; async_collection= comes beside it"
+        msg = "MongoTier must have collection=, of a MongoClient, for background calls. Pass async_collection= in addition"
         raise ConfigurationError(msg)
     if url is not None or not hasattr(collection, "find_one"):
-        msg = "MongoTier needs a URL, or collection=, a collection of pymongo's MongoClient"
+        msg = "MongoTier must have a URL, or collection=, a collection of pymongo's MongoClient"
         raise ConfigurationError(msg)
     if async_collection is not None and not isinstance(async_collection, AsyncCollection):
         msg = "async_collection must be of pymongo's AsyncMongoClient"
@@ -67,9 +71,10 @@ def sources(url: object, collection: object, async_collection: object, durabilit
 
 
 def _read(url: str) -> tuple[str, str | None]:
-    """Return the database and the collection that *url* names."""
+    """Return the database and the collection in *url*."""
     address, mark, query = url.partition("?")
-    if url.startswith(_SRV):  # to read it as a whole takes a name server
+    # parsing the whole URL would need a name server
+    if url.startswith(_SRV):
         _import(_LATE_FOR_SRV)
 
         address = "mongodb://" + address.removeprefix(_SRV)
@@ -77,14 +82,15 @@ def _read(url: str) -> tuple[str, str | None]:
         mark = query and mark
     try:
         found: dict[str, Any] = parse_uri(address + mark + query)
-    except Exception as error:  # noqa: BLE001 - of any kind; it has no cause, which could hold a password
+    except Exception as error:  # noqa: BLE001
+        # an error of any type; its cause is left out because it may contain a password
         raise misspelt(error, url) from None
     return found["database"] or DEFAULT_DATABASE, found["collection"]
 
 
 def _checked_name(name: str) -> str:
     if ".." in name or "$" in name or "\0" in name or name.strip(".") != name:
-        msg = f"collection of mongodb:// must be a name without $ and without empty parts between dots, not {name!r}"
+        msg = f"collection of mongodb:// must be a name without $ and without empty parts between dots, got {name!r}"
         raise ConfigurationError(msg)
     return name
 

@@ -1,6 +1,6 @@
-"""The options of a tier: what stands behind `#` in its URL, or beside `url` in a file.
+"""The options of a tier, from the fragment of its URL or from a configuration file.
 
-Each is asked for by name and kind; what nobody asks for is an error.
+A tier reads each option by name and type. An option that no tier reads is an error.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ T = TypeVar("T")
 
 
 def named_values(text: str, mark: str) -> dict[str, str]:
-    """Return what *text*, behind *mark* of a URL, says as `name=value&name=value`.
+    """Parse *text*, the part of a URL after *mark*, as `name=value&name=value`.
 
     Raises:
-        ConfigurationError: It says nothing like that. It is not shown: it may be the end of a password that holds such a mark.
+        ConfigurationError: If *text* has another form. The message does not contain it, because it
+            may be the rest of a password with an unescaped *mark*.
     """
     if "@" in text:
-        msg = f"there is an @ behind the {mark} of a URL: a {mark} in a password must be written as %{ord(mark):X}, an @ behind it as %40"
+        msg = f"there is an @ after the {mark} of a URL. Write a {mark} in a password as %{ord(mark):X}, and an @ after it as %40"
         raise ConfigurationError(msg)
     pairs = [part.partition("=") for part in text.split("&")] if text else []
     if not all(name and equals for name, equals, _ in pairs):
-        msg = f"behind the {mark} of a URL stand options as name=value&name=value"
+        msg = f"the part of a URL after {mark} must be options like name=value&name=value"
         raise ConfigurationError(msg)
     return {unquote_plus(name): unquote_plus(value) for name, _, value in pairs}
 
 
 class TierOptions:
-    """What the user says of one tier.
+    """The options that the user set for one tier.
 
     Args:
-        url: Left of `#` belongs to the client and is not looked at; right of it stands `name=value&...`.
-        more: The same by other means; these win.
+        url: The URL. The part before `#` is for the client library, the part after it is
+            `name=value&...`.
+        more: Further options, which override those of the URL.
     """
 
     def __init__(self, url: str, more: Mapping[str, object] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -51,37 +53,38 @@ class TierOptions:
         return self._given.get(name)
 
     def text(self, name: str, default: str) -> str:
-        """Return a text."""
+        """Return a text option."""
         value = self._take(name)
         return default if value is None else str(value)
 
     def size(self, name: str, default: int) -> int:
-        """Return bytes."""
+        """Return a size option in bytes."""
         value = self._take(name)
         return default if value is None else parse_size(str(value), name)
 
     def number(self, name: str, default: int) -> int:
-        """Return a whole number above zero."""
+        """Return an option that is a positive integer."""
         value = self._take(name)
         if value is None:
             return default
         if isinstance(value, bool) or not str(value).isascii() or not str(value).isdigit() or int(str(value)) < 1:
-            msg = f"{name} must be a whole number above 0, not {value!r}"
+            msg = f"{name} must be a whole number above 0, got {value!r}"
             raise ConfigurationError(msg)
         return int(str(value))
 
     def duration(self, name: str, default: T) -> float | T:
-        """Return seconds."""
+        """Return a duration option in seconds."""
         value = self._take(name)
         if value is None:
             return default
-        return seconds(value, name)  # pyright: ignore[reportArgumentType] - seconds checks
+        # seconds checks
+        return seconds(value, name)  # pyright: ignore[reportArgumentType]
 
     def finish(self) -> None:
-        """Check that everything that was given was asked for.
+        """Check that every option was read.
 
         Raises:
-            ConfigurationError: Something was not.
+            ConfigurationError: If an option is unknown.
         """
         for name in self._given:
             if name not in self._asked:

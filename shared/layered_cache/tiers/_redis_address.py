@@ -1,11 +1,13 @@
-"""Where a Redis is, and how to introduce oneself to it: what its URL says. Pure, but for reading the certificates that it names.
+"""The address of a Redis and its credentials, parsed from the URL.
+
+The only I/O is reading the certificate files.
 
     redis://user:password@host:6379/0                       rediss:// the same over TLS
     redis+sentinel://user:password@s1:26379,s2:26379/service/0?sentinel_password=...
     redis+cluster://user:password@n1:6379,n2:6379
 
-Behind `?`: `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname`, `client_name`, `db`, and `ssl=true` for
-Sentinel and clusters.
+Options after `?`: `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`,
+`ssl_check_hostname`, `client_name`, `db`, and `ssl=true` for Sentinel and clusters.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ Command: TypeAlias = "tuple[bytes | str | int, ...]"
 
 _PORT = 6379
 _SENTINEL_PORT = 26379
-_DATABASES = range(2**16)  # a server is set up for 16 of them, and may be for more
+# a server has 16 databases by default and may be configured for more
+_DATABASES = range(2**16)
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _ALLOWED = {
     "redis": ("client_name", "db"),
@@ -36,7 +39,11 @@ SCHEMES = tuple(_ALLOWED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisAddress:
-    """What a URL says. `hosts` are those of a server, of Sentinels (then `service` names whom they watch), or of a cluster."""
+    """The parsed URL.
+
+    `hosts` are the hosts of a server, of Sentinels or of a cluster. With Sentinels, `service` is
+    the name of the monitored service.
+    """
 
     hosts: tuple[tuple[str, int], ...]
     cluster: bool = False
@@ -50,7 +57,10 @@ class RedisAddress:
     tls: Mapping[str, str] | None = field(default=None, repr=False)
 
     def greeting(self) -> list[Command]:
-        """Return what has to be said on each new connection before anything else. It needs no answer to go on."""
+        """Return the commands to send first on each new connection.
+
+        The next commands need not wait for the replies.
+        """
         commands = _authentication(self.username, self.password)
         if self.db:
             commands.append(("SELECT", self.db))
@@ -59,14 +69,14 @@ class RedisAddress:
         return commands
 
     def sentinel_greeting(self) -> list[Command]:
-        """Return the same for a Sentinel."""
+        """Return the same commands for a Sentinel."""
         return _authentication(self.sentinel_username, self.sentinel_password)
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Return how to encrypt, or None if this is not to be. Reads the files that are named.
+        """Return the TLS context, or None without TLS. The certificate files are read.
 
         Raises:
-            ConfigurationError: One cannot be read.
+            ConfigurationError: If a file cannot be read.
         """
         if self.tls is None:
             return None
@@ -75,7 +85,7 @@ class RedisAddress:
             if certificate := self.tls.get("ssl_certfile"):
                 context.load_cert_chain(certificate, self.tls.get("ssl_keyfile"))
         except OSError as error:
-            msg = f"a certificate that the URL of Redis names cannot be read: {error}"
+            msg = f"a certificate in the URL of Redis cannot be read: {error}"
             raise ConfigurationError(msg) from error
         if self.tls.get("ssl_check_hostname", "true") == "false" or self.tls.get("ssl_cert_reqs", "required") != "required":
             context.check_hostname = False
@@ -93,14 +103,16 @@ def _authentication(username: str | None, password: str | None) -> list[Command]
 
 
 def parse_address(url: str) -> RedisAddress:
-    """Return what *url* says.
+    """Return the parsed *url*.
 
     Raises:
-        ConfigurationError: It is wrong. The message names the part, and never shows the password.
+        ConfigurationError: If the URL is invalid. The message names the part but never contains the
+            password.
     """
     scheme, _, rest = url.partition("://")
     rest, _, query = rest.partition("?")
-    user_info, _, where = rest.rpartition("@")  # a password may hold a slash that nobody has quoted
+    # a password may contain an unquoted slash
+    user_info, _, where = rest.rpartition("@")
     hosts, slash, path = where.partition("/")
     options = _options(scheme, query)
     username, colon, password = user_info.partition(":")
@@ -108,12 +120,12 @@ def parse_address(url: str) -> RedisAddress:
     if scheme == "redis+sentinel":
         service, _, in_path = path.partition("/")
         if not service:
-            msg = "redis+sentinel:// needs the name of the service behind the hosts: redis+sentinel://host:26379/mymaster/0"
+            msg = "redis+sentinel:// must have the name of the service after the hosts, like redis+sentinel://host:26379/mymaster/0"
             raise ConfigurationError(msg)
     else:
         in_path = path
         if scheme == "redis+cluster" and slash and path:
-            msg = "redis+cluster:// takes no path: a cluster has one database"
+            msg = "redis+cluster:// must not have a path: a cluster has one database"
             raise ConfigurationError(msg)
     port = _SENTINEL_PORT if service else _PORT
     return RedisAddress(
@@ -134,7 +146,7 @@ def _options(scheme: str, query: str) -> dict[str, str]:
     options = named_values(query, "?")
     for name in options:
         if name not in _ALLOWED[scheme]:
-            raise ConfigurationError.unknown(what=f"option behind ? of {scheme}://", name=name, allowed=_ALLOWED[scheme])
+            raise ConfigurationError.unknown(what=f"option after ? of {scheme}://", name=name, allowed=_ALLOWED[scheme])
     for name, allowed in (
         ("ssl", ("true", "false")),
         ("ssl_check_hostname", ("true", "false")),
@@ -150,25 +162,27 @@ def _options(scheme: str, query: str) -> dict[str, str]:
 def _hosts(text: str, scheme: str) -> list[str]:
     hosts = text.split(",")
     if len(hosts) > 1 and scheme in {"redis", "rediss"}:
-        msg = f"{scheme}:// takes one host; several are for redis+sentinel:// and redis+cluster://"
+        msg = f"{scheme}:// must have one host. Use redis+sentinel:// or redis+cluster:// for several hosts"
         raise ConfigurationError(msg)
     return hosts
 
 
 def _host(text: str, scheme: str, port: int) -> tuple[str, int]:
-    if text.startswith("["):  # IPv6
+    # IPv6
+    if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         colon, number = rest[:1], rest[1:]
     else:
         host, colon, number = text.partition(":")
     if colon and not (number.isascii() and number.isdigit() and 0 < int(number) < 2**16):
-        msg = f"the port in {scheme}:// must be a number from 1 to 65535"  # not shown: it may be half a password
+        # not shown: it may be a part of a password
+        msg = f"the port in {scheme}:// must be a number from 1 to 65535"
         raise ConfigurationError(msg)
     return unquote(host) or "localhost", int(number) if colon else port
 
 
 def _database(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) in _DATABASES):
-        msg = f"the database of Redis must be a number, not {text!r}: redis://host:6379/0"
+        msg = f"the database of Redis must be a number, got {text!r}. Use a URL like redis://host:6379/0"
         raise ConfigurationError(msg)
     return int(text)

@@ -1,6 +1,7 @@
-"""Getting to a Redis: to the one that the URL names, or to the master that Sentinels name. Blocking, for threads of its own.
+"""Opening of connections to Redis: to the host in the URL, or to the primary that Sentinels name.
 
-Both worlds dial here, so that the search for a master, and the names that have to be resolved, are waited for in one place.
+The code blocks and runs in separate threads, also for event loops. So the search for a primary and
+the name resolution exist in one place.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from collections.abc import Sequence
 from layered_cache.tiers._redis_address import Command, RedisAddress
 from layered_cache.tiers._redis_wire import NOTHING, OutOfStepError, Reply, Wire
 
-CONNECTING = 2.0  # seconds that a connection may take to come up
+# seconds to open a connection
+CONNECTING = 2.0
 _CHUNK = 64 * 1024
-_NOTHING_MUCH = 0.001  # seconds
+# seconds
+_NOTHING_MUCH = 0.001
 
 
 class Link:
-    """One connection, for one thread at a time. Whoever gets an error from it, of whatever kind, must close it.
+    """One connection, for one thread at a time. After any error the caller must close it.
 
-    Where it can, it has the system itself watch the time of `send` and `recv`: Python would ask before each of them whether it may go on,
-    which doubles what a hit costs there.
+    Where possible, the operating system enforces the timeouts of `send` and `recv`. Python would
+    poll the socket before each of them, which doubles the cost of a hit.
     """
 
     __slots__ = ("_buffer", "_by_system", "_malformed", "_patience", "_reader", "_socket", "used")
@@ -34,31 +37,34 @@ class Link:
         self._by_system = os.name == "posix" and not isinstance(connected, ssl.SSLSocket)
         if self._by_system:
             connected.settimeout(None)
-        self._patience = 0.0  # what the socket has been told
+        # the timeout that is set on the socket
+        self._patience = 0.0
         self._reader = wire.reader()
         self._malformed = wire.malformed
         self._buffer = bytearray(_CHUNK)
         self.used = False
 
     def exchange(self, said: bytes, count: int, deadline: float) -> list[Reply]:
-        """Say *said* and return the *count* replies to it.
+        """Send the bytes and return the *count* replies.
 
         Raises:
-            TimeoutError: It is past *deadline* (monotonic), however slowly bytes trickle in.
-            OSError: The connection is gone.
-            OutOfStepError: More came than was asked for, or no reply of Redis at all.
+            TimeoutError: If *deadline* (monotonic) has passed, however slowly bytes arrive.
+            OSError: If the connection is lost.
+            OutOfStepError: If there were too many replies, or an invalid one.
         """
         buffer, reader = self._buffer, self._reader
         self._send(said, deadline)
         replies: list[Reply] = []
         while True:
-            self._be_patient(deadline)  # its time-out is for one chunk
+            # the socket timeout applies to one chunk
+            self._be_patient(deadline)
             try:
                 size = self._socket.recv_into(buffer)
-            except BlockingIOError:  # so the system says that time is over
+            except BlockingIOError:
+                # the operating system reports a timeout in this way
                 raise TimeoutError from None
             if not size:
-                msg = "it was closed"
+                msg = "the connection was closed"
                 raise ConnectionResetError(msg)
             try:
                 reader.feed(buffer, 0, size)
@@ -74,7 +80,8 @@ class Link:
 
     def _send(self, said: bytes, deadline: float) -> None:
         connected = self._socket
-        if self._by_system and len(said) > _CHUNK:  # in many pieces, each of which would have all of the time
+        # sent in many pieces, and each of them would have the whole timeout
+        if self._by_system and len(said) > _CHUNK:
             connected.settimeout(_left(deadline))
             connected.sendall(said)
             connected.settimeout(None)
@@ -86,51 +93,60 @@ class Link:
             raise TimeoutError from None
 
     def _be_patient(self, deadline: float) -> None:
-        """Have the socket wait until *deadline*. A millisecond is not worth a call to the system, of which there are two on a hit."""
+        """Set the socket timeout to *deadline*.
+
+        A difference below a millisecond is ignored, since a hit would pay for two system calls.
+        """
         left = _left(deadline)
         if -_NOTHING_MUCH < self._patience - left < _NOTHING_MUCH:
             return
         self._patience = left
         if self._by_system:
-            limit = struct.pack("ll", int(left), int(left % 1 * 1e6) or 1)  # zero would be for ever
+            # zero would mean no timeout
+            limit = struct.pack("ll", int(left), int(left % 1 * 1e6) or 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         else:
             self._socket.settimeout(left)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
 
 class Dialer:
-    """Makes connections to one address."""
+    """Opens connections to one address."""
 
     def __init__(self, address: RedisAddress, wire: Wire) -> None:
         self.address = address
         self.wire = wire
         self.context = address.tls_context()
-        "example".encode("idna")  # names are resolved in background threads, which must not import: another one may fork
+        # Preloads the codec. Names are resolved in background threads, which must not import
+        # modules, because another thread may fork.
+        "example".encode("idna")
 
     def link(self) -> Link:
         """Return a connection that is ready for commands.
 
         Raises:
-            OSError: There is none to be had.
-            Exception: What Redis answered to the greeting.
+            OSError: If no connection can be opened.
+            Exception: The error reply to the greeting.
         """
         deadline = time.monotonic() + CONNECTING
         connected, host = self.socket(deadline)
         return self._greeted(connected, host, self.address.greeting(), deadline)
 
     def socket(self, deadline: float | None = None) -> tuple[socket.socket, str]:
-        """Return a socket that is connected to the right host, and the name of that host. Nothing was said yet."""
+        """Return a socket that is connected to the right host, and the name of the host.
+
+        Nothing was sent on it yet.
+        """
         deadline = time.monotonic() + CONNECTING if deadline is None else deadline
         host, port = self.address.hosts[0] if self.address.service is None else self._master(deadline)
         return _connected(host, port, deadline), host
 
     def _master(self, deadline: float) -> tuple[str, int]:
-        """Return where the first Sentinel that knows says the master is."""
+        """Return the address of the primary, from the first Sentinel that knows it."""
         question: list[Command] = [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.address.service or "")]
         failure: Exception = ConnectionError("no Sentinel knows this service")
         for host, port in self.address.hosts:
@@ -141,7 +157,7 @@ class Dialer:
                     (reply,) = link.exchange(self.wire.pack(question), 1, patience)
                 finally:
                     link.close()
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with this one, the next may know
+            except Exception as error:  # noqa: BLE001 - the next Sentinel is tried after any error
                 failure = error
                 continue
             if isinstance(reply, list) and len(reply) == 2:  # noqa: PLR2004 - host and port
@@ -166,20 +182,24 @@ class Dialer:
 
 
 def check_greeting(replies: Sequence[Reply]) -> None:
-    """Raise the first of *replies* that is an error."""
+    """Raise the first error in *replies*."""
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
 
 
 def _connected(host: str, port: int, deadline: float) -> socket.socket:
-    """Return a socket that is connected to the first address of *host* that answers, each having its share of the time."""
+    """Return a socket that is connected to the first address of *host* that accepts.
+
+    Each address has its share of the time.
+    """
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failure: OSError = ConnectionError("it has no address")
+    failure: OSError = ConnectionError("the host has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         connected = socket.socket(family, kind, protocol)
         try:
-            connected.settimeout(_left(deadline) / (len(addresses) - number + 1))  # one share is for the greeting
+            # one share is for the greeting
+            connected.settimeout(_left(deadline) / (len(addresses) - number + 1))
             connected.connect(address)
         except OSError as error:
             connected.close()

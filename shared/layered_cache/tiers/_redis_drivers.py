@@ -1,7 +1,8 @@
-"""Three ways to have commands carried out: over connections of our own, by redis-py's cluster client, by a client of the user's.
+"""Three transports for commands: own connections, redis-py's cluster client, a user's client.
 
-All of them take a list of commands, which go out together, and return as many replies, within the seconds they are given. An error
-that Redis answers is a reply like any other; everything else is raised as a `TierError`.
+Each takes a list of commands, sends them together, and returns as many replies within a time limit.
+An error reply of Redis is returned like any other reply. All other errors are raised as
+`TierError`.
 """
 
 from __future__ import annotations
@@ -25,37 +26,37 @@ _THREADS = 8
 
 
 class Driver(Protocol):
-    """Carries out commands.
+    """Executes commands.
 
-    `scattered`: keys live on several servers, so that one command must name one key. `lasting`: no other server takes over, which may
-    not have what this one has acknowledged.
+    `scattered`: the keys are on several servers, so a command must have only one key. `lasting`:
+    there is no failover to a server that may lack acknowledged writes.
     """
 
     scattered: bool
     lasting: bool
 
     def run(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
-        """Return the replies to *commands*. *operation* is for errors."""
+        """Return the replies to *commands*. *operation* is the name in errors."""
         ...
 
     async def arun(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
-        """See run."""
+        """Return the replies to *commands*, like `run`."""
         ...
 
     def servers(self, seconds: float) -> Sequence[object]:
-        """Return what stands for each server that holds keys, for `run_on`."""
+        """Return an object for each server that holds keys, for `run_on`."""
         ...
 
     def run_on(self, server: object, operation: str, command: Command, seconds: float) -> Reply:
-        """Have one of them carry out *command*."""
+        """Return the reply of one server to *command*."""
         ...
 
     def drop(self) -> None:
-        """Use no connection any more that is open now: what came on one of them was no answer to what was asked."""
+        """Stop using all connections that are open now, because one of them was out of step."""
         ...
 
     def close(self) -> None:
-        """Close connections; a later call opens new ones."""
+        """Close the connections. A later call opens new ones."""
         ...
 
     def close_mine(self) -> None:
@@ -64,7 +65,7 @@ class Driver(Protocol):
 
 
 class Direct:
-    """Connections of our own, to one server."""
+    """Own connections to one server."""
 
     scattered = False
 
@@ -77,7 +78,7 @@ class Direct:
         self._lines = Lines(tier, dialer)
 
     def run(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
-        """See Driver."""
+        """Return the replies to *commands*."""
         try:
             replies = self._pool.exchange(self._wire.pack(commands), len(commands), seconds)
         except Exception as error:
@@ -86,7 +87,7 @@ class Direct:
         return replies
 
     async def arun(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
-        """See Driver."""
+        """Return the replies to *commands*, like `run`."""
         try:
             replies = await self._lines.exchange(self._wire.pack(commands), len(commands), seconds)
         except Exception as error:
@@ -97,42 +98,44 @@ class Direct:
     def _judge(self, replies: Sequence[Reply]) -> None:
         for reply in replies:
             if isinstance(reply, Exception) and is_bad_company(reply):
-                self.drop()  # after a failover, or with another password, the next connection may do
+                # after a failover or a change of the password, a new connection may work
+                self.drop()
                 return
 
-    def servers(self, seconds: float) -> Sequence[object]:  # noqa: ARG002 - there is one
-        """See Driver."""
+    def servers(self, seconds: float) -> Sequence[object]:  # noqa: ARG002 - there is one server
+        """Return the only server."""
         return (None,)
 
     def run_on(self, server: object, operation: str, command: Command, seconds: float) -> Reply:  # noqa: ARG002
-        """See Driver."""
+        """Return the reply to *command*."""
         return self.run(operation, [command], seconds)[0]
 
     def drop(self) -> None:
-        """See Driver."""
+        """Close all connections."""
         self._pool.drop()
         self._lines.drop()
 
     close = drop
 
     def close_mine(self) -> None:
-        """See Driver."""
+        """Close the connection of the running loop."""
         self._lines.drop_mine()
 
 
 class Client:
-    """A client of redis-py, in threads: whatever it does by itself, nobody waits for it longer than he wants to.
+    """Runs a redis-py client in worker threads, so a call never exceeds its timeout.
 
     Args:
-        tier: For errors.
-        make: Returns the client. It may take its time, and touch servers.
-        scattered: Whether it is one of a cluster.
-        theirs: An asynchronous client of the user's, for the loop in which it is first used.
+        tier: The tier name in errors.
+        make: Returns the client. It may block and do I/O.
+        scattered: True for the client of a cluster.
+        theirs: An asynchronous client of the user, for the loop of its first use.
     """
 
     def __init__(self, tier: str, make: Callable[[], Any], *, scattered: bool, owned: bool, theirs: Any = None) -> None:  # noqa: ANN401
         self.scattered = scattered
-        self.lasting = False  # nobody knows what stands behind it
+        # the servers of a user's client are unknown
+        self.lasting = False
         self._tier = tier
         self._make = make
         self._owned = owned
@@ -143,7 +146,7 @@ class Client:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Make a client anew."""
+        """Create a new client in the child."""
         if self._owned:
             self._client = None
 
@@ -156,13 +159,13 @@ class Client:
             pipeline.execute_command(*command)
         return pipeline.execute(raise_on_error=False)
 
-    def _made(self) -> Any:  # noqa: ANN401 - redis-py's types say little
+    def _made(self) -> Any:  # noqa: ANN401 - redis-py has few types
         if self._client is None:
             self._client = self._make()
         return self._client
 
     def run(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
-        """See Driver."""
+        """Return the replies to *commands*."""
         return self._in_thread(operation, seconds, self._carry_out, commands)
 
     def _in_thread(self, operation: str, seconds: float, function: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401
@@ -172,7 +175,7 @@ class Client:
             raise unreachable(self._tier, operation, error) from error
 
     async def arun(self, operation: str, commands: Sequence[Command], seconds: float) -> list[Reply]:
-        """See Driver."""
+        """Return the replies to *commands*, like `run`."""
         try:
             async with asyncio.timeout(seconds):
                 if self._theirs is not None and self._is_their_loop():
@@ -194,36 +197,37 @@ class Client:
         return await pipeline.execute(raise_on_error=False)
 
     def servers(self, seconds: float) -> Sequence[object]:
-        """See Driver."""
+        """Return the servers that hold keys."""
         if not self.scattered:
             return (None,)
         return self._in_thread("search", seconds, lambda: self._made().get_primaries())
 
     def run_on(self, server: object, operation: str, command: Command, seconds: float) -> Reply:
-        """See Driver."""
+        """Return the reply of *server* to *command*."""
         target = {} if server is None else {"target_nodes": server}
         return self._in_thread(operation, seconds, lambda: _answer(self._made(), command, **target))
 
     def drop(self) -> None:
-        """See Driver."""
+        """Close the connections that are not in use."""
         if self._owned and self._client is not None:
             client, self._client = self._client, None
             client.close()
-        elif (pool := getattr(self._client, "connection_pool", None)) is not None:  # a cluster's client has one for each server
+        elif (pool := getattr(self._client, "connection_pool", None)) is not None:
+            # the client of a cluster has one pool for each server
             pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
-        """See Driver. A client of the user's stays open."""
+        """Stop the worker threads. A client of the user stays open."""
         if self._owned:
             self.drop()
         self._workers.stop()
 
     def close_mine(self) -> None:
-        """See Driver."""
+        """Do nothing: the running loop has no connection."""
 
 
 def _answer(client: Any, command: Command, **target: object) -> Reply:  # noqa: ANN401
-    """Return the reply to *command*, without what redis-py makes of replies to some commands."""
+    """Return the raw reply to *command*, without redis-py's conversions."""
     try:
         return client.execute_command(*command, **target)
     except Exception as error:
@@ -233,13 +237,13 @@ def _answer(client: Any, command: Command, **target: object) -> Reply:  # noqa: 
 
 
 def cluster_client(address: RedisAddress, timeout: float) -> Callable[[], Any]:
-    """Return what makes redis-py's client of the cluster at *address*.
+    """Return a function that creates redis-py's client for the cluster at *address*.
 
     Raises:
-        MissingClientError: redis-py is not installed.
+        MissingClientError: If redis-py is not installed.
     """
     try:
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - lazy, as all clients
+        from redis.backoff import NoBackoff  # noqa: PLC0415 - lazy, like all client libraries
         from redis.cluster import ClusterNode, RedisCluster  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
     except ImportError as error:
@@ -271,18 +275,18 @@ def _plain(value: str) -> str | bool:
 
 
 def check_client(client: Any, *, asynchronous: bool) -> None:  # noqa: ANN401
-    """Check that *client*, which the user gave, can be used.
+    """Check that *client*, a client of the user, can be used.
 
     Raises:
-        ConfigurationError: It cannot.
+        ConfigurationError: If it cannot be used.
     """
     name = "async_client" if asynchronous else "client"
     kind = "redis.asyncio.Redis" if asynchronous else "redis.Redis or redis.RedisCluster"
     if not hasattr(client, "execute_command") or inspect.iscoroutinefunction(client.execute_command) != asynchronous:
-        msg = f"{name} must be a {kind}, not a {type(client).__module__}.{type(client).__qualname__}"
+        msg = f"{name} must be a {kind}, got a {type(client).__module__}.{type(client).__qualname__}"
         raise ConfigurationError(msg)
     pool = getattr(client, "connection_pool", None)
     options: dict[str, Any] = getattr(pool, "connection_kwargs", None) or {}
     if options.get("decode_responses"):
-        msg = f"{name} must be made with decode_responses=False: answers are bytes"
+        msg = f"{name} must be created with decode_responses=False: entries are bytes"
         raise ConfigurationError(msg)

@@ -1,10 +1,11 @@
-"""The connection of an event loop: one, shared by all its tasks, each waiting for its own place in the row of replies.
+"""The connection of an event loop: one connection for all tasks, with replies in request order.
 
-So a thousand tasks need one connection, what they say in one turn of the loop goes out together, and a task that is cancelled leaves
-nothing behind: its reply comes, in its turn, and is thrown away.
+So a thousand tasks need one connection. The commands of one loop iteration are sent together. A
+task that is cancelled leaves nothing behind: its reply is read in turn and discarded.
 
-A task whose reply does not come in time gives up, and if nothing at all has come since it asked, the connection is taken for dead.
-While its own loop is busy it waits a little longer: what has come cannot be looked at then.
+A task without a reply in time raises a timeout. If no reply at all has arrived since its request,
+the connection counts as dead. If the event loop was busy, the task waits a little longer, because
+the loop could not read replies in that time.
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ from layered_cache.tiers._redis_dial import CONNECTING, Dialer, check_greeting
 from layered_cache.tiers._redis_wire import NOTHING, OutOfStepError, Reply, Wire
 from layered_cache.workers import Workers
 
-_STALL = 0.005  # seconds by which a timer is late when the loop was busy with something else
-_TURNS = 4  # budgets that one may wait beyond the first while this loop is busy
-_BUSY = 0.5  # the share of the time that a busy loop spends on its processor
+# seconds by which a timer is late if the loop was busy
+_STALL = 0.005
+# additional timeouts that a task may wait while the loop is busy
+_TURNS = 4
+# the share of CPU time at which a loop counts as busy
+_BUSY = 0.5
 _CHUNK = 512 * 1024
-_MOST_WAITING = 64 * 1024 * 1024  # bytes that may wait to be sent
+# bytes that may wait to be sent
+_MOST_WAITING = 64 * 1024 * 1024
 
 
 class _Place:
-    """One who waits in the row for *seconds*. `heard` and `worked` are of the line and of its loop when he was last looked after."""
+    """A pending request that may wait for *seconds*.
+
+    `heard` and `worked` are the reply count of the connection and the CPU time of its loop at the
+    last check.
+    """
 
     __slots__ = ("count", "deadline", "future", "heard", "replies", "seconds", "turns", "worked")
 
@@ -36,43 +45,49 @@ class _Place:
         self.count = count
         self.heard = heard
         self.seconds = seconds
-        self.deadline = float("inf")  # until the end of this turn of the loop
+        # set at the end of this loop iteration
+        self.deadline = float("inf")
         self.worked = 0.0
         self.turns = _TURNS
         self.replies: list[Reply] = []
 
 
 class Line(asyncio.BufferedProtocol):
-    """One connection of one loop."""
+    """One connection of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wire: Wire) -> None:
         self._loop = loop
         self._reader = wire.reader()
         self._malformed = wire.malformed
         self._buffer = bytearray(_CHUNK)
-        self._view = memoryview(self._buffer)  # asyncio's TLS cuts it, and would fill copies of parts of a bytearray
+        # asyncio's TLS slices the buffer, and slices of a bytearray would be copies
+        self._view = memoryview(self._buffer)
         self._row: deque[_Place] = deque()
-        self._early: list[tuple[bytes, _Place]] | None = []  # what was said before the connection was up
+        # requests from before the connection was open
+        self._early: list[tuple[bytes, _Place]] | None = []
         self._transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
-        self._said: list[_Place] = []  # in this turn of the loop
+        # requests of this loop iteration
+        self._said: list[_Place] = []
         self._look_at = float("inf")
-        self.heard = 0  # who was answered
+        # the number of requests that were answered
+        self.heard = 0
         self.lost = False
-        self.connecting: asyncio.Task[None] | None = None  # asyncio itself does not hold on to its tasks
+        # asyncio keeps no reference to its tasks
+        self.connecting: asyncio.Task[None] | None = None
 
-    # --- asyncio's side
+    # --- called by asyncio
 
-    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's
-        """Begin."""
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - the type is asyncio's
+        """Store the transport."""
         self._transport = transport
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
-        """Return where to put what comes."""
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the signature is asyncio's
+        """Return the buffer for received bytes."""
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand out what came, in the order in which it was asked for."""
+        """Assign the received replies to the pending requests, in order."""
         reader, row = self._reader, self._row
         try:
             reader.feed(self._buffer, 0, nbytes)
@@ -91,24 +106,24 @@ class Line(asyncio.BufferedProtocol):
             self.hang_up(OutOfStepError())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell all who wait."""
-        self._end(ConnectionResetError("it was closed") if exc is None else exc)
+        """Raise the error in all waiting tasks."""
+        self._end(ConnectionResetError("the connection was closed") if exc is None else exc)
 
-    # --- ours
+    # --- called by the tier
 
     @property
     def ready(self) -> bool:
-        """Whether the connection is up."""
+        """True if the connection is open."""
         return self._early is None and not self.lost
 
     def say(self, said: bytes, count: int, seconds: float) -> asyncio.Future[list[Reply]]:
-        """Say *said*, now or as soon as the connection is up; return what will hold its *count* replies.
+        """Send the bytes, at once or as soon as the connection is open. Return a future.
 
-        After *seconds* that is a `TimeoutError`.
+        The future holds the *count* replies, or a `TimeoutError` after *seconds*.
         """
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if self.lost:
-            future.set_exception(ConnectionResetError("it was closed"))
+            future.set_exception(ConnectionResetError("the connection was closed"))
             return future
         place = _Place(future, count, self.heard, seconds)
         first = self._noted(place)
@@ -119,7 +134,10 @@ class Line(asyncio.BufferedProtocol):
         return future
 
     def _noted(self, place: _Place) -> bool:
-        """Have the time of *place* begin when the loop is through with this turn; return whether it is the first one in it."""
+        """Start the timeout of *place* at the end of this loop iteration.
+
+        Return True if *place* is the first request of this iteration.
+        """
         self._said.append(place)
         if len(self._said) > 1:
             return False
@@ -127,10 +145,10 @@ class Line(asyncio.BufferedProtocol):
         return True
 
     async def greet(self, greeting: bytes, count: int) -> None:
-        """Introduce oneself, where that is needed, and say what was said early.
+        """Send the greeting, and then the requests from before the connection was open.
 
         Raises:
-            Exception: What Redis answered.
+            Exception: The error reply of Redis.
         """
         if count:
             place = _Place(self._loop.create_future(), count, 0, CONNECTING)
@@ -147,10 +165,11 @@ class Line(asyncio.BufferedProtocol):
     def _send(self, said: bytes, place: _Place, *, at_once: bool) -> None:
         transport = self._transport
         if transport is None or transport.get_write_buffer_size() > _MOST_WAITING:
-            place.future.set_exception(TimeoutError("too much waits to be sent"))
+            place.future.set_exception(TimeoutError("too many bytes are waiting to be sent"))
             return
         self._row.append(place)
-        if at_once and not self._unsent:  # the first of this turn need not wait for others, but for what was said early
+        # the first request of an iteration is sent at once, unless earlier ones are waiting
+        if at_once and not self._unsent:
             transport.write(said)
         else:
             self._unsent.append(said)
@@ -160,12 +179,13 @@ class Line(asyncio.BufferedProtocol):
         return [place for place in (*self._row, *early) if not place.future.done()]
 
     def _look(self, at: float) -> None:
-        """Have the row looked through at that time. One look is enough for many who come and go meanwhile."""
+        """Schedule a check of the pending requests. One check serves many requests."""
         self._look_at = at
         self._loop.call_at(at, self._look_through, at)
 
     def _look_through(self, at: float) -> None:
-        if at != self._look_at:  # another look has taken its place
+        # this check was replaced by another
+        if at != self._look_at:
             return
         now = self._loop.time()
         self._look_at = float("inf")
@@ -176,7 +196,7 @@ class Line(asyncio.BufferedProtocol):
             self._look(min(place.deadline for place in waiting))
 
     def _is_given_up(self, place: _Place, now: float, *, late: bool) -> bool:
-        """Have *place*, whose time is over, wait on or give up; return whether the line is dead."""
+        """Extend the timeout of *place* or end it. Return True if the connection is dead."""
         quiet, worked = self.heard == place.heard, time.thread_time()
         busy = worked - place.worked > _BUSY * place.seconds
         if place.turns and (late or busy):
@@ -188,7 +208,10 @@ class Line(asyncio.BufferedProtocol):
         return quiet
 
     def _turn_ended(self) -> None:
-        """Send what the others have said, and have the time of all begin: it is not Redis's fault how long the turn took."""
+        """Send the remaining requests of this iteration, and start the timeouts of all of them.
+
+        The duration of the iteration is not the fault of Redis, so it does not count.
+        """
         if self._unsent and self._transport is not None:
             unsent, self._unsent = b"".join(self._unsent), []
             self._transport.write(unsent)
@@ -200,8 +223,8 @@ class Line(asyncio.BufferedProtocol):
                 self._look(place.deadline)
 
     def hang_up(self, error: Exception | None = None) -> None:
-        """Close at once, and tell all who wait."""
-        self._end(error or ConnectionResetError("it was closed"))
+        """Close at once and raise the error in all waiting tasks."""
+        self._end(error or ConnectionResetError("the connection was closed"))
         if self._transport is not None:
             self._transport.abort()
 
@@ -210,13 +233,15 @@ class Line(asyncio.BufferedProtocol):
         self._unsent = []
         for place in self._waiting():
             place.future.set_exception(error)
-            place.future.exception()  # who waits sees it; who has left shall not make asyncio complain
+            # Marked as retrieved: a waiting task sees the error, and asyncio must not log it for
+            # the rest.
+            place.future.exception()
         self._row.clear()
         self._early = None
 
 
 class Lines:
-    """The lines to one address, one for each running loop."""
+    """The connections to one address, one for each running event loop."""
 
     def __init__(self, tier: str, dialer: Dialer) -> None:
         self._tier = tier
@@ -226,15 +251,17 @@ class Lines:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Begin without lines."""
-        # a line refers to its loop: weak keys would never let go. Closed loops are looked for when a new one comes
+        """Start without connections."""
+        # A connection refers to its loop, so weak keys would never be removed. Closed loops are
+        # removed when a new loop arrives.
         self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
 
     async def exchange(self, said: bytes, count: int, seconds: float) -> list[Reply]:
-        """Say *said* and return the *count* replies to it, within *seconds*.
+        """Send the bytes and return the *count* replies within *seconds*.
 
         Raises:
-            Exception: The connection failed, or could not be made; `TimeoutError` if it took too long.
+            Exception: If the connection failed or could not be opened. `TimeoutError` if it took
+                too long.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -250,7 +277,8 @@ class Lines:
             except OSError:
                 seconds = deadline - loop.time()
                 if not heard or seconds <= 0:
-                    raise  # a new one: the server is not well
+                    # a new connection failed, so the server has a problem
+                    raise
 
     def _new(self, loop: asyncio.AbstractEventLoop) -> Line:
         for ended in [one for one in list(self._lines) if one.is_closed()]:
@@ -267,30 +295,32 @@ class Lines:
                 encrypted: dict[str, Any] = {}
                 if dialer.context is not None:
                     encrypted = {"ssl": dialer.context, "server_hostname": host, "ssl_handshake_timeout": CONNECTING}
-                connected.setblocking(False)  # noqa: FBT003 - it takes no keyword
+                connected.setblocking(False)  # noqa: FBT003 - the method takes no keyword
                 await loop.create_connection(lambda: line, sock=connected, **encrypted)
             except BaseException:
                 connected.close()
                 raise
             await line.greet(dialer.wire.pack(greeting), len(greeting))
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to know
+        except Exception as error:  # noqa: BLE001 - the waiting tasks need every error
             line.hang_up(error)
         finally:
             line.connecting = None
-            if not line.ready:  # it was cancelled: the loop ends
+            # cancelled, because the loop is closing
+            if not line.ready:
                 line.hang_up()
 
     def drop(self) -> None:
-        """Close the lines of all loops, each from inside of its loop."""
+        """Close the connections of all loops, each inside of its loop."""
         lines, self._lines = self._lines, {}
         for loop, line in lines.items():
             line.lost = True
             try:
                 loop.call_soon_threadsafe(line.hang_up)
-            except RuntimeError:  # the loop has ended, and the line with it
+            except RuntimeError:
+                # the loop is closed, and so is its connection
                 continue
 
     def drop_mine(self) -> None:
-        """Close the line of the running loop."""
+        """Close the connection of the running loop."""
         if (line := self._lines.pop(asyncio.get_running_loop(), None)) is not None:
             line.hang_up()

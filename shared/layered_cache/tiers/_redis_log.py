@@ -1,7 +1,8 @@
-"""The invalidation log in Redis: three keys without an end, changed by one script, which is atomic.
+"""The invalidation log in Redis: three keys without expiry, changed by one atomic script.
 
-A hash holds its position and how large the others are, a sorted set the rules by their seq, a hash the floors. If one of them is
-evicted or lost while the others stay, the sizes do not fit any more: what the log has forgotten nobody knows, so it gets a new epoch.
+A hash holds the position of the log and the sizes of the other two keys. A sorted set holds the
+rules by sequence number, and a hash holds the floors. If one key is evicted or lost, the sizes no
+longer match. The lost rules are unknown, so the log gets a new epoch.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from layered_cache.invalidation import MAX_FLOORS, MAX_LOG_BYTES, MAX_RULES, Log
 from layered_cache.tiers._redis_address import Command
 from layered_cache.tiers._redis_wire import OutOfStepError, Reply
 
-# no namespace looks like that, so no entry's key does; the braces keep the three on one server of a cluster
+# No namespace has this form, so no key of an entry does. The braces keep the three keys on one
+# server of a cluster.
 _PREFIX = "lc1:{log}:"
 KEYS = (_PREFIX + "head", _PREFIX + "rules", _PREFIX + "floors")
 LOG_ID_KEY = _PREFIX + "id"
 
-# seq is below 2^53 until the year 2255, so it is exact as a number; epochs are not, and stay texts
+# The sequence number stays below 2^53 until the year 2255, so Lua stores it exactly. Epochs are
+# larger, so they stay texts.
 _SCRIPT = """
 local head, rules, floors = KEYS[1], KEYS[2], KEYS[3]
 local nonce, what, seen_epoch, seen_seq, fresh = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
@@ -92,7 +95,10 @@ return {nonce, epoch, text(seq), redis.call('HGETALL', floors), redis.call('ZRAN
 
 
 def command(what: str, seen: Ticket, namespace: str = "", scope: Scope | None = None, before: int = 0) -> tuple[Command, bytes]:
-    """Return what has *what* done (`read`, `open`, `append`, `restart`), and the token that its reply must begin with."""
+    """Return the command for *what* (`read`, `open`, `append`, `restart`) and its token.
+
+    The reply to the command must begin with the token.
+    """
     nonce = secrets.token_bytes(8)
     arguments: list[bytes | str | int] = [nonce, what, str(seen.epoch), seen.seq, str(secrets.randbits(62) + 1)]
     if what == "append":
@@ -102,13 +108,15 @@ def command(what: str, seen: Ticket, namespace: str = "", scope: Scope | None = 
 
 
 def state(reply: Reply, nonce: bytes, tier: str) -> LogState:
-    """Return what *reply* says of the log.
+    """Return the state of the log in *reply*.
 
     Raises:
-        OutOfStepError: It is the reply to something else.
-        TierUnavailableError: It holds a rule that this release does not understand: who does not must not serve what it may void.
+        OutOfStepError: If this is the reply to a different command.
+        TierUnavailableError: If it contains a rule that this release cannot read. The entries that
+            the rule may void must not be served.
     """
-    if not isinstance(reply, list) or len(reply) != 5 or reply[0] != nonce:  # noqa: PLR2004 - as the script returns them
+    # the length of the script's reply
+    if not isinstance(reply, list) or len(reply) != 5 or reply[0] != nonce:  # noqa: PLR2004
         raise OutOfStepError
     try:
         _, epoch, seq, floors, rules = cast("tuple[bytes, bytes, bytes, list[bytes], list[bytes]]", tuple(reply))
@@ -132,14 +140,18 @@ def _text(data: bytes) -> str:
 
 
 def is_replica(replies: Sequence[object]) -> bool:
-    """Whether *replies*, to a `ROLE` if it was asked, say so. A user who may not ask is told nothing, and that is no."""
+    """Return True if *replies*, the replies to a `ROLE`, show a replica.
+
+    Without a reply, or if the user has no permission for `ROLE`, the result is False.
+    """
     role = replies[0] if replies else None
     return isinstance(role, list) and cast("list[object]", role)[:1] not in ([], [b"master"], ["master"])
 
 
 def is_durable(info: object) -> bool:
-    """Whether *info*, the reply to `INFO persistence`, says that what Redis has acknowledged outlives its process."""
-    if isinstance(info, dict):  # redis-py has read it
+    """Return True if Redis persists acknowledged writes, according to `INFO persistence`."""
+    # parsed by redis-py
+    if isinstance(info, dict):
         read = cast("dict[str, object]", info)
         return read.get("aof_enabled") == 1 and read.get("aof_last_write_status", "ok") == "ok"
     if not isinstance(info, bytes):

@@ -1,7 +1,9 @@
-"""Connections of threads: a few, kept open, the one last used first. A call gets one, or waits for one within its budget.
+"""The connection pool for threads. A call takes the connection that was used last.
 
-Connections come up in threads of their own, which may take longer than any caller waits: who comes later finds them. One that fails
-is closed, never used again; if it had worked before, its server was restarted, and the call is tried once more on a new one.
+If there is none, the call waits for one within its timeout. Connections are opened in separate
+threads, which may take longer than a call waits. A later call then finds the connection. A
+connection that fails is closed and never used again. If it had worked before, the server was
+restarted, so the call is retried once on a new connection.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ class Pool:
     """Connections to one address.
 
     Args:
-        tier: Its name, for errors.
-        dialer: Makes connections.
-        most: How many.
+        tier: The tier name in errors.
+        dialer: Opens connections.
+        most: The maximum number of connections.
     """
 
     def __init__(self, tier: str, dialer: Dialer, most: int) -> None:
@@ -33,10 +35,11 @@ class Pool:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Begin without connections: those of the parent are the parent's."""
+        """Start without connections: those of the parent belong to the parent."""
         self._idle: deque[Link] = deque()
         self._changed = threading.Condition(threading.Lock())
-        self._open = 0  # connections, and those that are being made
+        # open connections, including those that are being opened
+        self._open = 0
         self._dialing = 0
         self._waiting = 0
         self._drops = 0
@@ -44,10 +47,10 @@ class Pool:
         self._failure: BaseException = ConnectionError()
 
     def exchange(self, said: bytes, count: int, seconds: float) -> list[Reply]:
-        """Say *said* on some connection and return the *count* replies to it, within *seconds*.
+        """Send the bytes on a connection and return the *count* replies within *seconds*.
 
         Raises:
-            Exception: As `Link.exchange`; or what a connection failed with that was being made.
+            Exception: As `Link.exchange`, or the error of a connection that was being opened.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -61,8 +64,10 @@ class Pool:
                 self._lose(link)
                 if not link.used:
                     raise
-                self.drop()  # the server went away: it left the others too
-            except BaseException:  # also Ctrl-C: a reply may be under way
+                # the server restarted, so the other connections are lost too
+                self.drop()
+            except BaseException:
+                # also after Ctrl-C, because a reply may still arrive
                 self._lose(link)
                 raise
             else:
@@ -70,7 +75,7 @@ class Pool:
                 return replies
 
     def drop(self) -> None:
-        """Close the connections that nobody uses at this moment; those that are being made have come too late."""
+        """Close the idle connections. Connections that are being opened are not kept either."""
         self._drops += 1
         while self._idle:
             try:
@@ -96,7 +101,7 @@ class Pool:
                     if self._dialing < self._waiting and self._open < self._most:
                         self._dial()
                     if not self._changed.wait(max(0.0, deadline - time.monotonic())) and not self._idle:
-                        raise TierTimeoutError(self._tier, "connect", "no connection came up within the budget")
+                        raise TierTimeoutError(self._tier, "connect", "no connection was opened within the timeout")
             finally:
                 self._waiting -= 1
 
@@ -108,7 +113,8 @@ class Pool:
         )
         try:
             thread.start()
-        except RuntimeError:  # too many threads, or the interpreter is on its way out
+        except RuntimeError:
+            # too many threads, or the interpreter is shutting down
             self._open -= 1
             self._dialing -= 1
             raise
@@ -117,7 +123,7 @@ class Pool:
         link, failure = None, None
         try:
             link = self._dialer.link()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, who waits has to know
+        except BaseException as error:  # noqa: BLE001 - the waiting callers need every error
             failure = error
         with changed:
             self._dialing -= 1

@@ -1,6 +1,7 @@
-"""Finding entries in a Redis by their namespace: SCAN with the prefix of its keys, step by step, each within the tier's budget.
+"""Search of entries in a Redis by namespace: SCAN with the prefix of the keys.
 
-A server goes through all keys of all its users for that, so it is for those who clear, count or list a namespace. A key may come twice.
+Each step has the timeout of the tier. The server walks through all its keys, so this is only for
+clearing, counting or listing a namespace. A key may be found twice.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from layered_cache.tiers._tier import Page
 from layered_cache.wire import decode_facts
 
 _BATCH = 500
-_BEGINNING = 4096  # bytes of an envelope that are enough to tell what it is
-_OPERATION = "search"  # for errors
+# size of the part of an envelope that contains its facts
+_BEGINNING = 4096
+# for errors
+_OPERATION = "search"
 
 
 class Search:
     """The searches of one tier.
 
     Args:
-        tier: The name to report errors under.
-        driver: Carries out commands.
-        timeout: The budget of a step, in seconds.
+        tier: The tier name in errors.
+        driver: Executes the commands.
+        timeout: The time limit of a step in seconds.
     """
 
     def __init__(self, tier: str, driver: Driver, timeout: float) -> None:
@@ -37,7 +40,10 @@ class Search:
         self._timeout = timeout
 
     def batches(self, namespace: str, scope: Scope) -> Iterator[list[str]]:
-        """Yield keys of *namespace* that *scope* may match; with a `/` behind it, also of those below it."""
+        """Yield keys of *namespace* that *scope* may match.
+
+        If *namespace* ends with `/`, the namespaces below it are included.
+        """
         if scope.keys:
             yield [key for key in scope.keys if _within(namespace_of(key), namespace)]
             return
@@ -54,7 +60,7 @@ class Search:
                         break
 
     def facts(self, keys: Sequence[str]) -> list[Entry]:
-        """Return what is held for *keys*, without values."""
+        """Return the entries of *keys* without their values."""
         if not keys:
             return []
         commands: list[Command] = [("GETRANGE", key.encode("utf-8", "surrogatepass"), 0, _BEGINNING - 1) for key in keys]
@@ -62,19 +68,20 @@ class Search:
         entries = (decode_facts(reply, key) for key, reply in zip(keys, replies, strict=True) if isinstance(reply, bytes))
         return [entry for entry in entries if entry is not None]
 
-    # --- a page is one step of one server's; `after` names both
+    # --- a page is one step on one server; `after` names server and cursor
 
     def page(self, namespace: str, after: str | None) -> Page:
-        """See Listable.list_keys."""
+        """Return a page of keys (see `Listable.list_keys`)."""
         number, cursor = _place(after)
         servers = self._driver.servers(self._timeout)
-        if number >= len(servers):  # there were more when the listing began
+        # there were more servers when the listing began
+        if number >= len(servers):
             return [], None
         reply = self._driver.run_on(servers[number], _OPERATION, _scan(cursor, key_prefix(namespace)), self._timeout)
         return self._page(reply, namespace, number, len(servers))
 
     async def apage(self, namespace: str, after: str | None) -> Page:
-        """See page: of the one server that there is."""
+        """Return a page of the keys of the only server."""
         _, cursor = _place(after)
         (reply,) = await self._driver.arun(_OPERATION, [_scan(cursor, key_prefix(namespace))], self._timeout)
         return self._page(reply, namespace, 0, 1)
@@ -86,7 +93,8 @@ class Search:
 
     def _scanned(self, reply: Reply) -> tuple[int, list[str]]:
         if isinstance(reply, Exception):
-            raise refused(self._tier, _OPERATION, reply) from None  # its text may repeat what was sent
+            # the text of the error may repeat the command
+            raise refused(self._tier, _OPERATION, reply) from None
         try:
             cursor, names = scanned(reply)
         except OutOfStepError:
@@ -101,7 +109,8 @@ class Search:
 def _text_of(name: bytes) -> str | None:
     try:
         return name.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:  # no text, so no key of ours
+    except UnicodeDecodeError:
+        # not a text, so not a key of this cache
         return None
 
 

@@ -1,6 +1,6 @@
-"""What is said to Redis and what it says: commands as bytes, replies as values, and which of them mean trouble. No I/O.
+"""The protocol of Redis, without I/O: commands as bytes, replies as values, meaning of errors.
 
-RESP2: it needs no greeting, and nothing comes that was not asked for.
+The version is RESP2. It needs no handshake, and the server sends nothing without a request.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from layered_cache.tiers._redis_address import Command
 
 Reply: TypeAlias = "bytes | int | Exception | list[Reply] | None"
 
-# a server that says so will not serve this connection any more, or is not the one to talk to
+# After one of these errors the server does not serve the connection any more, or it is the wrong
+# server.
 _BAD_COMPANY = frozenset({"READONLY", "NOAUTH", "WRONGPASS", "LOADING", "MASTERDOWN", "MOVED", "ASK", "CLUSTERDOWN"})
 _MEANINGS = {
-    "OOM": "it is full",
-    "READONLY": "it is a replica",
-    "LOADING": "it is loading its data",
-    "NOAUTH": "it asks for a password",
-    "WRONGPASS": "it does not take the password",
-    "NOPERM": "this user may not do that; see the ACL in the README",
-    "MISCONF": "it cannot write to its disk",
-    "NOREPLICAS": "it has too few replicas",
-    "MOVED": "it is a cluster: use redis+cluster://",
+    "OOM": "Redis is full",
+    "READONLY": "the server is a replica",
+    "LOADING": "the server is loading its data",
+    "NOAUTH": "the server requires a password",
+    "WRONGPASS": "the server rejected the password",
+    "NOPERM": "the user lacks a permission. See the ACL in the documentation",
+    "MISCONF": "the server cannot write to its disk",
+    "NOREPLICAS": "the server has too few replicas",
+    "MOVED": "the server is part of a cluster. Use redis+cluster://",
     "CLUSTERDOWN": "the cluster is down",
 }
-_BY_CLASS = {  # redis-py takes the code off the text
+# redis-py removes the code from the text
+_BY_CLASS = {
     "AuthenticationError": "WRONGPASS",
     "AuthenticationWrongNumberOfArgsError": "WRONGPASS",
     "BusyLoadingError": "LOADING",
@@ -42,17 +44,17 @@ _BY_CLASS = {  # redis-py takes the code off the text
 
 
 class OutOfStepError(Exception):
-    """What came is no answer to what was asked: the connection is out of step and must not be used any more."""
+    """The reply does not belong to the request, so the connection must not be used any more."""
 
 
 def load_hiredis() -> ModuleType:
-    """Return the library that reads replies.
+    """Return the module that parses replies.
 
     Raises:
-        MissingClientError: It is not installed.
+        MissingClientError: If hiredis is not installed.
     """
     try:
-        import hiredis  # noqa: PLC0415 - lazy, as all clients
+        import hiredis  # noqa: PLC0415 - lazy, like all client libraries
     except ImportError as error:
         msg = "redis:// needs hiredis"
         raise MissingClientError(msg, "redis") from error
@@ -60,7 +62,7 @@ def load_hiredis() -> ModuleType:
 
 
 class Wire:
-    """Packs commands and makes readers of replies."""
+    """Packs commands and creates parsers of replies."""
 
     def __init__(self) -> None:
         hiredis: Any = load_hiredis()
@@ -69,13 +71,13 @@ class Wire:
         self.malformed: type[Exception] = hiredis.ProtocolError
 
     def pack(self, commands: Sequence[Command]) -> bytes:
-        """Return *commands* as they go over the wire, one after the other."""
+        """Return *commands* as bytes, one after the other."""
         if len(commands) == 1:
             return self._pack(commands[0])
         return b"".join(map(self._pack, commands))
 
-    def reader(self) -> Any:  # noqa: ANN401 - of a library without types
-        """Return what is fed with bytes and gives replies; `NOTHING` if there is no whole one."""
+    def reader(self) -> Any:  # noqa: ANN401 - the library has no types
+        """Return a parser of replies. It returns `NOTHING` if the reply is incomplete."""
         return self._reader(notEnoughData=NOTHING)
 
 
@@ -83,14 +85,17 @@ NOTHING = object()
 
 
 def scanned(reply: object) -> tuple[int, list[bytes]]:
-    """Return what the reply to a SCAN holds: where to go on (0: nowhere) and names. redis-py has read it already, or not.
+    """Return the cursor and the names in the reply to a SCAN. Cursor 0 means the end.
+
+    redis-py has already parsed the reply, hiredis has not.
 
     Raises:
-        OutOfStepError: It is no such reply.
+        OutOfStepError: If it is not the reply to a SCAN.
     """
     try:
         cursor, names = cast("tuple[object, list[bytes]]", reply)
-        if isinstance(cursor, dict):  # of a cluster: by server
+        # the reply of a cluster, by server
+        if isinstance(cursor, dict):
             cursor = next(iter(cast("dict[str, int]", cursor).values()))
         return int(cast("int", cursor)), list(names)
     except (TypeError, ValueError, StopIteration) as error:
@@ -98,7 +103,7 @@ def scanned(reply: object) -> tuple[int, list[bytes]]:
 
 
 def code_of(error: Exception) -> str:
-    """Return the word by which Redis names *error*."""
+    """Return the code of a Redis error."""
     if named := _BY_CLASS.get(type(error).__name__):
         return named
     word = str(error).partition(" ")[0]
@@ -106,28 +111,32 @@ def code_of(error: Exception) -> str:
 
 
 def is_bad_company(error: Exception) -> bool:
-    """Whether the connection on which *error* came should be given up."""
+    """Return True if the connection must be closed after *error*."""
     return code_of(error) in _BAD_COMPANY
 
 
 def refused(tier: str, operation: str, error: Exception) -> TierError:
-    """Return what *error*, a reply of Redis, is to the engine. Its text is not told: it may repeat what was sent."""
+    """Return the tier error for *error*, an error reply.
+
+    The text of *error* is left out, because it may repeat the command.
+    """
     code = code_of(error)
-    # too large, or of a wrong type, stays so; everything else may be over in a moment
+    # these errors are permanent; all other errors may be temporary
     lasting = code in {"ERR", "WRONGTYPE", "NOPERM"}
-    return TierUnavailableError(tier, operation, _MEANINGS.get(code, f"it answered {code}"), retryable=not lasting)
+    return TierUnavailableError(tier, operation, _MEANINGS.get(code, f"the server returned {code}"), retryable=not lasting)
 
 
 def unreachable(tier: str, operation: str, error: BaseException) -> TierError:
-    """Return what *error*, of a connection, is to the engine."""
+    """Return the tier error for *error*, an error of the connection."""
     if isinstance(error, TierError):
         return error
     if isinstance(error, TimeoutError):
         return TierTimeoutError(tier, operation, "took longer than its budget")
-    if isinstance(error, Exception) and type(error).__name__ == "ReplyError":  # to the greeting
+    # an error reply to the greeting
+    if isinstance(error, Exception) and type(error).__name__ == "ReplyError":
         return refused(tier, operation, error)
     if isinstance(error, OutOfStepError):
-        return TierUnavailableError(tier, operation, "the connection was out of step and is dropped")
+        return TierUnavailableError(tier, operation, "the connection was out of step and was dropped")
     if isinstance(error, ConnectionRefusedError):
         return TierUnavailableError(tier, operation, "the connection was refused")
     return TierUnavailableError(tier, operation, f"the connection failed: {type(error).__name__}")

@@ -1,6 +1,8 @@
-"""From a URL to a tier. Ours are known by name; a third party's scheme is an entry point in the group `layered_cache.tiers`.
+"""Opening of tiers from URLs.
 
-Entry points are looked up only for a scheme that is not ours: reading them takes longer than to open a tier.
+The schemes of this package are listed here. A third party registers its scheme as an entry point in
+the group `layered_cache.tiers`. Entry points are read only for an unknown scheme, because that
+takes longer than opening a tier.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://.*", re.DOTALL)
 
 Factory = Callable[[str, TierOptions], Tier]
 Origin: TypeAlias = tuple[str, tuple[tuple[str, object], ...]]
-"""The URL of a tier, and its further options."""
+"""The URL of a tier and its further options."""
 
 _origins: weakref.WeakKeyDictionary[Tier, Origin] = weakref.WeakKeyDictionary()
 
 
-# the libraries of clients that are passed in place of a tier, and the class that takes such a client
+# libraries of clients that users pass in place of a tier, with the class that takes such a client
 _FOR_CLIENTS = {
     "redis": "Pass RedisTier(client=...) from layered_cache.tiers.redis",
     "pymongo": "Pass MongoTier(collection=...) from layered_cache.tiers.mongodb",
@@ -51,16 +53,20 @@ _FOR_CLIENTS = {
 
 
 def _is_tier(tier: object) -> bool:
-    """Return True if *tier* has the methods and attributes of a tier. A client of MongoDB has every name, as a database."""
+    """Return True if *tier* has the methods and attributes of a tier.
+
+    Their types are checked, because a client of MongoDB has every name: as a database.
+    """
     return isinstance(tier, Tier) and isinstance(tier.name, str) and isinstance(tier.timeout, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
 def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clock: Clock = SYSTEM_CLOCK) -> Tier:
-    """Return *tier* itself, or the tier that a URL names. No I/O.
+    """Return the tier for a URL, or *tier* itself if it is a tier object. No I/O is done.
 
     Raises:
-        ConfigurationError: It is neither, its scheme or an option is unknown, or an option has a value that is not allowed.
-        MissingClientError: A library is not installed; the message says the command that installs it.
+        ConfigurationError: If *tier* is neither, or if the scheme, an option or a value is invalid.
+        MissingClientError: If a library is not installed. The message names the command to install
+            it.
     """
     if not isinstance(tier, str):
         if _is_tier(tier):
@@ -71,19 +77,21 @@ def open_tier(tier: str | Tier, more: Mapping[str, object] | None = None, *, clo
         raise ConfigurationError(msg)
     match = _SCHEME.fullmatch(tier)
     if match is None:
-        shown = "what is given" if "@" in tier else repr(redacted_text(tier))  # it may be a URL with a password, misspelt
-        msg = f"{shown} is no URL of a tier; one looks like memory:// or sqlite:///answers.db"
+        # it may be a misspelt URL with a password
+        shown = "the text" if "@" in tier else repr(redacted_text(tier))
+        msg = f"{shown} is not the URL of a tier. Use a URL like memory:// or sqlite:///answers.db"
         raise ConfigurationError(msg)
     options = TierOptions(tier, more, clock=clock)
     opened = _factory(match[1])(options.url, options)
     options.finish()
-    with suppress(TypeError):  # a third party's may not be weakly referred to
+    # tiers of third parties may not support weak references
+    with suppress(TypeError):
         _origins[opened] = (tier, tuple(sorted((more or {}).items())))
     return opened
 
 
 def origin_of(tier: Tier) -> Origin | None:
-    """Return what *tier* was opened from; None if it was made in another way."""
+    """Return the URL and options of *tier*; None if it was not opened by `open_tier`."""
     try:
         return _origins.get(tier)
     except TypeError:

@@ -1,10 +1,11 @@
-"""One SQLite file, opened by many threads and processes: connections, schema, and the edge where its errors are translated.
+"""One SQLite file, used by many threads and processes: connections, schema, error translation.
 
-WAL, so that readers never wait for the writer; one connection for each thread; `synchronous=NORMAL`, so that a crash of the
-machine may cost the last answers but no more. What must outlive a crash (the invalidation log) is committed with `FULL`.
+The journal mode is WAL, so readers never wait for the writer. Each thread has its own connection.
+With `synchronous=NORMAL` a crash of the machine can lose the last answers, but nothing else. Data
+that must survive a crash (the invalidation log) is committed with `FULL`.
 
-The file is created readable for its owner alone: it holds prompts. A file that belongs to another application, or to a newer
-release, is not touched.
+The file contains prompts, so only its owner can read it. A file of another application or of a
+newer release is not changed.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from typing import Any
 from layered_cache import _forks
 from layered_cache.errors import TierError, TierTimeoutError, TierUnavailableError
 
-APPLICATION_ID = 0x4C436163  # "LCac"
+# "LCac"
+APPLICATION_ID = 0x4C436163
 SCHEMA_VERSION = 1
 
-# the envelope stands before the long texts: to read it, SQLite need not walk through them
+# The envelope is stored before the long texts, so SQLite need not read them to reach it.
 _SCHEMA = """
 CREATE TABLE entries (
     key TEXT PRIMARY KEY NOT NULL,
@@ -59,25 +61,34 @@ CREATE TABLE log_rules (seq INTEGER PRIMARY KEY, namespace TEXT NOT NULL, scope 
 CREATE TABLE log_floors (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-_SAME_FILE_CHECK = 1.0  # seconds: a file that was deleted or replaced is noticed after as much
+# seconds after which a deleted or replaced file is noticed
+_SAME_FILE_CHECK = 1.0
 _TIMEOUTS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-# what may be over the next time; all else is the file's or the entry's fault, and stays
+# Errors that may not occur again. All other errors are permanent errors of the file or the entry.
 _PASSING = frozenset({
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_SCHEMA,
 })  # fmt: skip
-_TRY_EVERY = 0.001  # seconds; about as long as others' writes take
-_MOST_WAITING_TO_FORK = 1.0  # seconds
-_MOST_WAITING_TO_CLOSE = 5.0  # seconds; longer than who waits for a lock of the file waits
-# connections of a parent process: to close them in a child could hurt the parent, so they stay
+# seconds; about the duration of a concurrent write
+_TRY_EVERY = 0.001
+# seconds
+_MOST_WAITING_TO_FORK = 1.0
+# seconds; longer than a thread waits for a lock of the file
+_MOST_WAITING_TO_CLOSE = 5.0
+# Connections of a parent process. Closing them in a child could damage the parent, so they stay
+# open.
 _parents_connections: list[object] = []
 _all_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 _registering = threading.Lock()
-_held_for_fork: list[Any] = []  # locks
+# locks
+_held_for_fork: list[Any] = []
 
 
 def _stand_still() -> None:
-    """Before a fork, wait until no thread is inside SQLite: its own locks would stay locked in the child for ever."""
+    """Before a fork, wait until no thread is inside SQLite.
+
+    A lock that SQLite holds during the fork would never be released in the child.
+    """
     deadline = time.monotonic() + _MOST_WAITING_TO_FORK
     if not _registering.acquire(timeout=_MOST_WAITING_TO_FORK):
         return
@@ -92,7 +103,11 @@ def _go_on() -> None:
 
 
 def _go_on_in_child() -> None:
-    """Also where a thread of the parent did not let go in time: it is not here, and would never."""
+    """Release the locks in the child.
+
+    A lock that a parent's thread did not release in time is replaced, because that thread does not
+    exist in the child.
+    """
     global _registering  # noqa: PLW0603 - one per process
     _go_on()
     _registering = threading.Lock()
@@ -103,10 +118,11 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Connection:
-    """A connection of one thread, closed when the thread ends. To be used as a context, which translates errors.
+    """A connection of one thread, closed at the end of the thread.
 
-    Whoever closes it from another thread has to wait: to close one that is in use crashes the interpreter. The lock is one that its
-    thread can take again: an interrupt (Ctrl-C) between two steps of Python can have left it taken.
+    It is used as a context manager that translates errors. Closing a connection in use crashes the
+    interpreter, so another thread must wait before it closes it. The lock is re-entrant, because an
+    interrupt (Ctrl-C) between two steps of Python can leave it held by its own thread.
     """
 
     def __init__(self, file: SQLiteFile) -> None:
@@ -123,17 +139,20 @@ class _Connection:
         self.lock.acquire()
         if self._closed or self.db is None:
             self.lock.release()
-            raise TierUnavailableError(self.file.tier, self.operation, "it was closed", retryable=False)
+            raise TierUnavailableError(self.file.tier, self.operation, "the tier was closed", retryable=False)
         return self.db
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         self.lock.release()
-        # a corrupt file makes sqlite3 raise all kinds of errors, and gives values of all kinds
+        # A corrupt file makes sqlite3 raise any kind of error and return values of any type.
         if isinstance(error, Exception) and not isinstance(error, TierError):
             raise self.file.failed(error, self.operation, self.patience) from error
 
     def close(self) -> None:
-        """Close it, when who uses it is done; if that takes for ever, it is closed when its thread ends."""
+        """Close the connection when it is no longer in use.
+
+        If that takes too long, it is closed at the end of its thread.
+        """
         self._closed = True
         if self.lock.acquire(timeout=_MOST_WAITING_TO_CLOSE):
             try:
@@ -152,8 +171,9 @@ class _Connection:
 class _Turns:
     """Lets one thread of the process write at a time.
 
-    All but those in a hurry wait at the door first, one of them inside it: so who is in a hurry competes with one other, not with all.
-    The locks know their thread: who is interrupted (Ctrl-C) does not know whether he has them, and gives back what he has.
+    Normal writers first queue for the door, so only one of them competes for the turn. An urgent
+    writer then competes with one thread instead of all of them. The locks are re-entrant: after
+    KeyboardInterrupt a thread releases the ones it holds.
     """
 
     def __init__(self) -> None:
@@ -162,11 +182,15 @@ class _Turns:
 
     @contextmanager
     def taken(self, deadline: float, *, hurry: bool) -> Generator[bool]:
-        """Wait for a turn until *deadline*; tell whether it has come. It ends with the context."""
+        """Wait for the turn until *deadline*. Yield True if it was acquired.
+
+        The turn ends with the context.
+        """
         try:
             yield self._take(deadline, hurry=hurry)
         finally:
-            try:  # noqa: SIM105 - no step of Python may stand between the end of the turn and its release
+            # no step of Python may come between the end of the turn and its release
+            try:  # noqa: SIM105
                 self._turn.release()
             except RuntimeError:
                 pass
@@ -188,7 +212,10 @@ def _until(deadline: float) -> float:
 
 
 def _began(db: sqlite3.Connection, deadline: float) -> bool:
-    """Begin to write, and return whether that was possible; after *deadline*, raise why not."""
+    """Begin a write transaction and return True, or False if the file is locked.
+
+    After *deadline* the error is raised.
+    """
     try:
         db.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
@@ -203,12 +230,12 @@ def _locked(patience: float) -> str:
 
 
 class SQLiteFile:
-    """Gives each thread its connection.
+    """The connections of all threads to one file.
 
     Args:
-        path: Of the file; folders that are missing are made.
-        timeout: How long to wait for a lock, in seconds.
-        tier: The name to report errors under.
+        path: The path of the file. Missing folders are created.
+        timeout: The time to wait for a lock, in seconds.
+        tier: The tier name in errors.
     """
 
     def __init__(self, path: Path, timeout: float, tier: str) -> None:
@@ -223,7 +250,7 @@ class SQLiteFile:
         _forks.restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Leave the parent's connections alone and open new ones."""
+        """Open new connections. Those of the parent are not used."""
         _parents_connections.extend((*self._open, self._local))
         self._lock = threading.Lock()
         self._turns = _Turns()
@@ -231,7 +258,7 @@ class SQLiteFile:
         self._open = weakref.WeakSet()
 
     def close(self) -> None:
-        """Close all connections, each when who uses it is done."""
+        """Close each connection as soon as it is not in use."""
         with self._lock:
             self._closed = True
             connections = list(self._open)
@@ -239,20 +266,21 @@ class SQLiteFile:
             connection.close()
 
     def using(self, operation: str, patience: float | None = None) -> AbstractContextManager[sqlite3.Connection]:
-        """Return this thread's connection as a context, in which errors of SQLite become those of a tier.
+        """Return this thread's connection as a context manager that raises tier errors.
 
         Args:
-            operation: For errors.
-            patience: The same: how long it waits for locks.
+            operation: The operation name in errors.
+            patience: The time to wait for locks, also for errors.
 
         Raises:
-            TierError: The file cannot be opened, is not ours, or was closed.
+            TierError: If the file cannot be opened, is not a cache file, or was closed.
         """
         held: _Connection | None = getattr(self._local, "held", None)
         if held is not None and (now := time.monotonic()) >= held.check_at:
             if held.identity == self._identity():
                 held.check_at = now + _SAME_FILE_CHECK
-            else:  # it was deleted or replaced
+            else:
+                # the file was deleted or replaced
                 held = None
         if held is None:
             held = self._opened()
@@ -261,30 +289,33 @@ class SQLiteFile:
         return held
 
     def failed(self, error: Exception, operation: str, patience: float | None = None) -> TierError:
-        """Return what *error* means. A connection on which it may have left a mark is given up."""
+        """Return the tier error for *error*. A connection that may be affected is discarded."""
         code: int | None = getattr(error, "sqlite_errorcode", None)
         primary = code & 0xFF if code is not None else None
         if primary in _TIMEOUTS:
             return TierTimeoutError(self.tier, operation, _locked(self._timeout if patience is None else patience))
         self._local.held = None
         if isinstance(error, sqlite3.Error):
-            name = getattr(error, "sqlite_errorname", None)  # which of the many I/O errors it is
+            # the name shows which I/O error it was
+            name = getattr(error, "sqlite_errorname", None)
             reason = str(error) if name is None else f"{error} ({name})"
         else:
-            reason = f"the file gives what it should not: {type(error).__qualname__}"
+            reason = f"the file returned unexpected data: {type(error).__qualname__}"
         return TierUnavailableError(self.tier, operation, reason, retryable=primary in _PASSING)
 
     @contextmanager
     def transaction(self, operation: str, *, durable: bool = False, patience: float | None = None) -> Generator[sqlite3.Connection]:
-        """Have everything inside happen at once or not at all.
+        """Run the block as one transaction.
 
-        The threads of a process take turns, and the one whose turn it is tries for the file again and again: SQLite's own waiting
-        is to try ever more seldom, so that among many who write somebody comes too late each time.
+        The threads of a process take turns. The thread with the turn tries to lock the file every
+        millisecond. SQLite's own retries become less and less frequent, so with many writers one of
+        them would time out again and again.
 
         Args:
-            operation: For errors.
-            durable: Whether it shall have happened also if the machine crashes right after.
-            patience: How long to wait for others' writes, in seconds; who says so goes first. Unless given: the usual time.
+            operation: The operation name in errors.
+            durable: Commit so that the change survives a crash of the machine.
+            patience: The time to wait for concurrent writes, in seconds. Such a transaction is
+                urgent and comes first. The default is the timeout of the file.
         """
         hurry, patience = patience is not None, self._timeout if patience is None else patience
         deadline = time.monotonic() + patience
@@ -308,7 +339,10 @@ class SQLiteFile:
                             db.execute("PRAGMA synchronous=NORMAL")
 
     def _begin(self, db: sqlite3.Connection, deadline: float) -> None:
-        """Begin to write. SQLite's own waiting is off meanwhile, and no longer: without a WAL, the end has to wait for readers."""
+        """Begin a write transaction. SQLite's own waiting is turned off only for this step.
+
+        Without a WAL, the commit has to wait for readers.
+        """
         try:
             db.execute("PRAGMA busy_timeout=0")
             while not _began(db, deadline):
@@ -320,7 +354,8 @@ class SQLiteFile:
 
     def _identity(self) -> tuple[int, int] | None:
         try:
-            found = os.stat(self.path)  # noqa: PTH116 - three times as fast, and on the way to a hit
+            # three times as fast as Path.stat, on the path of every hit
+            found = os.stat(self.path)  # noqa: PTH116
         except OSError:
             return None
         return (found.st_dev, found.st_ino)
@@ -328,7 +363,7 @@ class SQLiteFile:
     def _opened(self) -> _Connection:
         self._local.held = None
         if self._closed:
-            raise TierUnavailableError(self.tier, "open", "it was closed", retryable=False)
+            raise TierUnavailableError(self.tier, "open", "the tier was closed", retryable=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._make()
@@ -336,7 +371,8 @@ class SQLiteFile:
             raise TierUnavailableError(self.tier, "open", f"{error.strerror}: {self.path}") from error
         held = _Connection(self)
         with held.lock:
-            with _registering:  # not while somebody forks
+            # not during a fork
+            with _registering:
                 _all_connections.add(held)
             try:
                 held.db = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
@@ -350,23 +386,27 @@ class SQLiteFile:
             closed = self._closed
             if not closed:
                 self._open.add(held)
-        if closed:  # meanwhile
+        # closed by another thread
+        if closed:
             held.close()
-            raise TierUnavailableError(self.tier, "open", "it was closed", retryable=False)
+            raise TierUnavailableError(self.tier, "open", "the tier was closed", retryable=False)
         self._local.held = held
         return held
 
     def _make(self) -> None:
-        """Make the file if it is not there.
+        """Create the file if it does not exist.
 
-        One that is there is never opened here: to close it again would take from this process all locks that SQLite has on it, and
-        the next process to close its last connection would delete the journal that this one goes on writing to.
+        An existing file is never opened here. Closing it again would release all locks that SQLite
+        holds on it in this process. The next process to close its last connection would then delete
+        the journal that this process still writes to.
 
         Raises:
-            OSError: It cannot be made, or be written to.
+            OSError: If the file cannot be created or written.
         """
-        with _registering, suppress(FileExistsError):  # another thread shall not use it before it is closed here
-            # by its real path: a link to a file that is not there yet is no file that is there
+        # another thread must not use the file before it is closed here
+        with _registering, suppress(FileExistsError):
+            # The real path is used, because a link to a missing file would count as an existing
+            # file.
             os.close(os.open(os.path.realpath(self.path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             return
         if self.path.is_dir():
@@ -378,7 +418,8 @@ class SQLiteFile:
         deadline = time.monotonic() + self._timeout
         while self._is_new(db):
             try:
-                # changing the journal does not wait for other connections as all else does: try again
+                # Unlike other statements, a change of the journal mode does not wait for other
+                # connections, so it is retried.
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("BEGIN IMMEDIATE")
                 if self._is_new(db):
@@ -396,12 +437,13 @@ class SQLiteFile:
         db.execute("PRAGMA synchronous=NORMAL")
 
     def _is_new(self, db: sqlite3.Connection) -> bool:
-        """Whether the file is empty.
+        """Return True if the file is empty.
 
         Raises:
-            TierUnavailableError: It is not, and not ours.
+            TierUnavailableError: If the file has other contents than a cache.
         """
-        snapshot = not db.in_transaction  # another process may be making it: all three must be of one moment
+        # another process may be creating the file, so all three reads use one snapshot
+        snapshot = not db.in_transaction
         if snapshot:
             db.execute("BEGIN")
         application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
@@ -414,6 +456,6 @@ class SQLiteFile:
             reason = f"{self.path} was made by another release (version {version}, this one knows {SCHEMA_VERSION})"
             raise TierUnavailableError(self.tier, "open", reason, retryable=False)
         if application or version or tables:
-            reason = f"{self.path} belongs to another application; name a file of its own"
+            reason = f"{self.path} belongs to another application. Use a separate file for the cache"
             raise TierUnavailableError(self.tier, "open", reason, retryable=False)
         return True

@@ -1,6 +1,6 @@
-"""The invalidation log in a SQLite file: a row for its position, one for each rule, one for each floor.
+"""The invalidation log in a SQLite file: rows for the position, the rules and the floors.
 
-Every change is one transaction, committed so that it outlives a crash of the machine.
+Every change is one transaction. The commit is durable, so it survives a crash of the machine.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from layered_cache.errors import TierUnavailableError
 from layered_cache.invalidation import LogState, Rule, Scope, folded_floors, leaving
 from layered_cache.tiers._sqlite_file import SQLiteFile
 
-_PATIENCE = 2.0  # seconds that a removal waits for others' writes: who asks for one must know how it ended, and would rather wait
+# seconds that an invalidation waits for concurrent writes: its caller needs the outcome
+_PATIENCE = 2.0
 
 
 class SQLiteLog:
-    """The log of one file."""
+    """The invalidation log of one file."""
 
     def __init__(self, file: SQLiteFile, clock: Clock, tier: str) -> None:
         self._file = file
@@ -26,9 +27,10 @@ class SQLiteLog:
         self._tier = tier
 
     def read(self, seen: Ticket) -> LogState:
-        """See Authority.read_log."""
+        """Return the current log (see `Authority.read_log`)."""
         with self._file.using("read the log") as db:
-            if (position := _position(db)) == seen:  # the usual case, every second: one row
+            # the usual case, every second: only one row is read
+            if (position := _position(db)) == seen:
                 return LogState(position.epoch, position.seq)
             db.execute("BEGIN")
             try:
@@ -37,13 +39,13 @@ class SQLiteLog:
                 db.execute("COMMIT")
 
     def open(self, seen: Ticket) -> LogState:
-        """See Authority.open_log."""
+        """Return the log, created if missing (see `Authority.open_log`)."""
         with self._file.transaction("open the log", durable=True) as db:
             self._ensure(db)
             return self._state(db, seen)
 
     def append(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority.append_log."""
+        """Add a rule (see `Authority.append_log`)."""
         with self._file.transaction("write the log", durable=True, patience=_PATIENCE) as db:
             self._ensure(db)
             self._restart_if_older(db, seen)
@@ -58,7 +60,7 @@ class SQLiteLog:
             return self._state(db, seen)
 
     def restart(self, seen: Ticket) -> LogState:
-        """See Authority.restart_log."""
+        """Give an old log a new epoch (see `Authority.restart_log`)."""
         with self._file.transaction("restart the log", durable=True) as db:
             self._restart_if_older(db, seen)
             return self._state(db, seen)
@@ -83,7 +85,8 @@ class SQLiteLog:
                 Rule(number, namespace, Scope.from_json(scope))
                 for number, namespace, scope in db.execute("SELECT * FROM log_rules WHERE seq > ? ORDER BY seq", (since,))
             )
-        except ValueError as error:  # whoever does not understand a rule must not serve what it may void
+        except ValueError as error:
+            # a process that cannot read a rule must not serve the entries that it may void
             raise TierUnavailableError(self._tier, "read the log", str(error), retryable=False) from error
         return LogState(epoch, seq, dict(db.execute("SELECT * FROM log_floors")), rules)
 

@@ -1,4 +1,4 @@
-"""The asynchronous half of a tier whose client can only block: the blocking methods run in threads of the tier's own (`workers`)."""
+"""Coroutines for tiers with a blocking client: the calls run in worker threads of the tier."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class ThreadedTier(ABC):
-    """Gives a tier with `get_many`, `set_many`, `delete_many` and `close` their asynchronous twins.
+    """A base class that adds coroutines to `get_many`, `set_many`, `delete_many` and `close`.
 
-    `threads` is how many calls may run at once.
+    `threads` is the number of calls that may run at the same time.
     """
 
     name = "threaded"
@@ -28,36 +28,36 @@ class ThreadedTier(ABC):
 
     @abstractmethod
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See Tier."""
+        """Return the entries of *keys* (see `Tier.get_many`)."""
 
     @abstractmethod
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """See Tier."""
+        """Store *entries* (see `Tier.set_many`)."""
 
     @abstractmethod
     def delete_many(self, keys: Sequence[str]) -> int:
-        """See Tier."""
+        """Erase the entries of *keys* (see `Tier.delete_many`)."""
 
     def close(self) -> None:
-        """See Tier. A subclass closes its client and calls this."""
+        """Stop the worker threads. A subclass closes its client and calls this method."""
         self._workers.stop()
 
     async def in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """Return what the blocking *function* returns, without blocking the loop."""
+        """Run the blocking *function* in a worker thread and return its result."""
         return await self._workers.run(function, *args)
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See get_many."""
+        """Return the entries of *keys*, like `get_many`."""
         return await self.in_thread(self.get_many, keys)
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See set_many."""
+        """Store *entries*, like `set_many`."""
         await self.in_thread(self.set_many, entries)
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See delete_many."""
+        """Erase the entries of *keys*, like `delete_many`."""
         return await self.in_thread(self.delete_many, keys)
 
     async def aclose(self) -> None:
-        """See close."""
+        """Release all resources, like `close`."""
         await self.in_thread(self.close)

@@ -1,11 +1,16 @@
-"""What a tier is, and what more it may be able to do. Protocols only: a tier need not inherit anything.
+"""The interface of a tier and its optional extensions.
 
-A third party adds a tier by four blocking methods on `ThreadedTier` (or all eight here), one entry-point row in the group
-`layered_cache.tiers`, and one subclass of `layered_cache.testing.TierContract`.
+These are protocols: a tier does not need a base class. A third party adds a tier with four blocking
+methods on `ThreadedTier` (or with all eight methods here), an entry point in the group
+`layered_cache.tiers`, and a subclass of `layered_cache.testing.TierContract`.
 
-Laws, all of them in the contract: absent keys are absent; a method returns or raises a `TierError` within the tier's budget, and
-raises nothing else; the constructor does no I/O; a lost store is used again when it is back, without a new object; every method
-may be called from any thread, the coroutines from any loop.
+The contract tests check these rules:
+
+- Absent keys are absent from the result.
+- A method returns, or raises a `TierError`, within the timeout of the tier. It raises nothing else.
+- The constructor does no I/O.
+- After an outage the same object works again.
+- Every method may be called from any thread, and the coroutines from any event loop.
 """
 
 from __future__ import annotations
@@ -18,36 +23,44 @@ from layered_cache.invalidation import LogState, Scope
 from layered_cache.wire import Texts, unpack_facts
 
 Position: TypeAlias = tuple[int, int]
-"""Of a view of the invalidation log: `(epoch, seq)`. Compared by identity where it marks a slot."""
+"""The `(epoch, seq)` of a view of the invalidation log.
+
+A slot's position is compared by identity.
+"""
 
 SlotTexts: TypeAlias = tuple[str, str, str | None, tuple[str, ...]]
 """Namespace, codec, model, tags."""
 
 Slot: TypeAlias = tuple[Position, float, bytes, bytes, SlotTexts]
-"""What a local tier holds for a key: position it was found good at, monotonic end of freshness, value, facts, texts. A plain
-tuple of immutable things, so that the garbage collector has nothing to visit."""
+"""The data that a local tier holds for a key.
+
+The fields are the position at which the entry was last checked, the monotonic time at which it
+stops being fresh, the value, the facts and the texts. It is a plain tuple of immutable objects, so
+the garbage collector has nothing to visit.
+"""
 
 Page: TypeAlias = tuple[Sequence[str], str | None]
-"""Keys, and where the next page begins; None: there is no other."""
+"""Keys, and the start of the next page. None: there is no next page."""
 
 SLOT_VALUE, SLOT_FACTS, _SLOT_TEXTS = 2, 3, 4
 
 
 def slot_entry(key: str, slot: Slot) -> Entry:
-    """Return the entry that *slot* holds for *key*."""
+    """Return the entry of *key* in *slot*."""
     return unpack_facts(slot[SLOT_FACTS], key=key, value=slot[SLOT_VALUE], texts=Texts(*slot[_SLOT_TEXTS]))
 
 
 @runtime_checkable
 class Tier(Protocol):
-    """One level of storage. Both halves behave alike.
+    """One level of storage. The blocking methods and the coroutines behave alike.
 
-    `name` is for events and statistics. `timeout`: the budget of one call in seconds. `ttl`: the longest this tier may keep an
-    entry, in seconds, or None.
+    `name` appears in events and statistics. `timeout` is the time limit of one call in seconds.
+    `ttl` is the longest lifetime of an entry in this tier in seconds, or None.
 
-    More may be said by attributes that need not be there. `keeps_time = True`: the coroutines bound themselves, and better than others
-    could; nobody need watch the time for them. `max_entry_bytes`: a larger value is not handed over, and the older entry of its key is
-    erased. `compresses = True`: that limit is one of the compressed size (`wire.stored_bytes`).
+    These attributes are optional. `keeps_time = True`: the coroutines enforce the timeout
+    themselves, so the engine does not. `max_entry_bytes`: a larger value is not written, and the
+    older entry of its key is erased. `compresses = True`: that limit applies to the compressed size
+    (`wire.stored_bytes`).
     """
 
     name: str
@@ -55,171 +68,198 @@ class Tier(Protocol):
     ttl: float | None
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """Return what is held for *keys*: entries, or why what is there is none. It may give back expired ones."""
+        """Return the entries of *keys*, or the reason why a stored value is unreadable.
+
+        Expired entries may be included.
+        """
         ...
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """Hold *entries*, replacing what was there."""
+        """Store *entries*, replacing older ones."""
         ...
 
     def delete_many(self, keys: Sequence[str]) -> int:
-        """Hold nothing for *keys*; return how many were there."""
+        """Erase the entries of *keys* and return their number."""
         ...
 
     def close(self) -> None:
-        """Let go of files, connections and threads; more than once is no error."""
+        """Release files, connections and threads. More than one call is no error."""
         ...
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See get_many."""
+        """Return the entries of *keys*, like `get_many`."""
         ...
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See set_many."""
+        """Store *entries*, like `set_many`."""
         ...
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See delete_many."""
+        """Erase the entries of *keys*, like `delete_many`."""
         ...
 
     async def aclose(self) -> None:
-        """See close."""
+        """Release all resources, like `close`."""
         ...
 
 
 @runtime_checkable
 class Authority(Protocol):
-    """A tier that can keep the invalidation log. Each call is atomic and returns what is newer than *seen*.
+    """A tier that can store the invalidation log.
 
-    The blocking half serves the background, the other one those who cannot wait for it.
+    Each call is atomic and returns the part of the log that is newer than *seen*. Background
+    threads use the blocking methods. Async callers use the coroutines.
     """
 
     name: str
     log_is_durable: bool
 
     def read_log(self, seen: Ticket) -> LogState:
-        """Return the log as it is; epoch 0 if there is none. It never makes one."""
+        """Return the current log, or epoch 0 if there is none. It never creates one."""
         ...
 
     def open_log(self, seen: Ticket) -> LogState:
-        """Return the log, made with a new random epoch if there is none."""
+        """Return the log. If there is none, create one with a random epoch."""
         ...
 
     def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """Open it and add a rule; without a *scope*, raise the floor of *namespace*. Rules older than seq *before* may leave.
+        """Open the log and add a rule.
 
-        A log that is older than *seen* is given a new epoch first.
+        Without a *scope*, the rule makes all older entries of *namespace* void. Rules older than
+        seq *before* may be removed. A log that is older than *seen* gets a new epoch first.
         """
         ...
 
     def restart_log(self, seen: Ticket) -> LogState:
-        """Give it a new epoch if it is older than *seen*: it came back from a snapshot, and nobody knows what it lost."""
+        """Give the log a new epoch if it is older than *seen*.
+
+        Such a log was restored from a snapshot, and the rules that it lost are unknown.
+        """
         ...
 
     async def aread_log(self, seen: Ticket) -> LogState:
-        """See read_log."""
+        """Return the current log, like `read_log`."""
         ...
 
     async def aopen_log(self, seen: Ticket) -> LogState:
-        """See open_log."""
+        """Return the log, like `open_log`."""
         ...
 
     async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See append_log."""
+        """Add a rule, like `append_log`."""
         ...
 
     async def arestart_log(self, seen: Ticket) -> LogState:
-        """See restart_log."""
+        """Give an old log a new epoch, like `restart_log`."""
         ...
 
 
 @runtime_checkable
 class Queryable(Protocol):
-    """A tier that can find entries by what they are, not only by key."""
+    """A tier that can find entries by their properties and not only by key."""
 
     def erase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
-        """Erase what *scope* matches and what was born before seq *born_before*; return how many. A courtesy: it may stop early.
+        """Erase the entries that match *scope* and are older than seq *born_before*.
 
-        An empty *scope* matches everything in *namespace*, which may name a floor of several (see `invalidation.below`).
+        Return their number. The method may stop early, since the entries are void anyway. An empty
+        *scope* matches all entries in *namespace*, which may cover several namespaces (see
+        `invalidation.below`).
         """
         ...
 
     def count_where(self, namespace: str, scope: Scope) -> int:
-        """Return how many entries *scope* matches."""
+        """Return the number of entries that match *scope*."""
         ...
 
     async def aerase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
-        """See erase_where."""
+        """Erase the entries that match *scope*, like `erase_where`."""
         ...
 
     async def acount_where(self, namespace: str, scope: Scope) -> int:
-        """See count_where."""
+        """Return the number of entries that match *scope*."""
         ...
 
 
 class QueryableTier(Tier, Queryable, Protocol):
-    """A tier that is both."""
+    """A tier that is also queryable."""
 
 
 @runtime_checkable
 class Listable(Protocol):
-    """A tier that can name what it holds."""
+    """A tier that can list its keys."""
 
     def list_keys(self, namespace: str, after: str | None) -> Page:
-        """Return a page of the keys of *namespace*, and of no other.
+        """Return a page of the keys of *namespace*, and of no other namespace.
 
-        *after* is what the page before said; None: the first page. A page may be empty, a key may come twice or have expired. What is
-        there all the time comes; what is written or removed meanwhile may come or not.
+        *after* is the continuation of the page before, or None for the first page. A page may be
+        empty. A key may be listed twice, or belong to an expired entry. Keys that exist during the
+        whole listing are always included. Keys that are written or removed during the listing may
+        be missing.
         """
         ...
 
     async def alist_keys(self, namespace: str, after: str | None) -> Page:
-        """See list_keys."""
+        """Return a page of keys, like `list_keys`."""
         ...
 
 
 @runtime_checkable
 class Purges(Protocol):
-    """A tier that has to be told to let expired entries go. Called in the background, now and then."""
+    """A tier that does not remove expired entries without a call.
+
+    `purge` runs in the background.
+    """
 
     def purge(self) -> int:
-        """Erase expired entries, as many as is quick; return how many."""
+        """Erase a batch of expired entries and return their number."""
         ...
 
 
 @runtime_checkable
 class Shared(Tier, Protocol):
-    """A tier that set-ups with different slowest tiers, hence different invalidation logs, may share by mistake."""
+    """A tier that two set-ups with different invalidation logs may share by mistake.
+
+    The set-ups have different slowest tiers, so they have different logs.
+    """
 
     def swap_log_id(self, log_id: int) -> int | None:
-        """Note that the log of that epoch rules what is here; return which one did before. Called in the background."""
+        """Store the epoch of the log that applies to this tier; return the previous one.
+
+        It is called in the background.
+        """
         ...
 
 
 @runtime_checkable
 class LocalTier(Tier, Protocol):
-    """A tier in this process: it never blocks, and remembers at which view of the log an entry was last found good."""
+    """A tier in this process.
+
+    It never blocks, and it stores the log position of each entry's check.
+    """
 
     def peek(self, key: str, position: Position, now: float) -> Slot | None:
-        """Return the slot of *key* if it is fresh at *now* (monotonic) and was found good at *position*; else None."""
+        """Return the slot of *key* if it is fresh at *now* and was last checked at *position*.
+
+        *now* is a monotonic time. Otherwise the result is None.
+        """
         ...
 
     def find(self, key: str) -> tuple[Entry, Position] | None:
-        """Return the entry of *key*, whatever its age, and the position at which it was last found good."""
+        """Return the entry of *key*, even if it has expired, and the position of its last check."""
         ...
 
     def put(self, entry: Entry, position: Position) -> None:
-        """Hold *entry*, found good at *position*."""
+        """Store *entry*, which was checked at *position*."""
         ...
 
     def restamp(self, entry: Entry, position: Position) -> None:
-        """Note that *entry*, as `find` returned it, was found good at *position*."""
+        """Record that *entry*, a result of `find`, was checked at *position*."""
         ...
 
     def drop(self, entry: Entry) -> None:
-        """Forget *entry*, as `find` returned it; what has replaced it meanwhile stays."""
+        """Erase *entry*, a result of `find`. A newer entry of its key stays."""
         ...
 
     def forget(self) -> None:
-        """Hold nothing."""
+        """Erase all entries."""
         ...

@@ -1,14 +1,18 @@
-"""`memory://`: answers in this process, bounded in bytes, read without a lock.
+"""`memory://`: entries in this process, limited in bytes and read without a lock.
 
-Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): new keys enter a small queue; who
-is asked for again while there moves to the main queue, the others leave and are remembered as ghosts; a ghost that returns goes
-to the main queue at once. So one-hit wonders, most of an LLM's traffic, do not push out what is asked every day.
+Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). New
+keys enter a small queue. A key that is read while it is in the small queue moves to the main queue.
+The other keys are evicted and remembered as ghosts. A ghost that is written again enters the main
+queue at once. So keys that are read once, which is most of an LLM's traffic, do not evict keys that
+are read every day.
 
-A slot is a plain tuple of immutable things and the value is trimmed bytes, so the garbage collector has nothing to visit and no
-two callers share an object. A key that is deleted keeps its place in its queue, empty, until its turn to leave comes: so each
-key stands in exactly one queue, once.
+A slot is a plain tuple of immutable objects, and the value is a trimmed `bytes`. So the garbage
+collector has nothing to visit, and no two callers share a mutable object. A deleted key keeps its
+place in its queue, without a slot, until it reaches the front. So each key is in exactly one queue,
+once.
 
-Each slot says at which view of the invalidation log it was last found good; a reader at another view has to check it again.
+Each slot holds the position in the invalidation log at which it was last checked. A reader at
+another position checks the entry again.
 """
 
 from __future__ import annotations
@@ -32,11 +36,16 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
-_SMALL_SHARE = 10  # the small queue holds a tenth of the keys
-_KEY_BYTES = 4096  # the longest key takes less
-_MOST_HITS = 3  # more are not counted: two bits tell enough
-_SLOT_BYTES = 400  # what a slot takes beside its value and key: objects' headers, facts, places in dictionary and queue
-_LARGEST_SHARE = 4  # an entry of more than a quarter of the room is not held
+# the small queue holds a tenth of the keys
+_SMALL_SHARE = 10
+# upper limit of the size of a key
+_KEY_BYTES = 4096
+# hits above this number are not counted: two bits are enough
+_MOST_HITS = 3
+# size of a slot without value and key: object headers, facts, dictionary and queue items
+_SLOT_BYTES = 400
+# an entry larger than a quarter of the limit is not stored
+_LARGEST_SHARE = 4
 _UNCHECKED = (-1, -1)
 
 
@@ -44,13 +53,14 @@ class MemoryTier:
     """The fastest tier. Every method may be called from any thread.
 
     Args:
-        max_bytes: Values and what holding them takes, roughly as the process grows.
-        ttl: The longest it keeps an entry, in seconds.
-        name: For events and statistics.
-        clock: Of tests.
+        max_bytes: The size limit of values and overhead, close to the growth of the process.
+        ttl: The longest lifetime of an entry in seconds.
+        name: The name in events and statistics.
+        clock: The clock, which tests replace.
     """
 
-    timeout = 0.0  # it never waits
+    # it never waits
+    timeout = 0.0
 
     def __init__(
         self,
@@ -61,7 +71,7 @@ class MemoryTier:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if (most := size(max_bytes, "max_bytes of memory://")) < 64 * 1024:
-            msg = f"max_bytes of memory:// must be at least 64KiB, not {max_bytes!r}"
+            msg = f"max_bytes of memory:// must be at least 64KiB, got {max_bytes!r}"
             raise ConfigurationError(msg)
         self.name = name
         self.ttl = None if ttl is None else seconds(ttl, "ttl")
@@ -75,9 +85,9 @@ class MemoryTier:
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> MemoryTier:
-        """Make it from `memory://#max_bytes=256MiB`."""
+        """Return the tier of a URL like `memory://#max_bytes=256MiB`."""
         if url.partition("://")[2].strip("/"):
-            msg = "memory:// takes no host or path; its options stand behind #"
+            msg = "memory:// must not have a host or a path. Write options after #"
             raise ConfigurationError(msg)
         return cls(
             max_bytes=options.size("max_bytes", DEFAULT_MAX_BYTES),
@@ -97,7 +107,7 @@ class MemoryTier:
         self._bytes = 0
 
     def after_fork(self) -> None:
-        """Begin with a new lock; with nothing, if the fork came in the middle of a change."""
+        """Create a new lock. Erase all entries if the fork interrupted a change."""
         if self._lock.locked():
             self._empty()
         self._lock = threading.Lock()
@@ -105,7 +115,10 @@ class MemoryTier:
     # --- the hit path
 
     def peek(self, key: str, position: Position, now: float) -> Slot | None:
-        """Return the slot of *key* if it is fresh at *now* (monotonic) and was found good at *position*; else None."""
+        """Return the slot of *key* if it is fresh at *now* and was last checked at *position*.
+
+        *now* is a monotonic time. Otherwise the result is None.
+        """
         slot = self._slots.get(key)
         if slot is None or slot[0] is not position or now >= slot[1]:
             return None
@@ -116,7 +129,7 @@ class MemoryTier:
         return slot
 
     def find(self, key: str) -> tuple[Entry, Position] | None:
-        """Return the entry of *key*, whatever its age, and the position at which it was last found good."""
+        """Return the entry of *key*, even if it has expired, and the position of its last check."""
         slot = self._slots.get(key)
         if slot is None:
             return None
@@ -126,12 +139,13 @@ class MemoryTier:
     # --- changes, one at a time
 
     def put(self, entry: Entry, position: Position) -> None:
-        """Hold *entry*, found good at *position*."""
+        """Store *entry*, which was checked at *position*."""
         size = len(entry.value) + len(entry.key) + _SLOT_BYTES
         if size * _LARGEST_SHARE > self.max_bytes:
             self.delete_many([entry.key])
             return
-        # encoders over-allocate, and what stays behind a value would stay for as long as it is held: copy
+        # Copied, because encoders over-allocate and the unused memory would stay as long as the
+        # value.
         value = bytes(memoryview(entry.value))
         fresh_until = self._clock.monotonic() + (entry.fresh_until - self._clock.time())
         texts = (entry.namespace, entry.codec, entry.model, entry.tags)
@@ -152,37 +166,37 @@ class MemoryTier:
             self._evict()
 
     def restamp(self, entry: Entry, position: Position) -> None:
-        """Note that *entry*, as `find` returned it, was found good at *position*."""
+        """Record that *entry*, a result of `find`, was checked at *position*."""
         with self._lock:
             slot = self._slots.get(entry.key)
             if slot is not None and slot[2] is entry.value:
                 self._slots[entry.key] = (position, *slot[1:])
 
     def drop(self, entry: Entry) -> None:
-        """Forget *entry*, as `find` returned it; what has replaced it meanwhile stays."""
+        """Erase *entry*, a result of `find`. A newer entry of its key stays."""
         with self._lock:
             slot = self._slots.get(entry.key)
             if slot is not None and slot[2] is entry.value:
                 self._vacate(entry.key, slot)
 
     def forget(self) -> None:
-        """Hold nothing."""
+        """Erase all entries."""
         with self._lock:
             self._empty()
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """Return what is held for *keys*."""
+        """Return the entries of *keys*."""
         now = self._clock.time()
         found = ((key, self.find(key)) for key in keys)
         return {key: hit[0] for key, hit in found if hit is not None and hit[0].is_live(now)}
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """Hold *entries*, to be checked against the invalidation log before they are served."""
+        """Store *entries*. They are checked against the invalidation log before they are served."""
         for entry in entries:
             self.put(entry, _UNCHECKED)
 
     def delete_many(self, keys: Sequence[str]) -> int:
-        """Forget *keys*; return how many were held."""
+        """Erase the entries of *keys* and return their number."""
         removed = 0
         with self._lock:
             for key in keys:
@@ -219,7 +233,8 @@ class MemoryTier:
             hits.pop(key, None)
             self._bytes -= self._size(key, slot)
             self.evictions += slot is not None
-        if len(hits) > len(slots) + 4096:  # a reader may count a hit on what has just left
+        # a reader may count a hit on a key that was just evicted
+        if len(hits) > len(slots) + 4096:
             self._hits = {key: seen for key, seen in list(hits.items()) if key in slots}
 
     def _remember(self, ghost: int) -> None:
@@ -228,15 +243,16 @@ class MemoryTier:
         while len(self._ghosts) > max(len(self._main), 64):
             self._ghostly.discard(self._ghosts.popleft())
 
-    # --- what else a tier has
+    # --- other methods of a tier
 
-    def list_keys(self, namespace: str, after: str | None) -> Page:  # noqa: ARG002 - there is one page: a copy of names is quick
+    # there is one page, since a copy of the keys is fast
+    def list_keys(self, namespace: str, after: str | None) -> Page:  # noqa: ARG002
         """Return the keys of *namespace*."""
         prefix = key_prefix(namespace)
         return [key for key, slot in list(self._slots.items()) if slot is not None and key.startswith(prefix)], None
 
     async def alist_keys(self, namespace: str, after: str | None) -> Page:
-        """See list_keys."""
+        """Return the keys of *namespace*."""
         return self.list_keys(namespace, after)
 
     def __len__(self) -> int:
@@ -244,27 +260,27 @@ class MemoryTier:
 
     @property
     def used_bytes(self) -> int:
-        """What is held now, by the measure of `max_bytes`."""
+        """The size of all entries, in the measure of `max_bytes`."""
         return self._bytes
 
     def close(self) -> None:
-        """Let go of everything; it can be used again."""
+        """Erase all entries. The tier can be used again."""
         self.forget()
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See get_many."""
+        """Return the entries of *keys*, like `get_many`."""
         return self.get_many(keys)
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See set_many."""
+        """Store *entries*, like `set_many`."""
         self.set_many(entries)
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See delete_many."""
+        """Erase the entries of *keys*, like `delete_many`."""
         return self.delete_many(keys)
 
     async def aclose(self) -> None:
-        """See close."""
+        """Erase all entries, like `close`."""
         self.close()
 
     def __repr__(self) -> str:

@@ -1,13 +1,17 @@
-"""`mongodb://host/database` and `mongodb+srv://...`: answers for many machines, that outlive all processes and can be read and queried.
+"""`mongodb://host/database` and `mongodb+srv://...`: entries shared by many machines.
 
-Each entry is a document: `_id` is its key, `envelope` what is read back; beside it stand namespace, model, prompt, params, response,
-tags, usage and dates for people and queries, without secrets. Expired documents are not given back, and a TTL index removes them.
-Beside the collection, `<collection>_log` keeps the invalidation log.
+The entries outlive all processes, and people can read and query them. Each entry is a document.
+`_id` is its key, and `envelope` is read back. The fields for people and queries are namespace,
+model, prompt, params, response, tags, usage and dates, without secrets. Expired documents are not
+returned, and a TTL index removes them. The collection `<collection>_log` stores the invalidation
+log.
 
-The collection may be sharded by its hashed `_id`: reads and writes name it. MongoDB 4.4 or newer, alone or in a replica set.
+The collection may be sharded by its hashed `_id`, since reads and writes contain it. MongoDB 4.4 or
+newer is required, as a single server or a replica set.
 
-Left of `#`, a URL belongs to MongoDB's client. But it does not try again by itself (this tier does), and it polls its servers: only
-so a call ends within its budget.
+The part of a URL before `#` is passed to MongoDB's client. Two of its options are fixed: it does
+not retry, because the tier does, and it polls its servers. Otherwise a call could exceed its
+timeout.
 """
 
 from __future__ import annotations
@@ -36,27 +40,33 @@ class MongoTier:
     """A tier in a collection of MongoDB.
 
     Args:
-        url: `mongodb://...` or `mongodb+srv://...`; its path names the database, else it is `layered_cache`.
-        collection: The collection's name, else it is `entries`; or, instead of a *url*, a collection of a client of your own.
-        async_collection: The same collection of your own asynchronous client; without it, coroutines use threads.
-        durability: What a write has outlived when it returns: `"fast"` nothing, `"journaled"` a crash of the server, `"majority"` its
-            loss. Unless given: what the URL or the collection says, else `"majority"` where there is a replica set, else `"journaled"`.
-        timeout: The budget of a call, in seconds. Connecting has two seconds of its own, in the background.
-        ttl: The longest it keeps an entry, in seconds.
-        name: For events and statistics.
-        clock: Of tests.
+        url: `mongodb://...` or `mongodb+srv://...`. Its path is the name of the database; the
+            default is `layered_cache`.
+        collection: The name of the collection; the default is `entries`. Without a *url*, a
+            collection of the caller's own client.
+        async_collection: The same collection of the caller's asynchronous client. Without it,
+            coroutines use threads.
+        durability: The failure that a write has survived when it returns: `"fast"` none,
+            `"journaled"` a crash of the server, `"majority"` the loss of the server. The default is
+            the setting of the URL or the collection. Without one, it is `"majority"` for a replica
+            set and `"journaled"` otherwise.
+        timeout: The time limit of a call in seconds. Connecting has two seconds, in the background.
+        ttl: The longest lifetime of an entry in seconds.
+        name: The name in events and statistics.
+        clock: The clock, which tests replace.
 
-    Clients of your own are never closed, and try again as you told them: give them `retryReads=False, retryWrites=False,
-    serverMonitoringMode="poll"`, else a call may take half a second longer than its budget when a server is lost.
+    Clients of the caller are never closed and keep their own retry settings. Create them with
+    `retryReads=False, retryWrites=False, serverMonitoringMode="poll"`. Otherwise a call may take
+    half a second longer than its timeout when a server is lost.
 
     Raises:
-        ConfigurationError: What is given is not allowed. Nothing is connected to before the first use.
-        MissingClientError: pymongo is not installed.
+        ConfigurationError: If an argument is invalid. No connection is opened before the first use.
+        MissingClientError: If pymongo is not installed.
     """
 
     log_is_durable = True
     max_entry_bytes = 15 * 1024 * 1024
-    """The largest value, compressed, that MongoDB takes in a document."""
+    """The largest compressed value that MongoDB accepts in a document."""
     compresses = True
 
     def __init__(
@@ -72,7 +82,8 @@ class MongoTier:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         try:
-            from layered_cache.tiers import _mongo_parts as parts  # noqa: PLC0415 - lazy: the package itself loads no third-party module
+            # lazy: the package itself loads no third-party module
+            from layered_cache.tiers import _mongo_parts as parts  # noqa: PLC0415
         except ImportError as error:
             what = "mongodb:// needs pymongo"
             raise MissingClientError(what, "mongodb") from error
@@ -86,16 +97,21 @@ class MongoTier:
         self._blocking = parts.BlockingHalf(sources.blocking, name)
         self._loops = None if sources.asynchronous is None else parts.LoopHalves(sources.asynchronous, name)
         self._workers = Workers(name, 8)
-        self._keeper = Workers(name, 1)  # of the log: a removal must not wait for all answers that wait to be written
+        # a thread for the log: an invalidation must not wait for queued answers
+        self._keeper = Workers(name, 1)
         load()
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> MongoTier:
-        """Make it from `mongodb://user:password@host/database?client=options#collection=entries&durability=majority&timeout=150ms`."""
+        """Return the tier of a URL like `mongodb://user:password@host/database?client=options`.
+
+        Options after `#`: `collection=entries&durability=majority&timeout=150ms`.
+        """
         return cls(
             url,
             collection=options.text("collection", "") or None,
-            durability=options.text("durability", "") or None,  # pyright: ignore[reportArgumentType] - the constructor checks
+            # the constructor checks the value
+            durability=options.text("durability", "") or None,  # pyright: ignore[reportArgumentType]
             timeout=options.duration("timeout", DEFAULT_TIMEOUT),
             ttl=options.duration("ttl", None),
             name=options.text("name", "mongodb"),
@@ -105,19 +121,22 @@ class MongoTier:
     # --- entries
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """Return what is held for *keys* and has not expired."""
+        """Return the entries of *keys* that have not expired."""
         return self._blocking.run(self._entries.get(self._blocking, keys))
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """Hold *entries*. What is too large for MongoDB is an error, after the others were written."""
+        """Store *entries*.
+
+        If one is too large for MongoDB, the rest is stored and an error is raised.
+        """
         self._blocking.run(self._entries.set(self._blocking, entries))
 
     def delete_many(self, keys: Sequence[str]) -> int:
-        """Hold nothing for *keys*; return how many were there."""
+        """Erase the entries of *keys* and return their number."""
         return self._blocking.run(self._entries.delete(self._blocking, keys))
 
     def close(self) -> None:
-        """Close the clients that are ours."""
+        """Close the clients that the tier has created."""
         if self._loops is not None:
             self._loops.close()
         self._blocking.run(self._blocking.close())
@@ -125,115 +144,124 @@ class MongoTier:
         self._keeper.stop()
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See get_many."""
+        """Return the entries of *keys*, like `get_many`."""
         if self._loops is None:
             return await self._workers.run(self.get_many, keys)
         return await self._entries.get(self._loops.here(), keys)
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See set_many."""
+        """Store *entries*, like `set_many`."""
         if self._loops is None:
             return await self._workers.run(self.set_many, entries)
         return await self._entries.set(self._loops.here(), entries)
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See delete_many."""
+        """Erase the entries of *keys*, like `delete_many`."""
         if self._loops is None:
             return await self._workers.run(self.delete_many, keys)
         return await self._entries.delete(self._loops.here(), keys)
 
     async def aclose(self) -> None:
-        """See close."""
+        """Close the client of the running loop, and then all clients like `close`."""
         if self._loops is not None:
             await self._loops.close_here()
         await self._workers.run(self.close)
 
-    # --- what can be found by more than its key
+    # --- queries
 
     def erase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
-        """Erase what *scope* matches; it stops after a second, for all of it is void already."""
+        """Erase the entries that match *scope*.
+
+        It stops after a second, since all of them are void.
+        """
         return self._blocking.run(self._entries.erase_where(self._blocking, namespace, scope, born_before))
 
     def count_where(self, namespace: str, scope: Scope) -> int:
-        """Return how many entries *scope* matches."""
+        """Return the number of entries that match *scope*."""
         return self._blocking.run(self._entries.count_where(self._blocking, namespace, scope))
 
     async def aerase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
-        """See erase_where."""
+        """Erase the entries that match *scope*, like `erase_where`."""
         if self._loops is None:
             return await self._workers.run(self.erase_where, namespace, scope, born_before)
         return await self._entries.erase_where(self._loops.here(), namespace, scope, born_before)
 
     async def acount_where(self, namespace: str, scope: Scope) -> int:
-        """See count_where."""
+        """Return the number of entries that match *scope*."""
         if self._loops is None:
             return await self._workers.run(self.count_where, namespace, scope)
         return await self._entries.count_where(self._loops.here(), namespace, scope)
 
     def list_keys(self, namespace: str, after: str | None) -> Page:
-        """Return keys of *namespace*, in their order."""
+        """Return a page of the keys of *namespace*, in sorted order."""
         return self._blocking.run(self._entries.list_keys(self._blocking, namespace, after))
 
     async def alist_keys(self, namespace: str, after: str | None) -> Page:
-        """See list_keys."""
+        """Return a page of keys, like `list_keys`."""
         if self._loops is None:
             return await self._workers.run(self.list_keys, namespace, after)
         return await self._entries.list_keys(self._loops.here(), namespace, after)
 
     def purge(self) -> int:
-        """Make the indexes, once; with them, MongoDB removes what has expired by itself, so this removes nothing."""
+        """Create the indexes, once.
+
+        With them MongoDB removes expired entries, so the result is 0.
+        """
         if not self._entries.indexed:
             self._blocking.run(self._entries.index(self._blocking))
         return 0
 
     def indexes_missing(self) -> list[str]:
-        """Return the names of the indexes that are not there: without them expired entries stay, and queries read everything."""
+        """Return the names of the missing indexes.
+
+        Without them expired entries are not removed, and queries read the whole collection.
+        """
         return self._blocking.run(self._entries.indexes_missing(self._blocking))
 
     # --- the invalidation log
 
     def read_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the current log."""
         return self._blocking.run(self._log.read(self._blocking, seen))
 
     def open_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the log, created if missing."""
         return self._blocking.run(self._log.open(self._blocking, seen))
 
     def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority."""
+        """Add a rule to the log."""
         return self._blocking.run(self._log.append(self._blocking, namespace, scope, seen, before))
 
     def restart_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Give an old log a new epoch."""
         return self._blocking.run(self._log.restart(self._blocking, seen))
 
     async def aread_log(self, seen: Ticket) -> LogState:
-        """See read_log."""
+        """Return the current log, like `read_log`."""
         if self._loops is None:
             return await self._workers.run(self.read_log, seen)
         return await self._log.read(self._loops.here(), seen)
 
     async def aopen_log(self, seen: Ticket) -> LogState:
-        """See open_log."""
+        """Return the log, like `open_log`."""
         if self._loops is None:
             return await self._keeper.run(self.open_log, seen)
         return await self._log.open(self._loops.here(), seen)
 
     async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See append_log."""
+        """Add a rule, like `append_log`."""
         if self._loops is None:
             return await self._keeper.run(self.append_log, namespace, scope, seen, before)
         return await self._log.append(self._loops.here(), namespace, scope, seen, before)
 
     async def arestart_log(self, seen: Ticket) -> LogState:
-        """See restart_log."""
+        """Give an old log a new epoch, like `restart_log`."""
         if self._loops is None:
             return await self._keeper.run(self.restart_log, seen)
         return await self._log.restart(self._loops.here(), seen)
 
     def swap_log_id(self, log: int) -> int | None:
-        """Note that this tier is used with the log of epoch *log*; return the one that it was used with before, None at first."""
+        """Store the epoch of the log that applies to this tier; return the one before, or None."""
         return self._blocking.run(self._log.swap(self._blocking, log))
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""`null://`: holds nothing. So that "off" is a tier and not an `if`."""
+"""`null://`: a tier that stores nothing. It turns the cache off without a special case."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class NullTier:
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> NullTier:
-        """Make it from `null://`."""
+        """Return the tier of a `null://` URL."""
         if url.partition("://")[2]:
-            msg = "null:// takes no host or path"
+            msg = "null:// must not have a host or a path"
             raise ConfigurationError(msg)
         return cls(name=options.text("name", "null"))
 
@@ -34,7 +34,7 @@ class NullTier:
         return {}
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """Hold nothing."""
+        """Ignore *entries*."""
 
     def delete_many(self, keys: Sequence[str]) -> int:
         """Return 0."""
@@ -44,15 +44,15 @@ class NullTier:
         """Do nothing."""
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See get_many."""
+        """Return nothing."""
         return {}
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See set_many."""
+        """Ignore *entries*."""
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See delete_many."""
+        """Return 0."""
         return 0
 
     async def aclose(self) -> None:
-        """See close."""
+        """Do nothing."""

@@ -1,15 +1,19 @@
-"""`redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`: answers in a Redis, or Valkey, that processes share.
+"""`redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`: entries in a shared Redis.
 
-An entry is one string, an envelope, under its key: no module and no admin command is needed, any server from 6.2 on will do, and a user
-who may do no more than the README lists. It is set with the time that it has left, which the reader checks all the same.
+Valkey works too. An entry is one string, an envelope, under its key. Any server from version 6.2 on
+will do. Modules and admin commands are not needed, and the user needs no more permissions than the
+README lists. An entry is written with its remaining lifetime, and the reader checks the expiry
+again.
 
-Every call ends within its budget, also when the server hangs or lets its bytes trickle. Connecting has a budget of its own: a call waits
-for it no longer than for anything else, and the next one finds the connection.
+Every call ends within its timeout, even if the server hangs or sends slowly. Connecting has a
+separate timeout. A call waits for a new connection no longer than its own timeout, and the next
+call finds the connection.
 
-What comes back is checked for the key that was asked. If it is another's, the connection is out of step: all are dropped, and what was
-asked is asked once more.
+Every reply is compared with the requested key. If it belongs to a different key, the connection is
+out of step. All connections are then dropped, and the request is sent once more.
 
-The tier can keep the invalidation log (see `_redis_log`). It finds entries by namespace, slowly, for whoever clears one.
+The tier can store the invalidation log (see `_redis_log`). It can find entries by namespace, which
+is slow and meant for clearing one.
 """
 
 from __future__ import annotations
@@ -39,40 +43,47 @@ DEFAULT_TIMEOUT = 0.05
 DEFAULT_TTL = 7 * 86_400.0
 DEFAULT_CONNECTIONS = 32
 
-_COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
-_SEARCH = 4.0  # seconds that counting may take
-_PATIENCE = 2.0  # seconds that a removal waits for Redis: who asks for one must know how it ended
+# seconds for erasing void entries; the rest may stay, since it is void anyway
+_COURTESY = 1.0
+# seconds for counting
+_SEARCH = 4.0
+# seconds that an invalidation waits for Redis: its caller needs the outcome
+_PATIENCE = 2.0
 
 
 class RedisTier(ThreadedTier):
     """A tier in a Redis.
 
     Args:
-        url: Where it is (see `_redis_address`); or none, and a *client*.
-        client: A `redis.Redis` or `redis.RedisCluster` of yours. It is never closed. As its own time-outs may be long, it is used in
-            threads; connections from a URL are faster.
-        async_client: A `redis.asyncio.Redis` of yours, for the event loop in which it is first used. Other loops use *client*.
-        timeout: The budget of a call, in seconds.
-        ttl: The longest it keeps an entry, in seconds; None: as long as the entry says.
-        connections: How many connections threads may have. An event loop has one.
-        compress_from: Values of so many bytes or more are compressed, where that saves a tenth: less memory in Redis, and a few
-            microseconds more for each hit.
-        name: For events and statistics.
-        clock: Of tests.
+        url: The address (see `_redis_address`), unless there is a *client*.
+        client: A `redis.Redis` or `redis.RedisCluster` of the caller. It is never closed. It runs
+            in worker threads, because its own timeouts may be long. Connections from a URL are
+            faster.
+        async_client: A `redis.asyncio.Redis` of the caller, for the event loop of its first use.
+            Other loops use *client*.
+        timeout: The time limit of a call in seconds.
+        ttl: The longest lifetime of an entry in seconds. None: the lifetime of the entry is not
+            limited.
+        connections: The maximum number of connections for threads. An event loop has one.
+        compress_from: Values of this size or more are compressed if that saves a tenth. This takes
+            less memory in Redis and a few microseconds more for each hit.
+        name: The name in events and statistics.
+        clock: The clock, which tests replace.
 
     Raises:
-        ConfigurationError: Something is wrong with the URL or with a client.
-        MissingClientError: hiredis is not installed, or redis-py where it is needed.
+        ConfigurationError: If the URL or a client is invalid.
+        MissingClientError: If hiredis is not installed, or redis-py where it is needed.
     """
 
-    threads = 2  # for searches; everything else is asynchronous by itself
+    # for searches; all other calls are asynchronous
+    threads = 2
     keeps_time = True
 
     def __init__(
         self,
         url: str | None = None,
         *,
-        client: Any = None,  # noqa: ANN401 - of a library that need not be installed
+        client: Any = None,  # noqa: ANN401 - the library may not be installed
         async_client: Any = None,  # noqa: ANN401
         timeout: Duration = DEFAULT_TIMEOUT,
         ttl: Duration | None = DEFAULT_TTL,
@@ -82,11 +93,9 @@ class RedisTier(ThreadedTier):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if (url is None) == (client is None):
-            msg = (
-                "RedisTier needs either a url or a client of yours: RedisTier('redis://localhost:6379/0'), RedisTier(client=redis.Redis())"
-            )
+            msg = "RedisTier must have either a url or a client: RedisTier('redis://localhost:6379/0') or RedisTier(client=redis.Redis())"
             if async_client is not None:
-                msg += "; beside an async_client it needs a client too, for what is done in the background"
+                msg += ". With an async_client it must have a client too, for background calls"
             raise ConfigurationError(msg)
         self.name = name
         self.timeout = seconds(timeout, "timeout")
@@ -101,7 +110,10 @@ class RedisTier(ThreadedTier):
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> RedisTier:
-        """Make it from `redis://host:6379/0#ttl=7d&timeout=50ms&connections=32&compress_from=4KiB`."""
+        """Return the tier of a URL like `redis://host:6379/0#ttl=7d&timeout=50ms`.
+
+        Further options are `connections=32` and `compress_from=4KiB`.
+        """
         return cls(
             url,
             timeout=options.duration("timeout", DEFAULT_TIMEOUT),
@@ -115,7 +127,7 @@ class RedisTier(ThreadedTier):
     # --- entries
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """Return what is held for *keys* and has not expired."""
+        """Return the entries of *keys* that have not expired."""
         commands, deadline = self._reading(keys), time.monotonic() + self.timeout
         if not commands:
             return {}
@@ -126,7 +138,7 @@ class RedisTier(ThreadedTier):
             return self._entries(keys, self._driver.run("read", commands, deadline - time.monotonic()), last=True)
 
     async def aget_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """See get_many."""
+        """Return the entries of *keys*, like `get_many`."""
         commands, deadline = self._reading(keys), time.monotonic() + self.timeout
         if not commands:
             return {}
@@ -142,10 +154,11 @@ class RedisTier(ThreadedTier):
         return [("MGET", *map(_name, keys))] if keys else []
 
     def _entries(self, keys: Sequence[str], replies: Sequence[Reply], *, last: bool) -> dict[str, Entry | Refused]:
-        """Return what *replies* hold.
+        """Return the entries in *replies*.
 
         Raises:
-            OutOfStepError: They are not for *keys*. If this is the *last* try, what is foreign was stored so.
+            OutOfStepError: If the replies are not for *keys*. At the *last* try, a value for a
+                different key was stored that way.
         """
         values: Reply | Sequence[Reply] = replies
         if len(keys) > 1 and not self._driver.scattered:
@@ -167,7 +180,10 @@ class RedisTier(ThreadedTier):
         return found
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """Hold *entries*. Each goes by itself: if some are refused, the others are held. If Redis is full, it erases the older entries."""
+        """Store *entries*. If Redis refuses some of them, the rest is stored.
+
+        If Redis is full, the older entries of the refused keys are erased.
+        """
         if not entries:
             return
         deadline = time.monotonic() + self.timeout
@@ -177,7 +193,7 @@ class RedisTier(ThreadedTier):
         self._done("write", replies)
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See set_many."""
+        """Store *entries*, like `set_many`."""
         if not entries:
             return
         deadline = time.monotonic() + self.timeout
@@ -194,28 +210,30 @@ class RedisTier(ThreadedTier):
             if left > 0:
                 envelope = encode(entry, with_request=True, compress_from=self._compress_from)
                 commands.append(("SET", name, envelope, "PX", int(left * 1000) + 1))
-            else:  # it has expired, and so has what it replaces
+            else:
+                # the entry has expired, and so has the one that it replaces
                 commands.append(("UNLINK", name))
         return commands
 
     def delete_many(self, keys: Sequence[str]) -> int:
-        """Hold nothing for *keys*; return how many were there."""
+        """Erase the entries of *keys* and return their number."""
         return self._counted("delete", self._driver.run("delete", self._deleting(keys), self.timeout)) if keys else 0
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See delete_many."""
+        """Erase the entries of *keys*, like `delete_many`."""
         return self._counted("delete", await self._driver.arun("delete", self._deleting(keys), self.timeout)) if keys else 0
 
     def _deleting(self, keys: Sequence[str]) -> list[Command]:
         names = map(_name, dict.fromkeys(keys))
         return [("UNLINK", name) for name in names] if self._driver.scattered else [("UNLINK", *names)]
 
-    # --- what can be found by more than its key
+    # --- queries
 
     def erase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
-        """Erase what is named by its key, or everything in *namespace*; other criteria would take too long to look for.
+        """Erase entries by key, or all entries in *namespace*.
 
-        What a rule voids is void all the same, and goes when its time is over.
+        A search by other criteria would take too long. The entries that a rule makes void are
+        ignored and disappear when they expire.
         """
         if scope and scope != Scope(keys=scope.keys):
             return 0
@@ -228,7 +246,7 @@ class RedisTier(ThreadedTier):
         return erased
 
     def count_where(self, namespace: str, scope: Scope) -> int:
-        """Return how many entries *scope* matches, as far as they can be looked at in a few seconds."""
+        """Return the number of entries that match *scope* and are found in a few seconds."""
         deadline, count, now = time.monotonic() + _SEARCH, 0, self._clock.time()
         for keys in self._search.batches(namespace, scope):
             count += sum(scope.matches(entry) and entry.is_live(now) for entry in self._search.facts(keys))
@@ -237,58 +255,62 @@ class RedisTier(ThreadedTier):
         return count
 
     async def aerase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
-        """See erase_where."""
+        """Erase the entries that match *scope*, like `erase_where`."""
         return await self.in_thread(self.erase_where, namespace, scope, born_before)
 
     async def acount_where(self, namespace: str, scope: Scope) -> int:
-        """See count_where."""
+        """Return the number of entries that match *scope*."""
         return await self.in_thread(self.count_where, namespace, scope)
 
     def list_keys(self, namespace: str, after: str | None) -> Page:
-        """Return keys of *namespace*, in no order; one may come twice."""
+        """Return a page of the keys of *namespace*, in no order. A key may be listed twice."""
         return self._search.page(namespace, after)
 
     async def alist_keys(self, namespace: str, after: str | None) -> Page:
-        """See list_keys."""
-        if self._driver.scattered:  # each server is asked by itself, which is done in threads
+        """Return a page of keys, like `list_keys`."""
+        # each server is searched separately, in worker threads
+        if self._driver.scattered:
             return await self.in_thread(self.list_keys, namespace, after)
         return await self._search.apage(namespace, after)
 
     # --- the invalidation log
 
     def read_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the current log."""
         return self._log("read the log", self.timeout, *log.command("read", seen))
 
     def open_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the log, created if missing."""
         return self._log("open the log", self.timeout, *log.command("open", seen))
 
     def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority. Whether it is durable is asked each time: it is a matter of the server's settings."""
+        """Add a rule to the log.
+
+        The durability is read from the server each time, because it depends on its settings.
+        """
         return self._log("write the log", _PATIENCE, *log.command("append", seen, namespace, scope, before), ask=True)
 
     def restart_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Give an old log a new epoch."""
         return self._log("restart the log", self.timeout, *log.command("restart", seen))
 
     def _log(self, operation: str, seconds: float, command: Command, nonce: bytes, *, ask: bool = False) -> LogState:
         return self._state(operation, self._driver.run(operation, self._asking(command, ask=ask), seconds), nonce)
 
     async def aread_log(self, seen: Ticket) -> LogState:
-        """See read_log."""
+        """Return the current log, like `read_log`."""
         return await self._alog("read the log", self.timeout, *log.command("read", seen))
 
     async def aopen_log(self, seen: Ticket) -> LogState:
-        """See open_log."""
+        """Return the log, like `open_log`."""
         return await self._alog("open the log", self.timeout, *log.command("open", seen))
 
     async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See append_log."""
+        """Add a rule, like `append_log`."""
         return await self._alog("write the log", _PATIENCE, *log.command("append", seen, namespace, scope, before), ask=True)
 
     async def arestart_log(self, seen: Ticket) -> LogState:
-        """See restart_log."""
+        """Give an old log a new epoch, like `restart_log`."""
         return await self._alog("restart the log", self.timeout, *log.command("restart", seen))
 
     async def _alog(self, operation: str, seconds: float, command: Command, nonce: bytes, *, ask: bool = False) -> LogState:
@@ -301,10 +323,11 @@ class RedisTier(ThreadedTier):
 
     def _state(self, operation: str, replies: Sequence[Reply], nonce: bytes) -> LogState:
         reply = self._good(operation, replies[0])
-        if log.is_replica(replies[1:2]):  # it was the primary once, and knows of no removal since
+        # it was demoted from primary and has missed all invalidations since then
+        if log.is_replica(replies[1:2]):
             self._driver.drop()
-            raise TierUnavailableError(self.name, operation, "it is a replica")
-        if len(replies) > 2:  # noqa: PLR2004 - the third was asked for
+            raise TierUnavailableError(self.name, operation, "the server is a replica")
+        if len(replies) > 2:  # noqa: PLR2004 - the third reply is present if it was requested
             self.log_is_durable = log.is_durable(replies[2])
         try:
             return log.state(reply, nonce, self.name)
@@ -312,7 +335,7 @@ class RedisTier(ThreadedTier):
             raise self._out_of_step(operation) from None
 
     def swap_log_id(self, log_id: int) -> int | None:
-        """Note which invalidation log rules what is here; return which one did before."""
+        """Store the epoch of the log that applies to this tier; return the previous one."""
         (reply,) = self._driver.run("note the log", [("GETSET", log.LOG_ID_KEY, log_id)], self.timeout)
         before = self._good("note the log", reply)
         return int(before) if isinstance(before, bytes) and before.isdigit() else None
@@ -321,7 +344,8 @@ class RedisTier(ThreadedTier):
 
     def _good(self, operation: str, reply: Reply) -> Reply:
         if isinstance(reply, Exception):
-            raise refused(self.name, operation, reply) from None  # its text may repeat what was sent
+            # the text of the error may repeat the command
+            raise refused(self.name, operation, reply) from None
         return reply
 
     def _done(self, operation: str, replies: Sequence[Reply]) -> None:
@@ -344,12 +368,12 @@ class RedisTier(ThreadedTier):
     # --- the end
 
     def close(self) -> None:
-        """Close the connections, also those of event loops; clients of yours stay open."""
+        """Close all connections, also those of event loops. Clients of the caller stay open."""
         self._driver.close()
         super().close()
 
     async def aclose(self) -> None:
-        """See close."""
+        """Close the connection of the running loop, and then all connections like `close`."""
         self._driver.close_mine()
         await self.in_thread(self.close)
 
@@ -366,7 +390,7 @@ def _driver(url: str | None, client: Any, async_client: Any, timeout: float, con
     if (scheme := url.partition("://")[0]) not in SCHEMES:
         raise ConfigurationError.unknown(what="scheme of RedisTier", name=scheme, allowed=SCHEMES)
     if "#" in url:
-        msg = "RedisTier takes its options as arguments; behind # they stand in the URLs of LayeredCache and TieredCache"
+        msg = "the url of RedisTier must not have options after #. Pass them as arguments"
         raise ConfigurationError(msg)
     address = parse_address(url)
     if address.cluster:
@@ -375,7 +399,10 @@ def _driver(url: str | None, client: Any, async_client: Any, timeout: float, con
 
 
 def _without_room(entries: Sequence[Entry], replies: Sequence[Reply]) -> list[str]:
-    """Return the keys of *entries* that Redis refused because it is full: it still holds the older entries."""
+    """Return the keys of *entries* that Redis refused because it is full.
+
+    Redis still holds the older entries of these keys.
+    """
     pairs = zip(entries, replies, strict=False)
     return [entry.key for entry, reply in pairs if isinstance(reply, Exception) and code_of(reply) == "OOM"]
 

@@ -1,10 +1,11 @@
-"""`sqlite:///answers.db`: one file that outlives the process, safe from many threads, loops and processes.
+"""`sqlite:///answers.db`: a file that outlives the process, safe for threads, loops and processes.
 
-Three slashes and a relative path, four and an absolute one. Each entry is an envelope, which is what is read back, beside columns
-that a person can query: namespace, model, prompt, params, response, tags, usage, dates. Secrets are redacted there.
+Three slashes precede a relative path, four an absolute one. Each entry is stored as an envelope,
+which is read back. Further columns are for queries by people: namespace, model, prompt, params,
+response, tags, usage, dates. Secrets are redacted in these columns.
 
-Expired rows are not given back, and are removed in the background. When the file is full, the oldest rows leave. The file also
-keeps the invalidation log.
+Expired rows are not returned, and a background job removes them. When the file is full, the oldest
+rows are evicted. The file also stores the invalidation log.
 """
 
 from __future__ import annotations
@@ -42,26 +43,30 @@ _ONE = "SELECT envelope FROM entries WHERE key = ?"
 _MANY = "SELECT key, envelope FROM entries WHERE key IN ({})"
 _PAGE = "SELECT key FROM entries WHERE key > ? AND key < ? ORDER BY key LIMIT ?"
 _BATCH = 500
-_COURTESY = 1.0  # seconds that erasing void entries may take; what is left is void anyway
+# seconds for erasing void entries; the rest may stay, since it is void anyway
+_COURTESY = 1.0
 _LAST_DATE = "9999-12-31T23:59:59.999999+00:00"
 _COLUMNS = 20
-_INSERT = f"INSERT OR REPLACE INTO entries VALUES ({','.join('?' * _COLUMNS)})"  # noqa: S608 - question marks
+# question marks
+_INSERT = f"INSERT OR REPLACE INTO entries VALUES ({','.join('?' * _COLUMNS)})"  # noqa: S608
 
 
 class SQLiteTier(ThreadedTier):
-    """A tier in a file.
+    """A tier in a SQLite file.
 
     Args:
-        path: Of the file; `~` is the home folder; folders that are missing are made.
-        max_bytes: The room for entries; the oldest leave when it is full.
-        timeout: How long a call may wait for another process's write, in seconds.
-        ttl: The longest it keeps an entry, in seconds.
-        name: For events and statistics.
-        clock: Of tests.
+        path: The path of the file. `~` is the home folder. Missing folders are created.
+        max_bytes: The size limit. When it is reached, the oldest entries are evicted.
+        timeout: The time that a call may wait for a write of another process, in seconds.
+        ttl: The longest lifetime of an entry in seconds.
+        name: The name in events and statistics.
+        clock: The clock, which tests replace.
     """
 
     compresses = True
-    threads = 1  # for reads, and one more for writes: SQLite reads in microseconds, writes one at a time, and readers need not wait
+    # One thread for reads and one for writes: SQLite reads in microseconds and writes one at a
+    # time. Reads do not wait for writes.
+    threads = 1
     log_is_durable = True
 
     def __init__(
@@ -75,29 +80,34 @@ class SQLiteTier(ThreadedTier):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if str(path) in {"", ":memory:"}:
-            msg = "sqlite:// needs the path of a file: sqlite:///answers.db (for answers in memory there is memory://)"
+            msg = "sqlite:// must have the path of a file, like sqlite:///answers.db. Use memory:// for answers in memory"
             raise ConfigurationError(msg)
         if (most := size(max_bytes, "max_bytes of sqlite://")) < 1024 * 1024:
-            msg = f"max_bytes of sqlite:// must be at least 1MiB, not {max_bytes!r}"
+            msg = f"max_bytes of sqlite:// must be at least 1MiB, got {max_bytes!r}"
             raise ConfigurationError(msg)
         self.name = name
         self.timeout = seconds(timeout, "timeout")
         self.ttl = None if ttl is None else seconds(ttl, "ttl")
-        self.max_bytes = self.max_entry_bytes = most  # a larger entry would evict all entries, and then itself
+        # a larger entry would evict all entries, and then itself
+        self.max_bytes = self.max_entry_bytes = most
         self._clock = clock
         self._file = SQLiteFile(Path(path).expanduser().absolute(), self.timeout, name)
         self._log = SQLiteLog(self._file, clock, name)
         super().__init__()
         self._writer = Workers(name, 1)
-        self._keeper = Workers(name, 1)  # of the log: a removal must not wait for all answers that wait to be written
+        # a thread for the log: an invalidation must not wait for queued answers
+        self._keeper = Workers(name, 1)
         load()
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> SQLiteTier:
-        """Make it from `sqlite:///relative.db` or `sqlite:////absolute/path.db`, `#max_bytes=1GiB&timeout=150ms&ttl=30d`."""
+        """Return the tier of a URL like `sqlite:///relative.db#max_bytes=1GiB`.
+
+        An absolute path has four slashes: `sqlite:////absolute/path.db#timeout=150ms&ttl=30d`.
+        """
         host, slash, path = url.partition("://")[2].partition("/")
         if host or not slash:
-            msg = "sqlite:// takes three slashes and a path: sqlite:///answers.db, or four for an absolute one"
+            msg = "sqlite:// must have three slashes and a path like sqlite:///answers.db, or four slashes for an absolute path"
             raise ConfigurationError(msg)
         return cls(
             path,
@@ -110,13 +120,13 @@ class SQLiteTier(ThreadedTier):
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """The path of the file."""
         return self._file.path
 
     # --- entries
 
     def get_many(self, keys: Sequence[str]) -> Mapping[str, Entry | Refused]:
-        """Return what is held for *keys* and has not expired."""
+        """Return the entries of *keys* that have not expired."""
         rows: list[tuple[str, bytes]] = []
         with self._file.using("read") as db:
             if len(keys) == 1:
@@ -133,8 +143,9 @@ class SQLiteTier(ThreadedTier):
             return {key: entry for key, entry in found if isinstance(entry, Refused) or entry.keep_until > now}
 
     def set_many(self, entries: Sequence[Entry]) -> None:
-        """Hold *entries*, all of them or none."""
-        rows = [_row(entry) for entry in entries]  # encoding takes longer than writing: not while others wait
+        """Store all *entries* in one transaction."""
+        # encoding takes longer than writing, so it is done outside of the transaction
+        rows = [_row(entry) for entry in entries]
         if not rows:
             return
         with self._file.transaction("write") as db:
@@ -146,7 +157,7 @@ class SQLiteTier(ThreadedTier):
             self._make_room(db, sum(len(entry.value) for entry in entries))
 
     def delete_many(self, keys: Sequence[str]) -> int:
-        """Hold nothing for *keys*; return how many were there."""
+        """Erase the entries of *keys* and return their number."""
         if not keys:
             return 0
         with self._file.transaction("delete") as db:
@@ -160,14 +171,17 @@ class SQLiteTier(ThreadedTier):
         super().close()
 
     def purge(self) -> int:
-        """Remove expired rows, a batch at a time."""
+        """Remove a batch of expired rows."""
         now = _date(self._clock.time())
         with self._file.transaction("purge") as db:
             expired = db.execute("SELECT key FROM entries WHERE keep_until <= ? LIMIT ?", (now, _BATCH)).fetchall()
             return _delete(db, [key for (key,) in expired])
 
     def _make_room(self, db: sqlite3.Connection, written: int) -> None:
-        """Remove the oldest rows if the file is full: twice what was written, so that it stays below its limit."""
+        """Remove the oldest rows if the file is full.
+
+        Twice the written size is removed, so that the file stays below its limit.
+        """
         page_size, pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count"))
         excess = (pages - free) * page_size - self.max_bytes
         if excess <= 0:
@@ -182,81 +196,85 @@ class SQLiteTier(ThreadedTier):
         _delete(db, oldest)
 
     async def aset_many(self, entries: Sequence[Entry]) -> None:
-        """See set_many."""
+        """Store *entries*, like `set_many`."""
         await self._writer.run(self.set_many, entries)
 
     async def adelete_many(self, keys: Sequence[str]) -> int:
-        """See delete_many."""
+        """Erase the entries of *keys*, like `delete_many`."""
         return await self._writer.run(self.delete_many, keys)
 
-    # --- what can be found by more than its key
+    # --- queries
 
     def erase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
-        """Erase what *scope* matches; it stops after a second, for all of it is void already."""
+        """Erase the entries that match *scope*.
+
+        It stops after a second, since all of them are void.
+        """
         deadline, erased = time.monotonic() + _COURTESY, 0
         while True:
-            with self._file.transaction("erase") as db:  # found and erased at once: what replaces an entry meanwhile stays
+            # found and erased in one transaction: a newer entry of a key stays
+            with self._file.transaction("erase") as db:
                 keys = _keys_where(db, namespace, scope, born_before, _BATCH)
                 erased += _delete(db, keys)
             if len(keys) < _BATCH or time.monotonic() > deadline:
                 return erased
 
     def count_where(self, namespace: str, scope: Scope) -> int:
-        """Return how many entries *scope* matches."""
+        """Return the number of entries that match *scope*."""
         with self._file.using("search") as db:
             return len(_keys_where(db, namespace, scope, 2**63 - 1, -1))
 
     async def aerase_where(self, namespace: str, scope: Scope, born_before: int) -> int:
-        """See erase_where."""
+        """Erase the entries that match *scope*, like `erase_where`."""
         return await self._writer.run(self.erase_where, namespace, scope, born_before)
 
     async def acount_where(self, namespace: str, scope: Scope) -> int:
-        """See count_where."""
+        """Return the number of entries that match *scope*."""
         return await self.in_thread(self.count_where, namespace, scope)
 
     def list_keys(self, namespace: str, after: str | None) -> Page:
-        """Return keys of *namespace*, in their order."""
+        """Return a page of the keys of *namespace*, in sorted order."""
         first, end = key_bounds(namespace)
         with self._file.using("list") as db:
             keys = [key for (key,) in db.execute(_PAGE, (after or first, end, _BATCH))]
         return keys, keys[-1] if len(keys) == _BATCH else None
 
     async def alist_keys(self, namespace: str, after: str | None) -> Page:
-        """See list_keys."""
+        """Return a page of keys, like `list_keys`."""
         return await self.in_thread(self.list_keys, namespace, after)
 
     # --- the invalidation log
 
     def read_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the current log."""
         return self._log.read(seen)
 
     def open_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Return the log, created if missing."""
         return self._log.open(seen)
 
     def append_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See Authority."""
+        """Add a rule to the log."""
         return self._log.append(namespace, scope, seen, before)
 
     def restart_log(self, seen: Ticket) -> LogState:
-        """See Authority."""
+        """Give an old log a new epoch."""
         return self._log.restart(seen)
 
     async def aread_log(self, seen: Ticket) -> LogState:
-        """See read_log."""
+        """Return the current log, like `read_log`."""
         return await self.in_thread(self._log.read, seen)
 
     async def aopen_log(self, seen: Ticket) -> LogState:
-        """See open_log."""
+        """Return the log, like `open_log`."""
         return await self._keeper.run(self._log.open, seen)
 
     async def aappend_log(self, namespace: str, scope: Scope | None, seen: Ticket, before: int) -> LogState:
-        """See append_log."""
+        """Add a rule, like `append_log`."""
         return await self._keeper.run(self._log.append, namespace, scope, seen, before)
 
     async def arestart_log(self, seen: Ticket) -> LogState:
-        """See restart_log."""
+        """Give an old log a new epoch, like `restart_log`."""
         return await self._keeper.run(self._log.restart, seen)
 
     def __repr__(self) -> str:
@@ -316,7 +334,8 @@ def _keys_where(db: sqlite3.Connection, namespace: str, scope: Scope, born_befor
         if value is not None:
             clauses.append(clause)
             values.append(value)
-    query = f"SELECT key FROM entries WHERE {' AND '.join(clauses)} LIMIT ?"  # noqa: S608 - the clauses are those above
+    # built from the constant clauses above
+    query = f"SELECT key FROM entries WHERE {' AND '.join(clauses)} LIMIT ?"  # noqa: S608
     db.create_function("like_glob", 2, _like_glob, deterministic=True)
     return [key for (key,) in db.execute(query, (*values, limit))]
 
@@ -326,7 +345,7 @@ def _delete(db: sqlite3.Connection, keys: Sequence[str]) -> int:
     for start in range(0, len(keys), _BATCH):
         batch = keys[start : start + _BATCH]
         marks = ",".join("?" * len(batch))
-        db.execute(f"DELETE FROM tags WHERE key IN ({marks})", batch)  # noqa: S608 - marks are question marks
+        db.execute(f"DELETE FROM tags WHERE key IN ({marks})", batch)  # noqa: S608 - question marks
         deleted += db.execute(f"DELETE FROM entries WHERE key IN ({marks})", batch).rowcount  # noqa: S608
     return deleted
 
@@ -340,7 +359,10 @@ def _json(value: object) -> str | None:
 
 
 def _safe(text: str | None) -> str | None:
-    """Return *text* as SQLite takes it: lone surrogates become question marks. Only what people read passes through here."""
+    """Return *text* without lone surrogates, which SQLite does not accept.
+
+    They become question marks. Only the columns for people are changed in this way.
+    """
     return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
 
 
