@@ -591,7 +591,7 @@ COHERE = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={**MISSES, "stop (*)": UNSENT, "prompt a file of another name, sound (prompt)": UNSENT},
 )
 PERPLEXITY = Subject(
     name="ChatPerplexity",
@@ -638,7 +638,12 @@ LITELLM = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={
+        **MISSES,
+        "organization (*)": UNSENT,
+        "base_model (*)": "names the model for prices, but it counts",
+        "custom_llm_provider (*)": TWICE,
+    },
 )
 OPENROUTER = Subject(
     name="ChatOpenRouter",
