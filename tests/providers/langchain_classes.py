@@ -132,8 +132,12 @@ MISSES = {
     "prompt a tool's result, a tool's error (prompt)": UNSENT,
     "prompt a file, a file of another name (prompt)": UNSENT,
     "prompt a name (prompt)": UNSENT,
+    "prompt an answer before, an answer with reasoning (prompt)": UNSENT,
+    "prompt an answer with reasoning, an answer with reasoning beside it (prompt)": UNSENT,
     "bound a tool, any, a tool, by name (bound)": TWICE,
 }
+LATER = "when requests are sent, but it counts"
+OTHER_CLIENT = "the client of the other kind of calls takes it"
 _OPENAI_MISSES = {
     **MISSES,
     "tiktoken_model_name (*)": "counts tokens for the caller",
@@ -450,7 +454,12 @@ OLLAMA = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={
+        **MISSES,
+        "keep_alive (*)": "how long the provider keeps the model in memory, but it counts",
+        "sync_client_kwargs (*)": OTHER_CLIENT,
+        "async_client_kwargs (*)": OTHER_CLIENT,
+    },
 )
 OLLAMA_COMPLETIONS = replace(
     OLLAMA,
@@ -474,7 +483,7 @@ MISTRAL = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={**MISSES, "max_concurrent_requests (*)": LATER},
 )
 
 GROQ = Subject(

@@ -23,6 +23,7 @@ the pair with the keys of the cache.
 
 `make providers` writes this page. Do not edit it.
 """
+_CONTENT = ("prompt ", "bound ")  # how the names of pairs of prompts and of bindings begin
 _KINDS = {"global": "global cache", "cached": "wrapper", "middleware": "middleware"}
 
 
@@ -77,7 +78,10 @@ def _section(name: str, one: Mapping[str, Any]) -> Iterator[str]:
     if reason := one.get("cannot_run"):
         yield f"This class was not tested: {reason}.\n"
         return
-    yield from _line("In the key", one["in_key"])
+    settings = [what for what in one["in_key"] if not what.startswith(_CONTENT)]
+    yield from _line("In the key", settings)
+    if pairs := len(one["in_key"]) - len(settings):
+        yield f"- **Content in the key:** {pairs} pairs of prompts, tools and schemas"
     yield from _line("No request depends on", one["without_effect"])
     yield from _line("Not cached, with a warning", one["not_cached"])
     yield from _line("Not possible with this class", one["impossible"])

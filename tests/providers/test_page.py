@@ -13,7 +13,7 @@ CLASS: dict[str, Any] = {
     "release": "a-package 1.0",
     "breaches": [],
     "entries": {"global invoke": {"DIFFERENT": 2}, "cached invoke": {"NOT_CACHED": 2}},
-    "in_key": ["model", "temperature"],
+    "in_key": ["bound a tool", "model", "prompt an image", "temperature"],
     "without_effect": [],
     "not_cached": [],
     "impossible": [],
@@ -34,6 +34,7 @@ def test_page_lists_entry_points_settings_and_reasons() -> None:
     text = rendered({"A class": CLASS})
     assert "| [A class](#a-class) | a-package 1.0 | yes | no, with a warning | - |" in text
     assert "- **In the key:** `model`, `temperature`\n" in text
+    assert "- **Content in the key:** 2 pairs of prompts, tools and schemas\n" in text
     assert "- **Equal requests that miss (a reason):** `seed`\n" in text
     assert "- **Not varied (another reason):** `client`\n" in text
 
