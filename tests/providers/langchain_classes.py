@@ -101,7 +101,7 @@ CALLS: dict[str, tuple[Any, Any]] = {
 # fields of LangChain's base classes that no request depends on
 OF_LANGCHAIN = {
     "cache": "the cache itself",
-    "callbacks": "told of calls, not part of them",
+    "callbacks": "reports calls and is no part of them",
     "custom_get_token_ids": "counts tokens for the caller",
     "rate_limiter": "when a request is sent, not which",
 }
@@ -120,7 +120,7 @@ LATE = "the client was made before and does not take it any more, but it counts"
 FORM = "decides the form in which the answer is kept"
 TWICE = "one request, written in two ways"
 UNSENT = "this provider is not sent it, but it counts"
-ELSEWHERE = "this request does not depend on it, others do"
+ELSEWHERE = "this request does not depend on it, other requests do"
 MISSES = {
     "* (assigned)": LATE,
     "* (copied)": LATE,
@@ -141,7 +141,7 @@ OTHER_CLIENT = "the client of the other kind of calls takes it"
 _OPENAI_MISSES = {
     **MISSES,
     "tiktoken_model_name (*)": "counts tokens for the caller",
-    "include_response_headers (*)": "decides what the answer holds",
+    "include_response_headers (*)": "decides the content of the answer",
     "disabled_params (*)": ELSEWHERE,
     "use_previous_response_id (*)": ELSEWHERE,
     "openai_organization (*)": UNSENT,
@@ -281,7 +281,7 @@ ANTHROPIC = Subject(
     prompts={**PROMPTS, **_CONTAINERS},
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={**MISSES, "call max_tokens (call)": TWICE, "reuse_last_container (*)": ELSEWHERE},
 )
 ANTHROPIC_CONTAINERS = replace(
     ANTHROPIC,
@@ -325,7 +325,15 @@ GOOGLE = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={
+        **MISSES,
+        "api_version (given)": TWICE,
+        "client_args (*)": "options of the HTTP client, but they count",
+        "convert_system_message_to_human (*)": UNSENT,
+        "location (*)": ELSEWHERE,
+        "media_resolution (*)": UNSENT,
+        "prompt a text block (prompt)": TWICE,
+    },
 )
 
 VERTEX = Subject(
@@ -417,7 +425,12 @@ BEDROCK = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={
+        **MISSES,
+        "prompt a text block (prompt)": TWICE,
+        **{f"{name} (*)": ELSEWHERE for name in ("base_model_id", "provider", "reasoning_effort", "region_name")},
+        "supports_tool_choice_values (*)": ELSEWHERE,
+    },
 )
 BEDROCK_CONVERSE = replace(
     BEDROCK,
@@ -540,7 +553,10 @@ XAI = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=_OPENAI_MISSES,
+    misses={
+        **_OPENAI_MISSES,
+        **{f"{name} (*)": "this model is not sent it, but it counts" for name in ("stop", "call stop", "bound*stop", "search_parameters")},
+    },
 )
 TOGETHER = Subject(
     name="ChatTogether",
