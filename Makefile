@@ -33,8 +33,8 @@ slow: $(VENV)/.test servers  ## the slow tests, 12 minutes
 nightly: $(VENV)/.test servers  ## stress tests, their mutants and full matrices, more than an hour; run by hand before a release
 	$(BIN)/python tests/run.py nightly $(ARGS)
 
-providers: $(VENV)/.test  ## the wire oracle over each provider class that is installed: tests/providers/README.md
-	$(BIN)/python -m pytest -m providers tests/providers $(ARGS)
+providers:  ## the wire oracle over every provider class, and docs/providers.md, half an hour (ARGS="langchain -k Groq"): tests/providers/README.md
+	$(PYTHON) tests/providers/run.py $(ARGS)
 
 # redis-server has Sentinel in it; openssl makes certificates; the mongod of the test wheel is linked with libcurl
 servers:  ## the programs of Debian that tests and benchmarks start: installed as root, else it says how
@@ -81,7 +81,7 @@ mutants: $(VENV)/.mutants  ## break some modules in 900 small ways, one after th
 	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 clean:  ## remove the environments and what tools leave behind
-	rm -rf .venv .venv-lowest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-providers build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # one stamp for each purpose: the demo need not wait for what only tests and checks need
 $(VENV)/.demo: GROUP = demo

@@ -247,6 +247,11 @@ class Calls:
         call.cache.report(Event(kind="uncacheable", namespace=call.cache.name, reason=reason))
         self.once.warn(f"a request is not cached: {reason}")
 
+    def refuse_streams(self, reason: str) -> None:
+        """Note that a stream is not cached before its call is known, and warn once."""
+        self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=reason))
+        self.once.warn(f"a request is not cached: {reason}")
+
     def not_encodable(self, call: Call, model: str | None, error: EncodeError) -> None:
         """Note that an answer is not cached, and warn once."""
         call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model, reason="not encodable"))

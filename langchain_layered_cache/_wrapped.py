@@ -89,16 +89,21 @@ def at_work(model: BaseLanguageModel[Any], run: Run | None = None) -> Generator[
         current_key_options.reset(options)
 
 
-def answers_streams_of(model: BaseLanguageModel[Any], kwargs: dict[str, Any]) -> LayeredCache | None:
-    """Return the cache that answers a stream of *model*; None: nobody does.
+def answers_streams_of(model: BaseLanguageModel[Any], kwargs: dict[str, Any], run: Run | None) -> LayeredCache | None:
+    """Return the cache that answers a stream of *model*; None if the model answers it alone.
 
-    None does within a call of the same model, which is cached as a whole, and of several answers at once, whose chunks are mixed.
+    Streams inside a call of the same model are a part of that call, which is cached as a whole. A stream of several answers is not cached,
+    because their chunks are mixed.
     """
-    several = any((kwargs.get(name) or getattr(model, name, None) or 1) != 1 for name in ("n", "best_of"))
-    if several or _at_work.get() is model:
+    if _at_work.get() is model:
         return None
     if (cache := cache_of(model)) is None:
         note_missing_cache(model)
+    elif any((kwargs.get(name) or getattr(model, name, None) or 1) != 1 for name in ("n", "best_of")):
+        if run is not None:
+            run.cached = True  # it has its own warning
+        cache.calls.refuse_streams("a stream of several answers (n, best_of) cannot be kept. Use invoke, or ask for one answer")
+        return None
     return cache
 
 
@@ -172,7 +177,7 @@ class WrappedChat(_ChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> Iterator[ChatGenerationChunk]:
-        cache, messages = answers_streams_of(self, kwargs), without_repeated_ids(messages)
+        cache, messages = answers_streams_of(self, kwargs, run_of(run_manager)), without_repeated_ids(messages)
         # not every model knows it; and what others read too must not depend on one reader's callbacks
         manager = {} if run_manager is None or cache is not None else {"run_manager": run_manager}
         begun, limiter = partial(super()._stream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
@@ -198,7 +203,7 @@ class WrappedChat(_ChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> AsyncIterator[ChatGenerationChunk]:
-        cache, messages = answers_streams_of(self, kwargs), without_repeated_ids(messages)
+        cache, messages = answers_streams_of(self, kwargs, run_of(run_manager)), without_repeated_ids(messages)
         manager = {} if run_manager is None or cache is not None else {"run_manager": run_manager}
         begun, limiter = partial(super()._astream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
         # without a coroutine of the model's, this is `_stream` in threads, which asks by itself unless it is at work already

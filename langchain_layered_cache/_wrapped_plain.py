@@ -67,7 +67,7 @@ class WrappedPlain(_PlainModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> Iterator[GenerationChunk]:
-        if (cache := answers_streams_of(self, kwargs)) is None:
+        if (cache := answers_streams_of(self, kwargs, None)) is None:
             manager = {} if run_manager is None else {"run_manager": run_manager}
             yield from super()._stream(prompt, stop=stop, **manager, **kwargs)
             return
@@ -85,7 +85,7 @@ class WrappedPlain(_PlainModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> AsyncIterator[GenerationChunk]:
-        if (cache := answers_streams_of(self, kwargs)) is None:
+        if (cache := answers_streams_of(self, kwargs, None)) is None:
             manager = {} if run_manager is None else {"run_manager": run_manager}
             async for chunk in super()._astream(prompt, stop=stop, **manager, **kwargs):
                 yield chunk

@@ -913,12 +913,15 @@ async def test_sharing_can_be_turned_off(off: str) -> None:
         cache.close()
 
 
-def test_several_answers_at_once_are_not_mixed(cache: LayeredCache) -> None:
-    """Their chunks are one stream, which is no answer of any of them."""
+async def test_stream_of_several_answers_is_not_cached(cache: LayeredCache, caplog: pytest.LogCaptureFixture) -> None:
+    """Their chunks are mixed. One warning gives the reason."""
     model = talking()
     for _ in range(2):
         list(model.stream("one two", n=2))
-    assert len(model.calls) == 2
+        await collected(model.astream("one two", n=2))
+    assert len(model.calls) == 4
+    [warning] = [record.getMessage() for record in caplog.records if record.name == "layered_cache"]
+    assert "a stream of several answers (n, best_of) cannot be kept" in warning
 
 
 def test_a_stream_is_answered_from_another_cache_too(world: World) -> None:

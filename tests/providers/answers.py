@@ -178,6 +178,9 @@ def google(path: str, body: Any) -> Reply | None:
 def ollama(path: str, body: Any) -> Reply | None:
     """Answer chats and completions."""
     said: Json = {"role": "assistant", "content": TEXT}
+    if body.get("tools"):  # its requests do not say whether a tool has to be called
+        function = {"name": body["tools"][0]["function"]["name"], "arguments": ARGUMENTS}
+        said = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
     if path.endswith("/api/chat"):
         part: Json = {"message": said}
     elif path.endswith("/api/generate"):

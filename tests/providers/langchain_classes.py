@@ -101,7 +101,7 @@ CALLS: dict[str, tuple[Any, Any]] = {
 # fields of LangChain's base classes that no request depends on
 OF_LANGCHAIN = {
     "cache": "the cache itself",
-    "callbacks": "told of calls, not part of them",
+    "callbacks": "reports calls and is no part of them",
     "custom_get_token_ids": "counts tokens for the caller",
     "rate_limiter": "when a request is sent, not which",
 }
@@ -120,7 +120,7 @@ LATE = "the client was made before and does not take it any more, but it counts"
 FORM = "decides the form in which the answer is kept"
 TWICE = "one request, written in two ways"
 UNSENT = "this provider is not sent it, but it counts"
-ELSEWHERE = "this request does not depend on it, others do"
+ELSEWHERE = "this request does not depend on it, other requests do"
 MISSES = {
     "* (assigned)": LATE,
     "* (copied)": LATE,
@@ -132,12 +132,16 @@ MISSES = {
     "prompt a tool's result, a tool's error (prompt)": UNSENT,
     "prompt a file, a file of another name (prompt)": UNSENT,
     "prompt a name (prompt)": UNSENT,
+    "prompt an answer before, an answer with reasoning (prompt)": UNSENT,
+    "prompt an answer with reasoning, an answer with reasoning beside it (prompt)": UNSENT,
     "bound a tool, any, a tool, by name (bound)": TWICE,
 }
+LATER = "when requests are sent, but it counts"
+OTHER_CLIENT = "the client of the other kind of calls takes it"
 _OPENAI_MISSES = {
     **MISSES,
     "tiktoken_model_name (*)": "counts tokens for the caller",
-    "include_response_headers (*)": "decides what the answer holds",
+    "include_response_headers (*)": "decides the content of the answer",
     "disabled_params (*)": ELSEWHERE,
     "use_previous_response_id (*)": ELSEWHERE,
     "openai_organization (*)": UNSENT,
@@ -277,7 +281,7 @@ ANTHROPIC = Subject(
     prompts={**PROMPTS, **_CONTAINERS},
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={**MISSES, "call max_tokens (call)": TWICE, "reuse_last_container (*)": ELSEWHERE},
 )
 ANTHROPIC_CONTAINERS = replace(
     ANTHROPIC,
@@ -321,7 +325,15 @@ GOOGLE = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={
+        **MISSES,
+        "api_version (given)": TWICE,
+        "client_args (*)": "options of the HTTP client, but they count",
+        "convert_system_message_to_human (*)": UNSENT,
+        "location (*)": ELSEWHERE,
+        "media_resolution (*)": UNSENT,
+        "prompt a text block (prompt)": TWICE,
+    },
 )
 
 VERTEX = Subject(
@@ -413,7 +425,12 @@ BEDROCK = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={
+        **MISSES,
+        "prompt a text block (prompt)": TWICE,
+        **{f"{name} (*)": ELSEWHERE for name in ("base_model_id", "provider", "reasoning_effort", "region_name")},
+        "supports_tool_choice_values (*)": ELSEWHERE,
+    },
 )
 BEDROCK_CONVERSE = replace(
     BEDROCK,
@@ -450,7 +467,12 @@ OLLAMA = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={
+        **MISSES,
+        "keep_alive (*)": "how long the provider keeps the model in memory, but it counts",
+        "sync_client_kwargs (*)": OTHER_CLIENT,
+        "async_client_kwargs (*)": OTHER_CLIENT,
+    },
 )
 OLLAMA_COMPLETIONS = replace(
     OLLAMA,
@@ -474,7 +496,7 @@ MISTRAL = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={**MISSES, "max_concurrent_requests (*)": LATER},
 )
 
 GROQ = Subject(
@@ -531,7 +553,10 @@ XAI = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=_OPENAI_MISSES,
+    misses={
+        **_OPENAI_MISSES,
+        **{f"{name} (*)": "this model is not sent it, but it counts" for name in ("stop", "call stop", "bound*stop", "search_parameters")},
+    },
 )
 TOGETHER = Subject(
     name="ChatTogether",
@@ -591,7 +616,7 @@ COHERE = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={**MISSES, "stop (*)": UNSENT, "prompt a file of another name, sound (prompt)": UNSENT},
 )
 PERPLEXITY = Subject(
     name="ChatPerplexity",
@@ -638,7 +663,12 @@ LITELLM = Subject(
     prompts=PROMPTS,
     bound=BOUND,
     entries=CHAT,
-    misses=MISSES,
+    misses={
+        **MISSES,
+        "organization (*)": UNSENT,
+        "base_model (*)": "names the model for prices, but it counts",
+        "custom_llm_provider (*)": TWICE,
+    },
 )
 OPENROUTER = Subject(
     name="ChatOpenRouter",

@@ -160,7 +160,9 @@ class Agent:
         agent = create_agent(model, tools, middleware=middleware, response_format=response_format)
         prompt = subject.prompts[situation.prompt]
         asked: Any = {"messages": [("user", prompt)] if isinstance(prompt, str) else prompt}
-        return (lambda: agent.invoke(asked)) if self.way == "invoke" else (lambda: run(agent.ainvoke(asked)))
+        # a model that never gives the structured answer is asked again and again
+        config: Any = {"recursion_limit": 8}
+        return (lambda: agent.invoke(asked, config)) if self.way == "invoke" else (lambda: run(agent.ainvoke(asked, config)))
 
 
 def _tool(schema: type) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from importlib import import_module
 from importlib.metadata import version
@@ -57,9 +58,43 @@ class Oracle:
         ]
 
     def summary(self, outcomes: list[Outcome]) -> dict[str, Any]:
-        """Return *outcomes* as plain data."""
-        verdicts: dict[str, dict[str, list[str]]] = {}
-        for outcome in outcomes:
-            verdicts.setdefault(outcome.variation.name, {}).setdefault(outcome.verdict.name, []).append(outcome.entry)
+        """Return *outcomes* as plain data, short enough to be read in a diff."""
         subject = self.subject
-        return {"release": f"{subject.distribution} {version(subject.distribution)}", "verdicts": verdicts, "not_varied": self.not_varied}
+        left: dict[str, list[str]] = {}
+        for name, reason in self.not_varied.items():
+            left.setdefault(reason, []).append(name)
+        return {
+            "release": f"{subject.distribution} {version(subject.distribution)}",
+            "breaches": sorted(self.breaches(outcomes)),
+            "not_varied": {reason: sorted(names) for reason, names in left.items()},
+            **condensed(outcomes, self.accepted),
+        }
+
+
+def condensed(outcomes: list[Outcome], accepted: Callable[[Variation], str | None]) -> dict[str, Any]:
+    """Return the parts of a summary that follow from *outcomes*: names, sorted, and not each verdict.
+
+    `entries` has the entry points, with the verdicts of each and their numbers. `in_key` has the settings of which two values gave two
+    requests and two keys, `without_effect` those of which no two values gave two requests. `misses` has the settings that missed with
+    equal requests, by their reason.
+    """
+    entries: dict[str, Counter[str]] = {}
+    named: dict[str, set[str]] = {"in_key": set(), "not_cached": set(), "impossible": set(), "equal": set()}
+    place = {Verdict.DIFFERENT: "in_key", Verdict.NOT_CACHED: "not_cached", Verdict.IMPOSSIBLE: "impossible", Verdict.EQUAL: "equal"}
+    misses: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        entries.setdefault(outcome.entry, Counter())[outcome.verdict.name] += 1
+        what = outcome.variation.what
+        if outcome.verdict is Verdict.MISS and (reason := accepted(outcome.variation)) is not None:
+            misses.setdefault(reason, set()).add(what)
+        elif outcome.verdict in place:
+            named[place[outcome.verdict]].add(what)
+    missed = set[str]().union(*misses.values())
+    return {
+        "entries": {name: dict(sorted(counts.items())) for name, counts in entries.items()},
+        "in_key": sorted(named["in_key"]),
+        "without_effect": sorted(named["equal"] - named["in_key"] - missed),
+        "not_cached": sorted(named["not_cached"]),
+        "impossible": sorted(named["impossible"] - named["in_key"] - named["equal"] - missed),
+        "misses": {reason: sorted(names) for reason, names in misses.items()},
+    }

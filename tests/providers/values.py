@@ -73,7 +73,7 @@ def variations_of(subject: Subject, cls: type[BaseModel], url: str) -> tuple[lis
             before = None if hidden else {name: field.get_default(call_default_factory=True)}
             variations += _of_field(name, argument, pair, before)
     for name, values in subject.made_with.items():
-        one, other = (Situation(label=f"made with {name}={value!r:.200}", fields={name: value}) for value in values)
+        one, other = (Situation(label=f"made with {name}={_text(value)}", fields={name: value}) for value in values)
         variations += [Variation(name, "given", BASE, one), Variation(name, "other", one, other)]
     for name, values in subject.private.items():
         one, other = (_changed(BASE, "set", {name: value}) for value in values)
@@ -104,7 +104,7 @@ def _valid_pair(field: FieldInfo, argument: str, make: Make) -> Pair | None:
 
 
 def _of_field(name: str, argument: str, pair: Pair, before: dict[str, Any] | None) -> Iterator[Variation]:
-    one, other = (Situation(label=f"{name}={value!r:.60}", fields={argument: value}) for value in pair)
+    one, other = (Situation(label=f"{name}={_text(value)}", fields={argument: value}) for value in pair)
     yield Variation(name, "given", BASE, one)
     yield Variation(name, "other", one, other)
     yield Variation(name, "assigned", one, _changed(one, "set", {name: pair[1]}))
@@ -116,7 +116,7 @@ def _of_field(name: str, argument: str, pair: Pair, before: dict[str, Any] | Non
 
 
 def _changed(situation: Situation, how: Literal["set", "copy"], values: Mapping[str, Any]) -> Situation:
-    label = f"{situation.label}, then {how} { ({name: str(value)[:40] for name, value in values.items()}) }"
+    label = f"{situation.label}, then {how} { ({name: _text(value) for name, value in values.items()}) }"
     return Situation(label=label, fields=situation.fields, changes=((how, values),))
 
 
@@ -130,9 +130,9 @@ def _in_environment(addresses: Mapping[str, str], address: tuple[str, ...]) -> I
 
 def _in_calls(values: Mapping[str, Pair]) -> Iterator[Variation]:
     for name, (one, other) in values.items():
-        first = Situation(label=f"call {name}={one!r:.60}", call={name: one})
+        first = Situation(label=f"call {name}={_text(one)}", call={name: one})
         yield Variation(f"call {name}", "call", BASE, first)
-        yield Variation(f"call {name}", "call", first, Situation(label=f"call {name}={other!r:.60}", call={name: other}))
+        yield Variation(f"call {name}", "call", first, Situation(label=f"call {name}={_text(other)}", call={name: other}))
 
 
 def _along(how: Literal["prompt", "bound"], names: Sequence[str]) -> Iterator[Variation]:
@@ -142,6 +142,11 @@ def _along(how: Literal["prompt", "bound"], names: Sequence[str]) -> Iterator[Va
         yield Variation(other.label, how, BASE, other)
         if one is not BASE:
             yield Variation(f"{one.label}, {getattr(other, how)}", how, one, other)
+
+
+def _text(value: Any) -> str:
+    """Return a text of *value* that no other value of the field has: the labels of situations are unique."""
+    return f"secret {value.get_secret_value()!r}" if isinstance(value, SecretStr) else repr(value)
 
 
 def _shown(annotation: Any) -> str:
