@@ -165,7 +165,7 @@ def parse_model(
         refusal=None if settings is None else settings.refusal or _unnamed(settings, name or settings.name),
         classes=tuple(reader.classes.items()),
         holds_classes=reader.met_classes,
-        is_text=not (beyond.keys() - {"of"}) and not addresses and init == without(written.get("kwargs") or {}, ignore),
+        is_text=not (beyond.keys() - {"of", "code"}) and not addresses and init == without(written.get("kwargs") or {}, ignore),
     )
 
 
@@ -197,6 +197,8 @@ def _beyond(settings: Settings, call: Mapping[str, object], ignore: frozenset[st
         beyond["settings"] = fields
     if settings.class_name is not None:
         beyond["of"] = settings.class_name
+    if settings.code is not None:
+        beyond["code"] = settings.code
     if settings.key_extra is not None:
         beyond["key_extra"] = settings.key_extra
     return beyond

@@ -8,6 +8,7 @@ Of any other model the declared fields count. Nulls, credentials, clients, and s
 - A class of the user's own may count its calls or collect them. So a whole number that a call assigns does not count, and neither does a
   collection that a call adds to. A method that no call runs is a setter, and its attributes count. Private attributes count if they are
   plain and no call changes them.
+- The code of a class of the user's own counts (`_user_code`), since another program can define the same name.
 - A model is refused if it holds an object that cannot be read, because that object may be the model. `key_extra` identifies it then.
 
 Every call compares the settings with those of the call before. That is done by comparing objects, which takes two microseconds.
@@ -41,6 +42,7 @@ from pydantic.fields import FieldInfo
 from langchain_layered_cache._clients import Clients, ClientStates, clients_of
 from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._reprs import schema_of
+from langchain_layered_cache._user_code import code_of_class, has_code
 
 T = TypeVar("T")
 
@@ -94,8 +96,8 @@ class Settings:
     """The settings of one model at one moment.
 
     `head` is the model as LangChain would write it out now; empty if it does not. `fields` are those that count beside it; of these,
-    `defaults` have the value that the class declares. `class_name` identifies a class of the user's own. `name` is that of the model.
-    `clients` are the settings of its clients. `refusal` is the reason why it has no key. `digest` is of
+    `defaults` have the value that the class declares. `class_name` and `code`, a digest, identify a class of the user's own.
+    `name` is that of the model. `clients` are the settings of its clients. `refusal` is the reason why it has no key. `digest` is of
     all this. `kind` is the class; `is_fake`: it is one of LangChain's own, for tests.
     """
 
@@ -110,6 +112,7 @@ class Settings:
     key_extra: object
     refusal: str | None
     digest: bytes
+    code: str | None = None
 
     def difference(self, other: Settings) -> list[str]:
         """Return the names of the fields that differ between two moments."""
@@ -178,7 +181,7 @@ class _Known:
         """Return True if *model* is made of the same objects, with the same content."""
         if type(model) is not self._class or key_extra is not self._key_extra or not self._fields.is_of(model.__dict__):
             return False
-        if not self._clients.are_of(model):
+        if not self._clients.are_of(model) or not has_code(plain_class(self._class), self.settings.code):
             return False
         if not (model.__pydantic_private__ or model.__pydantic_extra__ or self._beside):  # most models
             return True
@@ -265,8 +268,10 @@ def _owner(cls: type, field: str) -> type:
 def _is_users(cls: type) -> bool:
     """Return True if *cls* belongs to no library."""
     top = cls.__module__.partition(".")[0]
+    if top in {"__main__", "__mp_main__"}:  # its file can be that of a runner, such as `python -m pytest`
+        return True
     if top in sys.stdlib_module_names or top.startswith(("langchain", "pydantic")):
-        return top == "__main__"
+        return False
     file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
     return "site-packages" not in file and "dist-packages" not in file
 
@@ -347,8 +352,9 @@ def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Sett
         key_extra = (model.__pydantic_private__ or {}).get(KEY_EXTRA)
     head: dict[str, Any] = {}
     fields: dict[str, object] = {}
-    refusal = None
+    refusal = code = None
     try:
+        code = code_of_class(cls, lenient=key_extra is not None)
         if plan.is_written:
             head = _written(model, plan, lenient=key_extra is not None)
         fields = dict(_fields(model, plan, head, lenient=key_extra is not None))
@@ -357,6 +363,8 @@ def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Sett
     name = next((value for one in _NAMES if isinstance(value := getattr(model, one, None), str) and value), None)
     clients = clients_of(model)
     known = [class_name, head, fields, clients.addresses, clients.added, key_extra, refusal]
+    if code is not None:
+        known.append(code)
     return Settings(
         kind=cls.__qualname__,
         is_fake=any(one.__module__.startswith(_FAKES) for one in cls.__mro__),
@@ -369,6 +377,7 @@ def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Sett
         key_extra=key_extra,
         refusal=refusal,
         digest=hashlib.sha256(canonical(known)).digest(),
+        code=code,
     )
 
 
@@ -520,7 +529,9 @@ def _model_as_plain(model: BaseLanguageModel[Any]) -> object:
 
 def _object_as_plain(value: BaseModel) -> object:
     cls = type(value)
+    code = code_of_class(cls, lenient=False)
+    of_user = {} if code is None else {"code": code}
     if isinstance(value, Serializable) and value.is_lc_serializable() and not _is_object_left_out(written := dumpd(value)):
-        return written
+        return {**written, **of_user}
     held = {**value.__dict__, **(value.__pydantic_extra__ or {}), **(value.__pydantic_private__ or {})}
-    return {"class": f"{cls.__module__}.{cls.__qualname__}", "fields": {name: plain(item) for name, item in held.items()}}
+    return {"class": f"{cls.__module__}.{cls.__qualname__}", "fields": {name: plain(item) for name, item in held.items()}, **of_user}
