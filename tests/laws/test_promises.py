@@ -215,7 +215,7 @@ def test_any_number_of_keys_is_one_call_for_each_tier(make: Callable[..., Tiered
     assert len([call for call in middle.calls if call.startswith("get")]) == 1
 
 
-def _raising(self: Engine, failed: object) -> None:
+def _raising(self: Engine, failed: object, operation: object = None) -> None:
     raise AssertionError
 
 
