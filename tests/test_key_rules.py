@@ -239,6 +239,25 @@ def test_a_function_that_nothing_names_is_refused() -> None:
         assert key_rules(None, Normalize(function, name="mine")).normalize
 
 
+def test_normalize_function_with_other_code_of_the_same_name_has_another_key() -> None:
+    def named(source: str) -> Any:
+        scope: dict[str, Any] = {"__name__": "__main__"}
+        exec(f"PREFIX = 'a'\ndef tidy(text):\n    return {source}", scope)
+        return scope["tidy"]
+
+    keys = {key(key_rules(None, named(source)), "x") for source in ("text.strip()", "text.strip('?')", "PREFIX + text")}
+    assert len(keys) == 3
+    assert key(key_rules(None, named("text.strip()")), "x") in keys
+
+
+def test_normalize_function_whose_code_has_no_identity_is_refused() -> None:
+    scope: dict[str, Any] = {"__name__": "__main__", "client": iter("x")}
+    exec("def tidy(text):\n    return client.tidy(text)", scope)
+    with pytest.raises(ConfigurationError, match="normalize must be a function with readable code, got 'tidy'"):
+        key_rules(None, scope["tidy"])
+    assert key_rules(None, Normalize(scope["tidy"], name="mine")).normalize
+
+
 @pytest.mark.parametrize("function", [lambda text: None, lambda text: 1 / 0])
 def test_a_function_that_fails_makes_no_key(function: Any) -> None:
     """Only the class of its error is shown: the text of the error can contain the prompt."""

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, cast, get_args
 
+from layered_cache.code_identity import code_identity
 from layered_cache.entry import NO_PROMPT, Request, last_question
 from layered_cache.errors import ConfigurationError, UncacheableRequestError
 from layered_cache.keys import PROMPT_DIGEST_BYTES
@@ -213,17 +214,25 @@ def _several(option: str, given: object, allowed: tuple[str, ...]) -> tuple[str,
     return tuple(name for name in allowed if name in found)
 
 
+_CODE_DIGITS = 32  # hexadecimal digits of the digest, 128 bits
+
+
 def _identity(function: Callable[[str], str]) -> str:
-    """Return a text that identifies *function*.
+    """Return a text that identifies *function*: its module and name, and the digest of its code if it is user code.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: If it has no name, or its code has no identity.
     """
     name = getattr(function, "__qualname__", "<lambda>")
-    if "<" in name or (module := getattr(function, "__module__", None)) in {None, "__main__"}:
+    if "<" in name or (module := getattr(function, "__module__", None)) is None:
         msg = f"normalize must be a function with a name, got {name!r}. Name it: Normalize(function, name='what it does')."
         raise ConfigurationError(msg)
-    return f"{module}.{name}"
+    try:
+        code = code_identity(function)
+    except UncacheableRequestError as error:
+        msg = f"normalize must be a function with readable code, got {name!r} ({error}). Name it: Normalize(function, name='what it does')."
+        raise ConfigurationError(msg) from None
+    return f"{module}.{name}" if code is None else f"{module}.{name} {code[:_CODE_DIGITS]}"
 
 
 # --- invalidation by prompt
