@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Recipe(NamedTuple):
-    """The data from which a cache can be rebuilt."""
+    """The data that is needed to rebuild a cache."""
 
     tiers: tuple[Origin, ...]
     policy: Policy

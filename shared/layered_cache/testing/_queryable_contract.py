@@ -33,7 +33,7 @@ class QueryableContract:
     def test_what_a_scope_matches(self, half: Half, tier: Tier, scope: Scope, found: set[str]) -> None:
         """All criteria must match, in this namespace only.
 
-        The counted entries are the erased ones, and the ones for which `Scope.matches` is true.
+        The counted entries are the erased ones, and `Scope.matches` is true for exactly these.
         """
         assert isinstance(tier, Queryable)
         entries = [
