@@ -1,9 +1,8 @@
-"""LangChain on layered-cache.
+"""The LangChain adapter of layered-cache.
 
-`cache` is LangChain's face, `LayeredCache` for `set_llm_cache`; `_requests` makes keys of what LangChain says (`_messages`, `_models`,
-`_reprs`), `_codec` makes bytes of generations, `_answers` says what is known of an answer. The other public modules stand
-beside it, each for one place where LangChain can use a cache, and are loaded when they are first used. What is kept where, for how long
-and until when is the engine's, `layered_cache`.
+`LayeredCache` is for `set_llm_cache`. The other classes are for the other places where LangChain and LangGraph use a cache:
+streams (`cached`), agents, graph nodes, embeddings and byte stores. Each name is imported at its first use. The engine,
+`layered_cache`, decides on tiers, expiry and invalidation.
 """
 
 from __future__ import annotations

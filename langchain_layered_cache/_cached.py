@@ -1,7 +1,8 @@
-"""`cached(model)`: a model whose streams go through the cache too, and what else only a wrapped model can do.
+"""`cached(model)`: a copy of a model that also caches streams, among other things.
 
-A copy of the model gets a class that is derived from its own and has its name, so that `llm_string`, `isinstance`, `bind_tools`, chains and
-agents take it for what it was. The class carries all that is new (`_wrapped`); copies of the model have it, and pickles make it again.
+The class of the copy is derived from the class of the model and has the same name. So `llm_string`, `isinstance`, `bind_tools`,
+chains and agents treat the copy like the model. The derived class (`_wrapped`) holds all new behaviour. Copies of the copy share it,
+and pickles restore it.
 """
 
 from __future__ import annotations
@@ -62,19 +63,18 @@ def cached(
     normalize: Any = None,
     **options: Any,
 ) -> Any:
-    """Return a copy of *model* that is answered from the cache wherever LangChain does not ask it.
+    """Return a copy of *model* that also uses the cache where LangChain does not.
 
-    - `stream`, `astream` and `astream_events` are answered from the cache and stored in it; they share entries with `invoke`, both ways.
-      Concurrent equal streams, of threads or of the tasks of a loop, are one call of the model, which each sees as it comes. A stream
-      that is closed early, is cancelled or fails, is not stored, and does not disturb those who read it too.
-    - `Policy.separate_accounts` knows its API key.
-    - Models that complete a text: the parameters of a call, which LangChain leaves out, are a part of the key, options in the metadata
-      of the call count, and of equal calls one asks the model.
-    - Embeddings: see `CachedEmbeddings`, whose arguments *options* are.
+    - `stream`, `astream` and `astream_events` are cached. They share entries with `invoke`, both ways. Concurrent equal streams, of
+      threads or of the tasks of a loop, are one request, and each reader gets the chunks as they arrive. A stream that is closed
+      early, cancelled or fails is not stored, and its other readers continue.
+    - `Policy.separate_accounts` knows the API key of the model.
+    - Completion models: the key covers the parameters of a call, which LangChain leaves out; options in the metadata of the call
+      apply; concurrent equal calls are one request.
+    - Embeddings: *options* are the arguments of `CachedEmbeddings`.
 
-    What `invoke` does with a chat model is as before; the model itself is left as it is. Streams of several answers at once (`n=2`) and
-    models with an event protocol of their own instead of `_stream` are not cached. A pickle of the copy leaves the cache behind: where it
-    is read, the global one counts.
+    `invoke` of a chat model is unchanged, and so is the original model. Streams of several answers (`n=2`) and models with an event
+    protocol instead of `_stream` are not cached. A pickle of the copy has no cache: the unpickled model uses the global one.
 
     Args:
         model: A chat model, a model that completes a text, or embeddings.
@@ -124,7 +124,7 @@ def cached(
 
 
 def uncached(model: M) -> M:
-    """Return a copy of *model* as it was before `cached`; of any other, a copy."""
+    """Return a copy of *model* that `cached` has not changed."""
     plain = copy.copy(model)
     if isinstance(plain, WrappedChat | WrappedPlain):
         object.__setattr__(plain, "__class__", _plain_class(type(plain)))
@@ -166,15 +166,15 @@ def _plain_class(cls: type[Any]) -> type[Any]:
 
 
 def _class(cls: type[Any], replay: Replay) -> type[Any]:
-    """Return the class that stands in front of *cls*: one for each."""
+    """Return the derived class of *cls* that uses a cache. There is one for each class."""
     if (found := _classes.get((cls, replay))) is not None:
         return found
     base, front = (BaseChatModel, WrappedChat) if issubclass(cls, BaseChatModel) else (BaseLLM, WrappedPlain)
-    streams, astreams = cls._stream is not base._stream, cls._astream is not base._astream  # noqa: SLF001 - what LangChain goes by
+    streams, astreams = cls._stream is not base._stream, cls._astream is not base._astream  # noqa: SLF001 - LangChain compares these
     members: dict[str, Any] = {"__reduce__": _reduce, "__doc__": cls.__doc__, "model_config": {"defer_build": True}}
     members |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     if not streams:
-        members["_stream"] = base._stream  # noqa: SLF001 - so that LangChain sees that there is none
+        members["_stream"] = base._stream  # noqa: SLF001 - LangChain sees that there is none
     if not (streams or astreams):
         members["_astream"] = base._astream  # noqa: SLF001
     made = cast("type[Any]", types.new_class(cls.__name__, (front, cls), exec_body=lambda body: body.update(members)))
@@ -183,7 +183,7 @@ def _class(cls: type[Any], replay: Replay) -> type[Any]:
 
 
 def _reduce(self: Any) -> tuple[Any, ...]:  # noqa: ANN401 - one of the classes made above
-    """Return how a pickle makes it again: a class that was made here can be found nowhere."""
+    """Return the parts of a pickle: a class that was made at run time cannot be imported."""
     plain = uncached(self)
     if isinstance(plain.cache, LayeredCache):
         plain.cache = None

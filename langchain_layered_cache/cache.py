@@ -5,15 +5,15 @@
 
     set_llm_cache(LayeredCache())
 
-LangChain looks up before it calls a model and updates after it. Both turn its two texts into a request (`_calls`), its generations
-into bytes (`_codec`), and ask the engine. The laws of this edge:
+LangChain calls `lookup` before a model and `update` after it. Both convert the two texts of LangChain to a request (`_calls`)
+and the generations to bytes (`_codec`), and use the engine. The laws:
 
-- Nothing that the cache does raises into the call, except what a caller asked for: a removal that failed, an option that may not be,
-  an answer that was to come from the cache alone and is not there.
-- A hit is a real `list` (LangChain takes anything else for a miss), never an empty one, of objects that nobody else has.
-- A request of which no exact key can be made is not cached; a warning says once which parameter is to blame.
-- Of equal calls of chat models, one asks the model and the others wait for its answer: see `Computing` in the engine. Nobody leads
-  outside of a call that LangChain has told of, and will tell the end of.
+- The cache raises into a call only if the caller requested it: a removal that failed, an invalid option, or a missing answer
+  with `mode="only_cached"`.
+- A hit is a `list` (LangChain treats other types as a miss) with at least one item, of objects that no other caller has.
+- A request without an exact key is not cached. One warning names the parameter that is the cause.
+- Concurrent equal calls of chat models are one request: see `Computing` in the engine. A call leads only if LangChain
+  announced it by callbacks, because then it also announces its end.
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ class LayeredCache(Management, BaseCache):
 
         LayeredCache()                                           memory, and a file in the user's cache folder
         LayeredCache("memory://", "sqlite:///answers.db")        tiers by URL or as objects
-        LayeredCache(cache=TieredCache(...))                     over an engine that others use too
+        LayeredCache(cache=TieredCache(...))                     an engine that is shared with other adapters
 
-    What one call may decide for itself stands in its metadata, `config={"metadata": {"llm_cache": {"ttl": "5m"}}}`, or around it,
+    Options of one call are in its metadata, `config={"metadata": {"llm_cache": {"ttl": "5m"}}}`, or in a block,
     `with cache_options(ttl="5m")`: see `layered_cache.CallOptions`.
 
     Args:
         tiers: URLs or `layered_cache.Tier` objects.
         namespace: Separates applications; part of every key. `"default"` unless given.
         policy: How long, how often, how much.
-        observers: Told of every event, inline.
+        observers: Functions that are called with each event, in the thread or task of the event.
         cache: An engine to use instead of making one of the above.
-        legacy: Another LangChain cache. It is asked for what is missing here, and what it has is copied here; it is never written. What
-            was removed here does not come back from it.
-        mark_hits: Whether answers from the cache say so: `response_metadata["layered_cache"]` then holds `hit`, `tier`, `age_seconds`,
+        legacy: Another LangChain cache. A miss reads it, and its answer is copied to this cache. It is never written. An answer
+            that was removed from this cache is not read from it again.
+        mark_hits: Whether `response_metadata["layered_cache"]` of an answer from the cache holds `hit`, `tier`, `age_seconds`,
             `key` and `saved_usd`.
         ignore: Names of parameters that keys leave out, such as `("user", "metadata")`: arguments of calls, fields of models, and entries
             of `model_kwargs` and `extra_body`. They are sent as before.
@@ -134,7 +134,7 @@ class LayeredCache(Management, BaseCache):
 
     @property
     def engine(self) -> TieredCache:
-        """The cache that this one is an adapter of."""
+        """The engine."""
         return self._cache
 
     @property
@@ -148,8 +148,8 @@ class LayeredCache(Management, BaseCache):
         """Return the generations for *prompt* under *llm_string*, new objects each time, or None.
 
         Raises:
-            ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
-            CacheMiss: There are none, and the caller wants nothing else.
+            ConfigurationError, TenantRequiredError: If an option of the caller is invalid or missing.
+            CacheMiss: If there is no entry and the caller allows no request.
         """
         asked = self._asked(prompt, llm_string)
         call, text = asked
@@ -166,7 +166,7 @@ class LayeredCache(Management, BaseCache):
                     found = self._brought(call, prompt, text) if held is None else self._decoded(call, key, held)
                 elif call.options.mode == "refresh":
                     call.cache.expect(key)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model is called in any case
             self.failed("lookup", error)
         return _checked(call, text, prompt, llm_string, found)
 
@@ -187,15 +187,15 @@ class LayeredCache(Management, BaseCache):
                     found = await self._abrought(call, prompt, text) if held is None else self._decoded(call, key, held)
                 elif call.options.mode == "refresh":
                     await call.cache.aexpect(key)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model is called in any case
             self.failed("lookup", error)
         return _checked(call, text, prompt, llm_string, found)
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        """Keep *return_val* for *prompt* under *llm_string*, as far as the policy and the caller admit it.
+        """Store *return_val* for *prompt* under *llm_string*, if the policy and the caller allow it.
 
         Raises:
-            ConfigurationError, TenantRequiredError: As for lookup, which says so first.
+            ConfigurationError, TenantRequiredError: As in `lookup`.
         """
         call, text = asked_by(prompt, llm_string, Asked) or self._asked_without_lookup(prompt, llm_string)
         if not call.options.stores:
@@ -208,7 +208,7 @@ class LayeredCache(Management, BaseCache):
                 call.cache.nothing_to_share(call.cache.key(request))
             else:
                 call.cache.set(request, answer)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
+        except Exception as error:  # noqa: BLE001 - the answer is returned in any case
             self.failed("update", error)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
@@ -224,15 +224,15 @@ class LayeredCache(Management, BaseCache):
                 call.cache.nothing_to_share(call.cache.key(request))
             else:
                 await call.cache.aset(request, answer)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is there and is paid for
+        except Exception as error:  # noqa: BLE001 - the answer is returned in any case
             self.failed("update", error)
 
     def clear(self, **kwargs: Any) -> None:  # noqa: ANN401 - LangChain's signature
-        """Remove everything of this namespace, or, with the criteria of `invalidate`, what meets them.
+        """Remove all entries of this namespace, or those that match the criteria of `invalidate`.
 
         Raises:
-            TypeError: A criterion is unknown.
-            DeletionError: It could not be recorded; what it names may still be served.
+            TypeError: If a criterion is unknown.
+            DeletionError: If the removal cannot be recorded. The entries may still be served.
         """
         self._check_criteria(kwargs)
         if kwargs:
@@ -253,27 +253,27 @@ class LayeredCache(Management, BaseCache):
         return self._calls.key(self._calls.begin(None, plain=not holds_messages(prompt)), prompt, llm_string)
 
     def __deepcopy__(self, memo: object) -> LayeredCache:
-        return self  # it is a handle: who copies a model goes on with the same cache
+        return self  # a copy of a model shares its cache
 
     def __repr__(self) -> str:
         return f"LayeredCache({self._cache!r})"
 
-    # --- for wrapped models, which answer streams: see `_streams`
+    # --- for wrapped models and their streams: see `_streams`
 
     @property
     def calls(self) -> Calls:
-        """What makes keys and answers here."""
+        """The maker of keys and answers."""
         return self._calls
 
     def peek(self, call: Call, key: str) -> list[Generation] | None:
-        """Return what memory has for *key*, at once."""
+        """Return the generations of *key* in memory; None if there are none."""
         if key in removals.pending:
             return None
         held = self._at_hand(call, key)
         return None if held is None else self._decoded(call, key, held)
 
     def find(self, call: Call, key: str, prompt: str, llm_string: str) -> list[Generation] | None:
-        """Return what is held for *key*, wherever. Nobody waits for the caller, nor he for anybody."""
+        """Return the generations of *key* in any tier, without waiting for a computation in flight."""
         if removals.pending:
             removals.settle(key)
         held = call.cache.fetch(key, leave=False)
@@ -287,13 +287,13 @@ class LayeredCache(Management, BaseCache):
         return await self._abrought(call, prompt, llm_string) if held is None else self._decoded(call, key, held)
 
     def failed(self, operation: str, error: Exception) -> None:
-        """Note what must not happen and must not hurt."""
+        """Record an unexpected error, which must not reach the caller."""
         note_failure(self._cache, operation, error)
 
     # --- calls
 
     def _asked(self, prompt: str, llm_string: str) -> Asked:
-        """Return the call that looks up by these texts, with its model if that is known."""
+        """Return the call of a lookup with these texts, with its model if that is known."""
         found = asking()
         like_messages = (found is None or not found.plain) and holds_messages(prompt)
         run = take_run(llm_string, like_messages=like_messages)
@@ -307,7 +307,7 @@ class LayeredCache(Management, BaseCache):
         return Asked(call, llm_string if found.text is None else found.text)
 
     def _asked_without_lookup(self, prompt: str, llm_string: str) -> Asked:
-        """Return the call of an update whose lookup is not known."""
+        """Return the call of an update without a known lookup."""
         run = take_run(llm_string, like_messages=False)
         model = None if run is None else run.model
         return Asked(self._calls.begin(run, model, plain=_is_plain(run, prompt, llm_string)), llm_string)
@@ -315,7 +315,7 @@ class LayeredCache(Management, BaseCache):
     # --- hits
 
     def _at_hand(self, call: Call, key: str) -> bytes | Hit | None:
-        """Return what memory has for *key*: the value, which is quicker, or where it comes from too."""
+        """Return the value of *key* in memory, or the hit if hits are marked."""
         return call.cache.peek_hit(key) if self._marks_hits else call.cache.peek(key)
 
     def _decoded(self, call: Call, key: str, held: bytes | Hit) -> list[Generation] | None:
@@ -330,20 +330,20 @@ class LayeredCache(Management, BaseCache):
         call.cache.reject(key, reason)
         return None
 
-    # --- what another cache has
+    # --- the legacy cache
 
     def _brought(self, call: Call, prompt: str, llm_string: str) -> list[Generation] | None:
-        """Return what the legacy cache has, after it was stored here; None also if it was removed here before."""
+        """Return the answer of the legacy cache and store it here; None if it was removed here before."""
         if self._legacy is None or call.options.mode == "read_only" or not self._calls.is_told_by_texts(call, llm_string):
             return None
         born = call.cache.ticket()
-        # without a log nobody knows what was removed
+        # without a log, removals are unknown
         if born.epoch <= 0 or (generations := self._legacy.lookup(prompt, llm_string)) is None:
             return None
         request, answer = self._calls.answer(call, prompt, llm_string, generations) or (None, None)
         if request is None or answer is None:
             return None
-        # older than every removal: nobody knows when it was computed
+        # older than every removal, since its time of computation is unknown
         entry = call.cache.set(request, answer, born=Ticket(born.epoch, 0))
         return None if entry is None else self._decoded(call, entry.key, Hit(entry, "legacy"))
 
@@ -360,7 +360,7 @@ class LayeredCache(Management, BaseCache):
         entry = await call.cache.aset(request, answer, born=Ticket(born.epoch, 0))
         return None if entry is None else self._decoded(call, entry.key, Hit(entry, "legacy"))
 
-    # --- what goes wrong
+    # --- errors
 
     def _legacy_failed(self, reason: str) -> None:
         self._cache.report(Event(kind="adapter_failed", namespace=self._cache.name, reason=f"legacy: {reason}"))
@@ -374,7 +374,7 @@ class LayeredCache(Management, BaseCache):
 
 
 def _led(call: Call) -> Led | None:
-    """Return what is told if the caller leads; None if nobody shall wait for this call, nor it for another one."""
+    """Return the callback for a call that leads; None for a call that neither leads nor follows."""
     run, options = call.run, call.options
     if run is None or producing.get() or options.mode != "default" or options.single_flight is False:
         return None

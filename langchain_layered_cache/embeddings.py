@@ -1,12 +1,13 @@
-"""`CachedEmbeddings`: an embedding model whose vectors are kept in tiers.
+"""`CachedEmbeddings`: an embedding model that stores its vectors in tiers.
 
     embeddings = cached_embeddings(OpenAIEmbeddings(model="text-embedding-3-small"), LayeredCache())
 
-The laws of this edge:
+The laws:
 
-- A key says which model, query or document, and the text, exactly as they are (`_identity`); no two models share vectors.
-- What the caller says by `with cache_options(...)` holds for vectors as it does for answers: a tenant's are found by this tenant only.
-- The rest is `layered_cache.vector_cache`'s: exact, one read and one write of a batch, each missing text once; errors pass.
+- A key covers the model (`_identity`), the kind (query or document) and the exact text. Two models never share vectors.
+- `cache_options(...)` applies to vectors as it does to answers: only the tenant of a vector finds it.
+- `layered_cache.vector_cache` does the rest: exact vectors, one read and one write for a batch, one request for each missing
+  text. Errors of the model pass through.
 """
 
 from __future__ import annotations
@@ -47,31 +48,31 @@ def cached_embeddings(
     namespace: str = "embeddings",
     ttl: Duration | None = None,
 ) -> CachedEmbeddings:
-    """Return *embeddings* with a cache before it; the arguments are those of `CachedEmbeddings`."""
+    """Return *embeddings* with a cache; the arguments are those of `CachedEmbeddings`."""
     return CachedEmbeddings(embeddings, cache, model=model, namespace=namespace, ttl=ttl)
 
 
 class CachedEmbeddings(Embeddings):
-    """An embedding model whose vectors are kept in tiers. What else the model has, this has too.
+    """An embedding model that stores its vectors in tiers. It has all other attributes of the model.
 
-    Concurrent callers of one query wait for one call of the model; batches do not wait for each other.
+    Concurrent callers of one query wait for one request. Batches do not wait for each other.
 
-    Options of a call are those around it, `with cache_options(...)`: `mode`, `namespace` (a tenant, below whom its vectors live),
-    `ttl`, `tags`, `account` and `single_flight`. A `sample` says nothing: there is one vector of a text.
+    `cache_options(...)` around a call sets its options: `mode`, `namespace` (a tenant), `ttl`, `tags`, `account` and
+    `single_flight`. `sample` has no effect: a text has one vector.
 
     Args:
         embeddings: The model.
         cache: The tiers; a `LayeredCache` shares its own.
-        model: What the model is called, in keys and for `invalidate(model=...)`; what it calls itself, unless given. A model without a
-            name, or with settings that cannot be read, needs one, which then has to stand for these settings too.
-        namespace: The name of the child namespace of *cache* in which the vectors live.
-        ttl: How long a vector is kept: seconds, a timedelta or a text (`"30d"`); as long as the policy of *cache* says, unless given.
+        model: The name of the model, for keys and `invalidate(model=...)`. Default: the name in its attributes. It is required
+            for a model without a name or with settings that cannot be read, and must identify these settings too.
+        namespace: The name of the child namespace of *cache* for the vectors.
+        ttl: How long a vector is kept: seconds, a `timedelta` or a text (`"30d"`). Default: the policy of *cache*.
 
     Raises:
-        ConfigurationError: Before any I/O, if an argument is wrong, or nothing says which model it is.
-        TenantRequiredError: By a call that names no tenant, where the policy requires one.
+        ConfigurationError: Before any I/O, if an argument is invalid or the model cannot be identified.
+        TenantRequiredError: By a call without a tenant, if the policy requires one.
         CacheMiss: By a call with `mode="only_cached"`, if a vector is missing.
-        TierError: By a call, if a tier fails and the policy of *cache* says `fail_open=False`.
+        TierError: By a call, if a tier fails and the policy of *cache* has `fail_open=False`.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class CachedEmbeddings(Embeddings):
     # --- batches
 
     def embed_documents(self, texts: list[str], **options: Any) -> list[list[float]]:  # noqa: ANN401 - the model's
-        """Return the vectors of *texts*; *options* go to the model, and into the key."""
+        """Return the vectors of *texts*. The model gets *options*, and the key covers them."""
         vectors, requests = self._asked("document", texts := list(texts), options)
         if requests is None:
             return self._embeddings.embed_documents(texts, **options)
@@ -117,7 +118,7 @@ class CachedEmbeddings(Embeddings):
     # --- one query
 
     def embed_query(self, text: str, **options: Any) -> list[float]:  # noqa: ANN401 - the model's
-        """Return the vector of *text*; *options* go to the model, and into the key."""
+        """Return the vector of *text*. The model gets *options*, and the key covers them."""
         vectors, requests = self._asked("query", [text], options)
         if requests is None:
             return self._embeddings.embed_query(text, **options)
@@ -130,10 +131,10 @@ class CachedEmbeddings(Embeddings):
             return await self._embeddings.aembed_query(text, **options)
         return await vectors.aone(requests[0], lambda: self._embeddings.aembed_query(text, **options))
 
-    # --- what else the model has
+    # --- other attributes of the model
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the model has
-        if name.startswith("_"):  # its own, and those that copying asks for before there is a model
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute
+        if name.startswith("_"):  # private ones, and those that `copy` reads before the model is set
             raise AttributeError(name)
         return getattr(self._embeddings, name)
 
@@ -143,7 +144,7 @@ class CachedEmbeddings(Embeddings):
     # --- keys and values
 
     def _asked(self, kind: str, texts: Sequence[str], call: Mapping[str, object]) -> tuple[VectorCache, list[Request] | None]:
-        """Return where the vectors of *texts* live, and a request for each; None: the model is to be asked without the cache.
+        """Return the cache of the vectors of *texts* and a request for each; None if the call is not cached.
 
         Raises:
             TenantRequiredError, CacheMiss: See above.

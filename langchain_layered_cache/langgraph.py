@@ -1,4 +1,4 @@
-"""`LangGraphCache`: the writes of LangGraph's nodes and tasks, in tiers.
+"""`LangGraphCache`: a cache of the writes of LangGraph's nodes and tasks, in tiers.
 
     from langgraph.types import CachePolicy
     from langchain_layered_cache import LangGraphCache, LayeredCache, cache_key
@@ -6,18 +6,18 @@
     builder.add_node("answer", answer, cache_policy=CachePolicy(key_func=cache_key))
     graph = builder.compile(cache=LangGraphCache(LayeredCache()))
 
-LangGraph asks before it runs a node that has a cache policy, and hands over what the node wrote. The laws of this edge:
+LangGraph reads the cache before it runs a node that has a cache policy, and writes the result of the node. The laws:
 
-- `get` and `set` raise nothing into the graph, whatever a tier, a value or a serializer does: an event, one warning, a miss.
+- `get` and `set` raise nothing into the graph. An error of a tier, a value or a serializer is an event, one warning and a miss.
 - Namespaces are exact, as in LangGraph's own memory cache: `("a", "b")` is neither `("a:b",)` nor part of `("a",)`.
-- What the caller says holds, in the metadata of the run or by `with cache_options(...)`: of a tenant, an account or a sample everything is
-  apart. It holds from the moment that a node is asked for (`_births`).
-- Removals are of the tenant of the `with cache_options(...)` around them, whatever run they stand in: a run's end may not be known yet.
-- LangGraph's key names a node by the module and name of its function. The code of that function is added (`_nodes`). A node with code
-  that this name does not identify is not cached, unless the cache has a `name`.
-- The answer of a person to an `interrupt()` belongs to one thread. So the writes of a node that was resumed are not kept.
-- Everybody gets objects of their own (`_writes` makes bytes of them), and of many keys each tier is asked once.
-- Removals raise if they could not be recorded: who asked for them must know.
+- Options of the caller apply, from the metadata of the run or `cache_options(...)`. Tenants, accounts and samples are
+  separate. The options count that hold when the node is looked up (`_births`).
+- Removals apply to the tenant of the enclosing `cache_options(...)`, independent of the run: its end may not be known yet.
+- The key of LangGraph names a node by the module and name of its function. The code of that function is added (`_nodes`). A
+  node with code that this name does not identify is not cached, unless the cache has a `name`.
+- The answer of a person to an `interrupt()` belongs to one thread. So the writes of a resumed node are not stored.
+- Each caller gets new objects (`_writes` is the codec). Many keys are one read of each tier.
+- A removal raises an error if it cannot be recorded.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ from langchain_layered_cache.cache import LayeredCache
 __all__ = ["LangGraphCache", "cache_key"]
 
 FRAMEWORK = "langgraph"
-_CODEC = "langgraph:"  # and the serializer's word for the form
+# the prefix of codecs; the type name of the serializer follows
+_CODEC = "langgraph:"
 _UNFINISHED = frozenset({RESUME, "__interrupt__", "__error__"})  # channels of writes that belong to one run
 
 G = TypeVar("G", bound=Pregel[Any, Any, Any, Any])
@@ -72,8 +73,8 @@ _NO_ACCOUNT = "separate_accounts is on, and the run of the graph names no accoun
 class LangGraphCache(BaseCache[Any]):
     """A LangGraph cache for `compile(cache=...)` and `entrypoint(cache=...)`.
 
-    It keeps its entries in a namespace of its own below that of *cache*. What a policy of LangGraph's gives no `ttl` is kept as long
-    as the policy of *cache* says. Nodes without a cache policy are not cached, and LangGraph does not tell a cache of them: `check` looks.
+    Its entries are in a child namespace of *cache*. If a cache policy of LangGraph has no `ttl`, the policy of *cache* decides.
+    Nodes without a cache policy are not cached, and LangGraph does not call a cache for them: `check` finds them.
 
     Args:
         cache: The tiers; a `LayeredCache` shares its own.
@@ -81,11 +82,11 @@ class LangGraphCache(BaseCache[Any]):
             from the nodes of all other names. It is needed for nodes with code that LangGraph's key does not identify: coroutine functions,
             lambdas, methods, inner functions, partials, callable objects, runnables, graphs, and functions that read a global such as
             a model or a client.
-        serde: Another serializer. The one of LangGraph's checkpoints returns some values changed, and builds whatever the bytes name:
-            use it only with stores that nobody else can write to.
+        serde: Another serializer. That of LangGraph's checkpoints changes some values, and creates any object that the bytes name.
+            Use it only if no other party can write to the stores.
 
     Raises:
-        ConfigurationError: Before any I/O, if an argument is wrong, or *serde* would unpickle.
+        ConfigurationError: Before any I/O, if an argument is invalid or *serde* uses pickle.
     """
 
     def __init__(self, cache: TieredCache | LayeredCache, *, name: str | None = None, serde: SerializerProtocol | None = None) -> None:
@@ -94,7 +95,7 @@ class LangGraphCache(BaseCache[Any]):
             msg = f'name must be a text that is not empty, such as "faq-2", not {name!r}'
             raise ConfigurationError(msg)
         if _unpickles(serde):
-            msg = "serde must not unpickle, or who can write to a store runs code here: make it with pickle_fallback=False"
+            msg = "serde must not use pickle, since a writer to a store could run code here. Make it with pickle_fallback=False"
             raise ConfigurationError(msg)
         super().__init__(serde=serde or WritesSerializer())
         self._engine = engine
@@ -108,13 +109,13 @@ class LangGraphCache(BaseCache[Any]):
 
     @property
     def engine(self) -> TieredCache:
-        """The cache that this one is an adapter of, in its own namespace."""
+        """The engine, in the namespace of this cache."""
         return self._cache
 
     # --- LangGraph's side
 
     def get(self, keys: Sequence[FullKey]) -> dict[FullKey, Any]:
-        """Return what is held for *keys*, new objects each time; absent ones are absent. It raises nothing."""
+        """Return the values of *keys* as new objects; missing keys are absent. It raises nothing."""
         try:
             options = self._options()
             askers = self._askers(options, keys)
@@ -122,8 +123,8 @@ class LangGraphCache(BaseCache[Any]):
             values = self._values(cache, asked, cache.get_many(asked)) if asked else {}
             if missed := {key: asker for key, asker in askers.items() if key not in values}:
                 self._missed(missed, cache.ticket())
-            return values  # noqa: TRY300 - what is above may fail
-        except Exception as error:  # noqa: BLE001 - whatever it is, the node runs
+            return values  # noqa: TRY300 - the lines above may fail
+        except Exception as error:  # noqa: BLE001 - the node runs in any case
             return self._failed("get", error, keys)
 
     async def aget(self, keys: Sequence[FullKey]) -> dict[FullKey, Any]:
@@ -135,16 +136,16 @@ class LangGraphCache(BaseCache[Any]):
             values = self._values(cache, asked, await cache.aget_many(asked)) if asked else {}
             if missed := {key: asker for key, asker in askers.items() if key not in values}:
                 self._missed(missed, await cache.aticket())
-            return values  # noqa: TRY300 - what is above may fail
-        except Exception as error:  # noqa: BLE001 - whatever it is, the node runs
+            return values  # noqa: TRY300 - the lines above may fail
+        except Exception as error:  # noqa: BLE001 - the node runs in any case
             return self._failed("get", error, keys)
 
     def set(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> None:
-        """Hold the values in *pairs*, for as many seconds as each says; None: as the policy says. It raises nothing."""
+        """Store the values in *pairs*, each with its ttl in seconds; None: the ttl of the policy. It raises nothing."""
         try:
             for (options, born), answers in self._answers(pairs).items():
                 self._of_tenant(options).set_many(answers, born=born)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the node has run
+        except Exception as error:  # noqa: BLE001 - the result is returned in any case
             self._failed("set", error)
 
     async def aset(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> None:
@@ -152,16 +153,17 @@ class LangGraphCache(BaseCache[Any]):
         try:
             for (options, born), answers in self._answers(pairs).items():
                 await self._of_tenant(options).aset_many(answers, born=born)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the node has run
+        except Exception as error:  # noqa: BLE001 - the result is returned in any case
             self._failed("set", error)
 
     def clear(self, namespaces: Sequence[Namespace] | None = None) -> None:
-        """Remove what is held in *namespaces*, each of them exactly; None: all that LangGraph has cached here, and nothing else.
+        """Remove the entries of exactly these *namespaces*; None: all entries of LangGraph in this cache.
 
-        Inside `with cache_options(namespace=...)` that is the tenant's; else what belongs to none, whatever the metadata of a run says.
+        Inside of `cache_options(namespace=...)` the entries of that tenant, otherwise those without a tenant. The metadata of a run
+        is ignored.
 
         Raises:
-            DeletionError: It could not be recorded; what it names may still be served.
+            DeletionError: If the removal cannot be recorded. The entries may still be served.
         """
         cache = self._of_tenant(current_options())
         if namespaces is None:
@@ -201,18 +203,18 @@ class LangGraphCache(BaseCache[Any]):
     def __repr__(self) -> str:
         return f"LangGraphCache({self._cache!r})"
 
-    # --- whose
+    # --- tenants and options
 
     def _of_tenant(self, options: CallOptions) -> TieredCache:
         return self._cache if options.namespace is None else self._engine.namespace(options.namespace).namespace(self._place)
 
     def _options(self) -> CallOptions:
-        """Return what the caller has said.
+        """Return the options of the caller.
 
         Raises:
-            ConfigurationError: It may not be said.
-            TenantRequiredError: It names no tenant, and must.
-            UncacheableRequestError: The same of an account.
+            ConfigurationError: If an option is invalid.
+            TenantRequiredError: If the policy requires a tenant and the caller names none.
+            UncacheableRequestError: If the policy separates accounts and the caller names none.
         """
         options, policy = options_here(), self._engine.policy
         if options.namespace is None and policy.tenant_required:
@@ -221,7 +223,7 @@ class LangGraphCache(BaseCache[Any]):
             raise UncacheableRequestError(_NO_ACCOUNT)
         return options
 
-    # --- which code
+    # --- the code of nodes
 
     def _askers(self, options: CallOptions, keys: Iterable[FullKey]) -> dict[FullKey, Asker | None]:
         """Return the asker of each of *keys*; None for a key that is neither read nor written."""
@@ -250,10 +252,10 @@ class LangGraphCache(BaseCache[Any]):
                     values[asked[request]] = value
                 else:  # an earlier release wrote it
                     cache.reject(entry.key, OF_AN_ANSWER)
-            except Exception as error:  # noqa: BLE001 - of another release, of classes that have changed, of another serializer
+            except Exception as error:  # noqa: BLE001 - bytes of another release or serializer, or of a class that has changed
                 reason = str(error) if isinstance(error, RebuildError) else type(error).__name__
                 cache.reject(entry.key, reason)
-                self._once.warn(f"what a node wrote cannot be read and counts as a miss: {reason}")
+                self._once.warn(f"the stored result of a node cannot be decoded and counts as a miss: {reason}")
         return values
 
     def _missed(self, askers: Mapping[FullKey, Asker | None], ticket: Ticket | None) -> None:
@@ -261,7 +263,7 @@ class LangGraphCache(BaseCache[Any]):
             self._births.note(key, asker, ticket)
 
     def _answers(self, pairs: Mapping[FullKey, tuple[Any, int | None]]) -> dict[tuple[CallOptions, Ticket | None], dict[Request, Answer]]:
-        """Return what is to be held of *pairs*, by what its caller has said and its birth: LangGraph hands over one pair at a time."""
+        """Return the answers to store for *pairs*, by the options of the caller and the log position."""
         answers: dict[tuple[CallOptions, Ticket | None], dict[Request, Answer]] = {}
         for key, (value, ttl) in pairs.items():
             if is_no_key(key[1]):
@@ -275,10 +277,10 @@ class LangGraphCache(BaseCache[Any]):
                 continue
             try:
                 form, data = self.serde.dumps_typed(value)
-            except Exception as error:  # noqa: BLE001 - a value may be of any kind, and say no in any way
+            except Exception as error:  # noqa: BLE001 - a value may be of any class, and raise any error
                 reason = str(error) if isinstance(error, EncodeError) else type(error).__name__
                 self._cache.report(Event(kind="not_stored", namespace=self._of_tenant(options).name, reason="not encodable"))
-                self._once.warn(f"what a node wrote is not cached: {reason}")
+                self._once.warn(f"the result of a node is not cached: {reason}")
                 continue
             tags = (*_tags([key[0]]), *options.labels)
             keep_for = _shorter(ttl, options.keep_for)
@@ -287,8 +289,8 @@ class LangGraphCache(BaseCache[Any]):
         return answers
 
     def _failed(self, operation: str, error: Exception, keys: Sequence[FullKey] = ()) -> dict[FullKey, Any]:
-        """Note what must not hurt; return what is held then. What was asked for in vain is not stored either: whose it is is not known."""
-        with suppress(Exception):  # what LangGraph never asks for
+        """Record the error and return no values. The missed keys are not stored later, since their tenant is unknown."""
+        with suppress(Exception):  # keys that LangGraph never makes
             self._missed({key: None for key in keys if not is_no_key(key[1])}, None)
         if isinstance(error, ConfigurationError | TenantRequiredError | UncacheableRequestError):
             self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=str(error)))
@@ -328,19 +330,19 @@ def _unnamed(node: str, error: UncacheableRequestError) -> str:
 
 
 def _shorter(ttl: int | None, callers: float | None) -> float | None:
-    """Return the shorter of the node's time and the caller's, in seconds; None if neither says one."""
+    """Return the shorter of the two ttls in seconds; None without any."""
     return min((max(0, seconds) for seconds in (ttl, callers) if seconds is not None), default=None)
 
 
 def _tags(namespaces: Iterable[Namespace]) -> list[str]:
-    """Return the tag of each of *namespaces*: a text from which it could be read back."""
+    """Return the tag of each of *namespaces*, its JSON."""
     return [json.dumps(list(namespace)) for namespace in namespaces]
 
 
 def _unpickles(serde: object) -> bool:
-    """Whether *serde*, or one that it wraps, falls back to pickle."""
+    """Return True if *serde*, or a serializer that it wraps, falls back to pickle."""
     return serde is not None and (bool(getattr(serde, "pickle_fallback", False)) or _unpickles(getattr(serde, "serde", None)))
 
 
-def _has_policy(graph: Any) -> bool:  # noqa: ANN401 - of graphs' parts, the types say too little
+def _has_policy(graph: Any) -> bool:  # noqa: ANN401 - the parts of graphs are not typed
     return graph.cache_policy is not None or any(node.cache_policy is not None for node in graph.nodes.values())

@@ -1,4 +1,4 @@
-"""`LayeredCacheMiddleware`: the answers of an agent's model, and the results of the tools that may be kept, in tiers.
+"""`LayeredCacheMiddleware`: a cache of an agent's model calls and of some of its tools, in tiers.
 
     from langchain.agents import create_agent
     from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware
@@ -6,13 +6,14 @@
     cache = LayeredCache("memory://", "sqlite:///answers.db")
     agent = create_agent(model, tools, middleware=[LayeredCacheMiddleware(cache, ttl="1d", tools={"get_weather": "5m"})])
 
-The agent's model is replaced by one that asks the cache first (`_standins`), and everything around it goes on as it is: other middleware,
-structured output, streams, the agent's own name on its messages. What is stored is what the model said. What this has more than
-`set_llm_cache(LayeredCache(...))`, with which it shares its answers: while the policy's `fresh_for` is over and `keep_for` is not, the
-old answer is given at once and refreshed in the background, and it stays while the model fails; keys of models are known
-(`Policy.separate_accounts`); tools (`_tools`).
+The middleware replaces the agent's model by a proxy that reads the cache first (`_standins`). Other middleware, structured
+output, streams and the name of the agent on its messages stay as they are. The cache stores the model's raw answer.
 
-What one call may decide for itself (`cache_options`, `config={"metadata": {"llm_cache": {...}}}`) holds for its models and its tools.
+It shares answers with `set_llm_cache(LayeredCache(...))` and adds three features. An answer between `fresh_for` and `keep_for` is
+returned at once and refreshed in the background, and it stays while the model fails. `Policy.separate_accounts` knows the API
+key of the model. Results of tools are cached (`_tools`).
+
+Options of a call (`cache_options`, `config={"metadata": {"llm_cache": {...}}}`) apply to its models and tools.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from langchain_layered_cache.cache import LayeredCache
 if TYPE_CHECKING:
     _Middleware = AgentMiddleware[Any, Any, Any]
 else:
-    _Middleware = AgentMiddleware  # of which some releases take fewer arguments
+    _Middleware = AgentMiddleware  # some releases have fewer type parameters
 
 Ttl: TypeAlias = Duration | None
 
@@ -50,20 +51,21 @@ Ttl: TypeAlias = Duration | None
 class LayeredCacheMiddleware(_Middleware):
     """A cache of an agent's model calls and of some of its tools.
 
-    Of equal calls, whichever agent, thread or task makes them, one asks; the others wait for its answer. Its error is its own (it may be
-    about its key, its time-out): the others ask then, each once and all at the same time. A model with `cache=False` is left as it is.
+    Concurrent equal calls of all agents, threads and tasks are one request. An error of the request is raised in its own caller
+    only: it may concern that caller's API key or timeout. The remaining callers then send one request each, at the same time. A
+    model with `cache=False` is not cached.
 
-    Middleware that changes the model's request, or the agent, may stand anywhere: what counts is what reaches the model. Middleware that
-    changes a tool's arguments or its result for one user has to stand before this one.
+    Middleware that changes the request of the model may come before or after this one: the key covers the final request.
+    Middleware that changes arguments or results of a tool for one user must come before this one.
 
     Args:
         cache: The tiers; a `LayeredCache` shares its own.
-        ttl: How long answers of the model may be served, unless the call says it: seconds, a `timedelta`, a text such as `"5m"`; None: as
-            the policy says.
-        tools: The names of the tools whose results are kept, each with how long (if the call says less, that); or just the names. A tool
-            belongs here if equal arguments give equal results for everyone and it changes nothing.
-        models: Whether answers of the model are kept.
-        mark_hits: Whether answers from the cache say so, as those of `LayeredCache` do; `tier` is None where that is not known.
+        ttl: How long answers of the model may be served: seconds, a `timedelta`, or a text such as `"5m"`. A `ttl` of the call
+            overrides it. None: as in the policy.
+        tools: The names of the tools to cache, each with its ttl (a shorter `ttl` of the call counts), or the names alone. Only
+            name a tool that changes nothing, and that returns equal results to all users for equal arguments.
+        models: Whether answers of the model are cached.
+        mark_hits: Whether answers from the cache are marked, as in `LayeredCache`. `tier` is None if it is not known.
         key_extra: Identifies models that have no name, or settings that cannot be read: plain data, such as `"name/and-settings"`.
         ignore: Names of parameters of the model that keys leave out; as *cache* has it, unless given. See `LayeredCache`.
         normalize: How texts of users are normalised in keys; as *cache* has it, unless given. Keys of tools are exact.
@@ -99,11 +101,11 @@ class LayeredCacheMiddleware(_Middleware):
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelCallResult[Any]:
-        """Have *handler* ask a model that asks the cache first.
+        """Call *handler* with a model that reads the cache first.
 
         Raises:
-            ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
-            CacheMiss: The cache has no answer, and the caller wants nothing else.
+            ConfigurationError, TenantRequiredError: If an option of the caller is invalid or missing.
+            CacheMiss: If there is no entry and the caller allows no request.
         """
         return handler(self._before(request))
 
@@ -116,11 +118,11 @@ class LayeredCacheMiddleware(_Middleware):
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
-        """Return the result of a tool, from the cache if the tool is one of those to be kept and it is there.
+        """Return the result of a tool, from the cache if the tool is cached and has an entry.
 
         Raises:
-            ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
-            CacheMiss: The cache has no result of such a tool, and the caller wants nothing else.
+            ConfigurationError, TenantRequiredError: If an option of the caller is invalid or missing.
+            CacheMiss: If there is no entry of a cached tool and the caller allows no run.
         """
         ask = self._tools.ask(request, handler)
         return handler(request) if ask is None else ask.answered()
@@ -133,16 +135,16 @@ class LayeredCacheMiddleware(_Middleware):
         return await handler(request) if ask is None else await ask.aanswered()
 
     def _before(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        """Return *request* to a model that asks the cache first."""
+        """Return *request* with a model that reads the cache first."""
         if self._models is None:
             return request
         model = cast("object", request.model)
         try:
             if isinstance(model, BaseChatModel):
                 return request if model.cache is False else request.override(model=stand_in(model, self._models))
-            reason = f"a {type(model).__qualname__} is no chat model whose parameters can be known"
-        except Exception as error:  # noqa: BLE001 - a class may refuse to have others below it, in any way
-            reason = f"nothing can stand in for a {type(model).__qualname__}: {type(error).__name__}"
+            reason = f"a {type(model).__qualname__} is not a chat model, so its parameters are not known"
+        except Exception as error:  # noqa: BLE001 - a class may forbid subclasses, by any error
+            reason = f"a proxy of a {type(model).__qualname__} cannot be made: {type(error).__name__}"
         self._calls.refuse(self._calls.begin(None), reason)
         return request
 

@@ -3,15 +3,15 @@
     store = LayeredByteStore(LayeredCache())
     embeddings = CacheBackedEmbeddings.from_bytes_store(model, store, namespace="text-embedding-3-small")
 
-The laws of this edge:
+The laws:
 
-- Options of calls (`cache_options`) are for answers: a store takes no notice of them, nor does `Policy.tenant_required` of it. Who has
-  tenants gives each a store of its own namespace.
-- It is a cache: what it holds may be gone, at the end of its time or before, so it must not be the only copy.
-- A tier that fails counts as empty: `mget` finds nothing there, `mset` goes on in the others. Nothing is raised, but for removals.
+- Options of calls (`cache_options`) and `Policy.tenant_required` do not apply to a store. An application with tenants uses one
+  store with its own namespace for each tenant.
+- It is a cache: a value may be evicted or expire, so the store must not hold the only copy.
+- A tier that fails counts as empty: `mget` reads the next tier, and `mset` writes to the remaining ones. Only removals raise.
 - A value that is set replaces the older value of its key in every tier. If it cannot be kept, for example because
   it is too large, its key holds nothing.
-- A value says which key it belongs to: so keys can be listed where requests are not kept, and no key ever gets another one's value.
+- A value contains its key: so keys can be listed where requests are not stored, and no key gets the value of another key.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from langchain_layered_cache._requests import FRAMEWORK
 from langchain_layered_cache.cache import LayeredCache
 
 _CODEC = "langchain-bytes-1"
-_LENGTH = struct.Struct("<I")  # of the key, which stands before the value
+# the length of the key, which precedes the value
+_LENGTH = struct.Struct("<I")
 
 
 class LayeredByteStore(BaseStore[str, bytes]):
-    """A LangChain store of bytes in tiers, fastest first. Every method may be called from any thread, the coroutines from any loop.
+    """A LangChain store of bytes in tiers, fastest first. All methods are thread-safe; the coroutines work in any event loop.
 
-    Options of calls (`with cache_options(...)`: a tenant, a mode) are for answers, and not for it. A tenant's store is one of its own
-    `namespace`, or `LayeredByteStore(cache.engine.namespace("tenant-7"))`.
+    Options of calls (`cache_options(...)`) do not apply to it. A tenant gets a store with another `namespace`, or
+    `LayeredByteStore(cache.engine.namespace("tenant-7"))`.
 
     Args:
         cache: The tiers; a `LayeredCache` shares its own.
-        namespace: The name of the child namespace of *cache* in which it lives. Stores of different names do not meet.
-        ttl: How long a value is kept: seconds, a timedelta or a text (`"30d"`); as long as the policy of *cache* says, unless given.
+        namespace: The name of the child namespace of *cache* for the values. Stores with different names share nothing.
+        ttl: How long a value is kept: seconds, a `timedelta` or a text (`"30d"`). Default: the policy of *cache*.
 
     Raises:
-        ConfigurationError: Before any I/O, if an argument is wrong; so do all methods.
+        ConfigurationError: Before any I/O, if an argument is invalid. All methods raise it.
     """
 
     def __init__(self, cache: TieredCache | LayeredCache, *, namespace: str = "bytes", ttl: Duration | None = None) -> None:
@@ -54,7 +55,7 @@ class LayeredByteStore(BaseStore[str, bytes]):
 
     @property
     def engine(self) -> TieredCache:
-        """The cache that this one is an adapter of, in its own namespace."""
+        """The engine, in the namespace of the store."""
         return self._cache
 
     # --- reading
@@ -78,7 +79,7 @@ class LayeredByteStore(BaseStore[str, bytes]):
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """Yield all keys, or those that start with *prefix*, each once, in no order. Values are read for that.
 
-        What is set or deleted meanwhile may come or not.
+        Concurrent changes may be included or not.
         """
         for entry in self._cache.entries():
             if (key := self._key(entry)) is not None and key.startswith(prefix or ""):
@@ -137,7 +138,7 @@ class LayeredByteStore(BaseStore[str, bytes]):
             if (why := self._cache.why_too_large(answer.value)) is not None:
                 left_out.append(request)
                 self._cache.report(Event(kind="not_stored", namespace=self._cache.name, reason="too large"))
-                self._once.warn(f"a value of a byte store cannot be kept, nor can others that are as large: {why}", about="too large")
+                self._once.warn(f"a value of a byte store cannot be kept, nor can a value of the same size: {why}", about="too large")
         return {request: answer for request, answer in answers.items() if request not in left_out}, left_out
 
     def _answer(self, key: str, value: bytes) -> Answer:

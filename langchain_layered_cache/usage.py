@@ -1,11 +1,11 @@
-"""What was spent and what was saved: LangChain's own counter adds the tokens of an answer from the cache to those that were paid for.
+"""Counters of spent and saved tokens. LangChain's own counter adds tokens of cached answers to the tokens that were paid.
 
     with usage_callback() as usage:
         agent.invoke(...)
     print(usage.spent, usage.saved, usage.saved_usd)
 
-Blocks nest: what happens in an inner one happens in the outer ones too.
-An answer from a cache is known by `total_cost: 0`, which LangChain puts into its usage; no model does.
+Blocks nest: an answer in an inner block counts in the outer blocks too. An answer from a cache has `total_cost: 0` in its usage,
+which LangChain adds. Models do not use this name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from layered_cache.providers import cost_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """What answers of one model took. `usd` is by the price list of genai-prices; 0 where that does not know the model."""
+    """The tokens and the price of the answers of one model. `usd` is from the prices of genai-prices, 0 for an unknown model."""
 
     answers: int = 0
     input_tokens: int = 0
@@ -37,7 +37,7 @@ class Used:
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """All tokens."""
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Used) -> Used:
@@ -52,11 +52,11 @@ class Used:
 class UsageCallback(BaseCallbackHandler):
     """Counts the answers of chat models: `spent` by the model, `saved` by the cache, each by the model's name.
 
-    It may be used by many threads at once, and given to a call by hand: `config={"callbacks": [UsageCallback()]}`.
+    It is thread-safe, and can be passed to a call: `config={"callbacks": [UsageCallback()]}`.
 
-    Of a stream that several read at once, whoever began it has spent, and the others have saved. If he leaves before its end, which goes on
-    for the others, nobody here has spent what the provider will charge; so it is for a stream that is left by all, with a cache or without.
-    Who joins a stream of a model that reports no usage counts as one who has spent nothing known: `answers` alone.
+    Tokens of a shared stream are spent by the caller that started it, and saved by the remaining readers. If that caller leaves
+    early, its tokens are not counted, although the provider charges for them. The same is true without a cache. A reader that joins
+    a stream of a model without usage counts as one answer without tokens.
     """
 
     def __init__(self) -> None:
@@ -66,29 +66,29 @@ class UsageCallback(BaseCallbackHandler):
         restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Renew the lock, which another thread of the parent may have held."""
+        """Renew the lock: a thread of the parent may have held it."""
         self._lock = threading.Lock()
 
     @property
     def spent(self) -> dict[str, Used]:
-        """What models were asked for."""
+        """The use by calls of models, by model."""
         with self._lock:
             return dict(self._spent)
 
     @property
     def saved(self) -> dict[str, Used]:
-        """What came from the cache."""
+        """The use that answers from the cache saved, by model."""
         with self._lock:
             return dict(self._saved)
 
     @property
     def spent_usd(self) -> float:
-        """What was paid, as far as prices are known."""
+        """The price of the calls, as far as prices are known."""
         return sum(used.usd for used in self.spent.values())
 
     @property
     def saved_usd(self) -> float:
-        """What was not paid, as far as prices are known."""
+        """The price that was saved, as far as prices are known."""
         return sum(used.usd for used in self.saved.values())
 
     def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
@@ -120,12 +120,12 @@ def _tokens(message: AIMessage) -> int:
     return (message.usage_metadata or {}).get("output_tokens", 0)
 
 
-# of the blocks around a caller, the outermost first: each has a variable of its own, so that LangChain tells each handler once
+# the variables of nested blocks, the outermost first: LangChain calls the handler of each variable once
 _blocks: list[ContextVar[UsageCallback | None]] = []
 
 
 def _next_block() -> ContextVar[UsageCallback | None]:
-    """Return the variable of a block inside of those around the caller. There are as many as blocks were ever inside of each other."""
+    """Return the variable of a block inside of the current blocks. The list is as long as the deepest nesting so far."""
     for block in _blocks:
         if block.get() is None:
             return block
@@ -137,7 +137,7 @@ def _next_block() -> ContextVar[UsageCallback | None]:
 
 @contextmanager
 def usage_callback() -> Generator[UsageCallback]:
-    """Count every answer of a chat model inside the block, in this thread or task and what they start. Of nested blocks, each counts."""
+    """Count each answer of a chat model inside the block, in this thread or task and those that it starts."""
     callback, block = UsageCallback(), _next_block()
     token = block.set(callback)
     try:
