@@ -211,13 +211,18 @@ def _no_generations(cause: Exception | None) -> NoReturn:
 
 # --- to parts
 
-_INFO, _MESSAGE_PARTS, _METADATA = 4, 5, 5  # their places in the parts below
+_INFO, _MESSAGE_PARTS, _KWARGS, _METADATA = 4, 5, 4, 5  # their places in the parts below
+_CALLS = "tool_calls"
 
 
 def _with_plain_metadata(parts: list[Any]) -> list[Any]:
     parts[_INFO] = plain_metadata(parts[_INFO])
     if len(parts) > _MESSAGE_PARTS:
-        parts[_MESSAGE_PARTS][_METADATA] = plain_metadata(parts[_MESSAGE_PARTS][_METADATA])
+        message = parts[_MESSAGE_PARTS]
+        message[_METADATA] = plain_metadata(message[_METADATA])
+        kwargs: dict[str, Any] | None = message[_KWARGS]
+        if kwargs and _CALLS in kwargs:  # the provider's objects; the message has the calls itself, and they come back equal
+            message[_KWARGS] = kwargs | cast("dict[str, Any]", plain_metadata({_CALLS: kwargs[_CALLS]}))
     return parts
 
 

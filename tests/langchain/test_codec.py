@@ -320,6 +320,19 @@ def test_objects_in_metadata_become_plain_data(value: Any, data: Any) -> None:
     assert text == Generation(text="a", generation_info={"usage": data})
 
 
+def test_provider_objects_of_tool_calls_become_plain_data() -> None:
+    calls = [{"name": "search", "args": {"q": "x"}, "id": "call_1", "type": "tool_call"}]
+    kwargs = {"tool_calls": [Tokens(details=Tokens(prompt_tokens=1))], "refusal": None}
+    message = AIMessage("", tool_calls=calls, additional_kwargs=kwargs)
+    (back,) = decode(encode([ChatGeneration(message=message)]))
+    assert back.message.tool_calls == message.tool_calls  # type: ignore[attr-defined]
+    assert back.message.additional_kwargs == {  # type: ignore[attr-defined]
+        "tool_calls": [{"prompt_tokens": 3, "details": {"prompt_tokens": 1, "details": None}}],
+        "refusal": None,
+    }
+    assert type(message.additional_kwargs["tool_calls"][0]) is Tokens
+
+
 @pytest.mark.parametrize("value", [object(), len, Tokens, nested(100_000), memoryview(b"a")], ids=lambda value: type(value).__name__)
 def test_objects_without_data_are_refused_in_metadata_too(value: Any) -> None:
     for place in ({"x": value}, {"x": Tokens(details=value)}):
