@@ -1,11 +1,11 @@
-"""What was so when LangGraph asked for a task's writes: what the caller had said, and what was known of the invalidation log.
+"""The options of the caller and the log position at the time when LangGraph looked a task up.
 
-LangGraph asks once or several times before and while a task runs, and hands over what it wrote from any thread or task and in any
-context; so who calls says nothing, and what the context says may be another caller's, or nothing at all. But it hands over the very key
-object that it made for this task, which tells them all apart.
+LangGraph reads the cache once or several times before and during a task. It writes the result from any thread or task and in any
+context, so the context of the write may be that of another caller. But it passes the same key object to both, which identifies the
+task.
 
-Of equal tasks of one step LangGraph asks by one object only. The others' writes go by what was so for an equal key, if that is beyond
-doubt; if two callers of different options have asked for it, they are not kept.
+For equal tasks of one step, LangGraph reads with one key object only. Writes with an equal key use the options of that read. If
+callers with different options have read the key, the writes are not stored.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from layered_cache.entry import Ticket
 
 from langchain_layered_cache._chains import Resumed
 
-_MOST = 10_000  # keys
-_OF_EACH = 64  # tasks
+# the bounds: keys, and tasks of one key
+_MOST = 10_000
+_OF_EACH = 64
 
 
 class Asker(NamedTuple):
@@ -36,7 +37,7 @@ class Asker(NamedTuple):
 
 
 class Birth(NamedTuple):
-    """The caller that a task's writes belong to (None: they are not kept), the state of the log at its lookup, and the seconds since."""
+    """The caller of a task (None: its writes are not stored), the log position at its lookup, and the seconds since."""
 
     asker: Asker | None
     ticket: Ticket | None = None
@@ -45,7 +46,7 @@ class Birth(NamedTuple):
 
 @dataclass(slots=True)
 class _Asked:
-    name: str  # held, so that no other object has its address
+    name: str  # kept alive, so that no other object gets its address
     asker: Asker | None
     ticket: Ticket | None
     at: float
@@ -53,7 +54,7 @@ class _Asked:
 
 
 class Births:
-    """The births of one process's tasks."""
+    """The lookups of the tasks of this process."""
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
@@ -61,12 +62,12 @@ class Births:
         restart_in_child(self)
 
     def after_fork(self) -> None:
-        """Begin without births: a task goes on in the process that has begun it."""
+        """Start without entries: a task ends in the process that started it."""
         self._lock = threading.Lock()
         self._by_key: OrderedDict[FullKey, list[_Asked]] = OrderedDict()
 
     def note(self, key: FullKey, asker: Asker | None, ticket: Ticket | None) -> None:
-        """Note that *asker* missed *key* when the log was at *ticket*; of one task, the first time holds."""
+        """Record that *asker* missed *key* when the log was at *ticket*. The first miss of a task counts."""
         asked = _Asked(key[1], asker, ticket, time.monotonic())
         with self._lock:
             known = self._by_key.setdefault(key, [])
@@ -81,7 +82,7 @@ class Births:
                 self._by_key.popitem(last=False)
 
     def take(self, key: FullKey) -> Birth | None:
-        """Return the birth of what is to be stored under *key*; None if nobody has asked for it."""
+        """Return the birth of the writes under *key*; None if the key was not looked up."""
         with self._lock:
             if not (known := self._by_key.get(key)):
                 return None

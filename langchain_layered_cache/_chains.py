@@ -6,8 +6,8 @@ options in the context. Runs inside a run inherit its metadata, by LangChain's d
 
 The handler also notes nodes that ran a graph or a task while their thread was resumed (`Resumed`).
 
-That an asynchronous run has ended is told in another context, which cannot take it out of its caller's; so a run is marked as over, for all
-who see it. Of a stream that somebody has left nothing is told until it is collected: until then it is seen by who calls the cache himself.
+LangGraph reports the end of an asynchronous run in another context, which cannot change the context of the caller. So the run is marked as
+over. A stream that its reader has left is reported when it is collected: until then, direct calls of the cache still see its run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TASK = 2  # parts of a namespace that has no node
 
 
 class Resumed:
-    """Nodes whose result may depend on the answer of a person to an `interrupt()` inside of them.
+    """Nodes with results that may depend on the answer of a person to an `interrupt()` inside of them.
 
     The writes of a node itself show such an answer. The writes of a node that runs a graph, or of a workflow that runs tasks, do not.
     """
@@ -50,7 +50,7 @@ class Resumed:
         self._tasks = False
 
     def note(self, place: str) -> None:
-        """Note that a run at *place* has begun."""
+        """Record that a run at *place* has begun."""
         outer = [part.partition(":")[0] for part in place.split("|")[:-1]]
         self._names.update(outer)
         self._tasks = self._tasks or len(outer) > 1
@@ -58,7 +58,7 @@ class Resumed:
     def covers(self, namespace: Namespace) -> bool:
         """Return True if the writes under *namespace* may depend on such an answer.
 
-        A task may have another name in a namespace than in a place, so one task stands for all.
+        A task may have another name in a namespace than in a place, so one task makes all count.
         """
         return self._tasks if len(namespace) <= _TASK else namespace[-1] in self._names
 
@@ -76,10 +76,10 @@ _current: ContextVar[_Chain | None] = ContextVar("layered_cache_chain", default=
 
 
 def options_here() -> CallOptions:
-    """Return what the caller has said, in the metadata of the run that it is inside of and around it.
+    """Return the options of the caller, in the metadata of its run and around it.
 
     Raises:
-        ConfigurationError: It may not be said.
+        ConfigurationError: If an option is invalid.
     """
     chain = _live()
     return with_said(current_options(), None if chain is None else chain.said)
@@ -115,7 +115,7 @@ def _of_run(run_id: UUID | None) -> _Chain | None:
 
 
 class _Listener(BaseCallbackHandler):
-    """Told of every chain in the caller's own thread or task."""
+    """Receives the events of all chains, in the thread or task of their caller."""
 
     run_inline = True
     ignore_llm = ignore_chat_model = ignore_retriever = ignore_agent = ignore_custom_event = True  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride] - properties there
@@ -130,7 +130,7 @@ class _Listener(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **_: Any,  # noqa: ANN401
     ) -> None:
-        """Note the options of the run. A run without a parent is inside of no other, even if a cancelled run has left its context."""
+        """Record the options of the run. A run without a parent has no outer run, even if a cancelled run has left its context."""
         outer = None if parent_run_id is None else _of_run(parent_run_id) or _live()
         resumed = Resumed() if outer is None else outer.resumed
         metadata = metadata or {}
@@ -139,13 +139,13 @@ class _Listener(BaseCallbackHandler):
         _current.set(_Chain(run_id, metadata.get(METADATA), outer, resumed))
 
     def on_chain_end(self, outputs: object, *, run_id: UUID, **_: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
-        """Note that it holds no longer."""
+        """Mark the run as over."""
         if (chain := _of_run(run_id)) is not None:
             chain.live = False
             _current.set(_live())
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
-        """Note that it holds no longer."""
+        """Mark the run as over."""
         self.on_chain_end(None, run_id=run_id)
 
 
@@ -159,7 +159,7 @@ _registered = False
 
 
 def listen() -> None:
-    """Have LangChain tell of its chains from now on, in all threads and tasks."""
+    """Register the handler with LangChain, for all threads and tasks."""
     global _registered  # noqa: PLW0603 - once per process
     if not _registered:
         _registered = True

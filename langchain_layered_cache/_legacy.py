@@ -1,17 +1,16 @@
-"""Another LangChain cache as a source of answers: what it has is taken exactly as it was, or not at all.
+"""Another LangChain cache as a source of answers: an answer is taken exactly as it was, or not at all.
 
-It is asked with the very texts that LangChain gives, so that its own keys work, and is never written. The laws:
+The legacy cache gets the texts of LangChain, so that its own keys work, and is never written. The laws:
 
-- Nothing it raises gets out.
-- A text in which LangChain has written out an object is no answer: some caches return that where they fail to read what they hold.
-- Nothing is shared with it: an answer is encoded and decoded, so that no caller changes what it keeps, nor it what a caller has.
-- No call waits for it for more than a second. Whoever kept one waiting in vain is left alone for ten times as long, so that a dead server
-  costs a tenth of the time at most.
-- Nothing but its own coroutine runs in the caller's thread: what can only block runs in two threads of ours, so that it holds up neither
-  the caller nor the executor of his loop. Who waits in line for longer than his second goes on without it.
+- Its errors are caught.
+- A text that is a serialized object of LangChain is no answer: some caches return it if they cannot decode an entry.
+- Answers are encoded and decoded, so callers and the legacy cache share no objects.
+- A call waits at most one second. After a timeout the legacy cache is skipped for ten times that time, so a dead server costs at most
+  a tenth of the time.
+- Only its own coroutine runs in the thread of the caller. Blocking methods run in two threads of this module, so they block neither the
+  caller nor the executor of its loop. A call that waits for a thread longer than its second continues without an answer.
 
-What cannot be told from outside: langchain-community's caches in Redis and SQLite, when they overwrote three answers by one, still have
-the second and the third of the old ones.
+Known limit: if one answer replaced three, langchain-community's caches in Redis and SQLite still return the old second and third.
 """
 
 from __future__ import annotations
@@ -32,28 +31,30 @@ from layered_cache.workers import Workers
 
 from langchain_layered_cache._codec import decode, encode
 
-_PATIENCE = 1.0  # seconds
-_REST = 10  # times
+# the timeout in seconds, and the factor of the pause after it
+_PATIENCE = 1.0
+_REST = 10
 _THREADS = 2
 
-_WRITTEN_OUT = re.compile(r'\s*\{\s*"lc"\s*:')  # `dumps` says this first
+_WRITTEN_OUT = re.compile(r'\s*\{\s*"lc"\s*:')  # the start of the result of `dumps`
 
 
 def is_written_out(text: str) -> bool:
-    """Whether *text* is an object that LangChain has written out, or the beginning of one."""
+    """Return True if *text* is a serialized object of LangChain, or the beginning of one."""
     return _WRITTEN_OUT.match(text) is not None
 
 
 class Legacy:
-    """Another LangChain cache, to be asked on a miss.
+    """Another LangChain cache that is read on a miss.
 
     Args:
-        cache: Any. It is not closed.
-        failed: Told of every question that it failed at: a few words for an event or a log, that hold no content.
-        clock: Of tests, as is `patience`, in seconds.
+        cache: Any LangChain cache. It is not closed.
+        failed: A function that gets the reason of each failure, without content of entries.
+        clock: A clock for tests.
+        patience: The timeout of a call in seconds.
 
     Raises:
-        ConfigurationError: *cache* is no LangChain cache.
+        ConfigurationError: If *cache* is not a LangChain cache.
     """
 
     def __init__(
@@ -72,19 +73,19 @@ class Legacy:
         self._clock = clock
         self._patience = patience
         self._not_before = float("-inf")
-        self._heard = self._not_before  # when a thread of ours last came back
-        self._only_blocks = type(cache).alookup is BaseCache.alookup  # which takes a thread of the loop's executor
+        self._heard = self._not_before  # the time of the last return of a thread
+        self._only_blocks = type(cache).alookup is BaseCache.alookup  # that method would use the executor of the loop
         self._workers = Workers("legacy", _THREADS)
         _ignore_warnings()
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        """Return what it has for *prompt* under *llm_string*, in new objects, or None. It raises nothing."""
+        """Return its answer to *prompt* under *llm_string* as new objects, or None. It raises nothing."""
         if (started := self._clock()) < self._not_before:
             return None
         question = _Question(prompt, llm_string, copy_context(), started)
         try:
             found = self._workers.wait(self._patience, self._put, question)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model is called in any case
             return self._raised(started, error, overran=isinstance(error, TimeoutError) and not question.ended)
         return self._taken(question.begun, found)
 
@@ -99,12 +100,12 @@ class Legacy:
                     found = await self._workers.run(self._put, question)
                 else:
                     found = await self._cache.alookup(prompt, llm_string)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model is called in any case
             return self._raised(started, error, overran=limit.expired())
         return self._taken(question.begun, found)
 
     def _put(self, question: _Question) -> object:
-        """Ask in a thread of ours."""
+        """Call `lookup` in a thread of this module."""
         question.begun = self._clock()
         try:
             return question.context.run(self._cache.lookup, question.prompt, question.llm_string)
@@ -115,7 +116,7 @@ class Legacy:
     def _raised(self, started: float, error: Exception, *, overran: bool) -> None:
         if not overran:
             self._failed(started, f"it raised {type(error).__name__}")
-        elif self._heard < started:  # else it is busy, and answers others meanwhile
+        elif self._heard < started:  # otherwise it is busy with other calls
             self._rest(self._patience)
 
     def _taken(self, started: float, found: object) -> list[Generation] | None:
@@ -141,7 +142,7 @@ class Legacy:
             self._rest(took)
 
     def _rest(self, took: float) -> None:
-        """Leave it alone, as it kept a call waiting for so many seconds; of many who wait, the first one says so."""
+        """Pause, since a call waited *took* seconds. The first of several waiting calls reports it."""
         if (now := self._clock()) >= self._not_before:
             self._not_before = now + _REST * took
             self._tell(f"it gave nothing in {took:.0f} s: it is not asked for {_REST * took:.0f} s")
@@ -152,7 +153,7 @@ class Legacy:
 
 @dataclass(slots=True)
 class _Question:
-    """What a thread of ours is to ask, in the context of the caller, when that began, and whether it is over."""
+    """A lookup for a thread, in the context of the caller: its start, and whether it has ended."""
 
     prompt: str
     llm_string: str
@@ -162,9 +163,9 @@ class _Question:
 
 
 def _ignore_warnings() -> None:
-    """Have caches that call LangChain's `loads` without naming what it may load do so in peace.
+    """Ignore the warning about `loads` without `allowed_objects`, for calls in the modules of LangChain's caches.
 
-    Where warnings are errors they could read nothing. Only the caches themselves are meant: of a call of one's own one is told.
+    If warnings are errors, these caches could not read any entry. Calls in other modules still warn.
     """
     message, module = "The default value of `allowed_objects` will change", r"langchain_\w+\.cache$"
     warnings.filterwarnings("ignore", message, PendingDeprecationWarning, module)

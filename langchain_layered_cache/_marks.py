@@ -1,4 +1,4 @@
-"""What a hit says of itself in the metadata of its message, where its user wants to see it. It is never stored, and no model sees it."""
+"""Facts of a hit in the metadata of its message (`mark_hits=True`). They are never stored, and no model gets them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MARK = "layered_cache"
 
 
 def mark(generations: Sequence[Generation], entry: Entry, tier: str | None) -> None:
-    """Note on the messages of *generations*, which are the caller's own, that they come from *tier*; None: from one that is not known."""
+    """Mark the messages of *generations*, which belong to the caller, as a hit of *tier*; None for an unknown tier."""
     for generation in generations:
         if isinstance(generation, ChatGeneration):
             mark_message(generation.message, entry, tier)
 
 
 def mark_message(message: BaseMessage, entry: Entry, tier: str | None) -> None:
-    """Note on *message* that it comes from *tier*: how old it is, in seconds, and what it saved, in US dollars if that is known."""
+    """Mark *message* as a hit of *tier*, with its age in seconds and the savings in US dollars, if they are known."""
     message.response_metadata[MARK] = {
         "hit": True,
         "tier": tier,

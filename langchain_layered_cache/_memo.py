@@ -1,6 +1,6 @@
-"""A bounded memory of what was worked out before: two generations of a dictionary, the older one forgotten as a whole.
+"""A bounded memo: two generations of a dictionary, of which the older one is dropped as a whole.
 
-Safe without a lock: the worst that a race brings is work done twice.
+It is thread-safe without a lock: a race causes repeated work at worst.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ def _one(_key: object) -> int:
 
 
 class Memo(Generic[K, V]):
-    """Remembers at least the last values that weigh *most* / 2 together, and about *most* at most.
+    """A memo that keeps the last values up to a weight between *most* / 2 and *most*.
 
     Args:
-        most: How much.
-        weigh: What the value under a key weighs; one, unless given.
+        most: The largest weight of all values.
+        weigh: Returns the weight of the value of a key. Default: one.
     """
 
     def __init__(self, most: int, weigh: Callable[[K], int] = _one) -> None:
@@ -32,14 +32,14 @@ class Memo(Generic[K, V]):
         self._old: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
-        """Return what was put under *key*, or None."""
+        """Return the value of *key*, or None."""
         value = self._young.get(key)
         if value is None and (value := self._old.get(key)) is not None:
             self.put(key, value)
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Remember *value*."""
+        """Store *value*."""
         if self._weight >= self._half:
             self._old, self._young, self._weight = self._young, {}, 0
         self._young[key] = value

@@ -1,13 +1,13 @@
-"""What LangChain says of a call before it asks the cache, and when the call is over.
+"""The calls of chat models that LangChain announces by callbacks before it reads the cache.
 
-A cache is handed two texts. Callbacks are told more, and first: the options that the caller put into the metadata of the call, and the
-parameters as they are now. So one handler stands in front of every chat model of the process, and leaves a `Run` where `lookup` and
-`update`, called by the same thread or task, find it. It does nothing else.
+A cache gets two texts. Callbacks get more, and earlier: the options in the metadata of the call, and its current parameters. So
+one handler for all chat models of the process puts a `Run` into the context, where `lookup` and `update` find it in the same
+thread or task.
 
-It says too that a call is over (its thread has failed, or has its answer), so that nobody waits for it any longer. A task that is cancelled
-says nothing; whoever leads by a task must look at the task.
+The handler also records the end of a call, so that followers stop waiting for it. A task that is cancelled causes no callback, so
+a leader that is a task is checked itself.
 
-Plain LLMs ask the cache before they tell anybody: for them there is no run, and options come from `cache_options` alone.
+Completion models read the cache before their callbacks: they have no run, and their options come from `cache_options` alone.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _once = Once()
 
 
 def with_said(options: CallOptions, said: object) -> CallOptions:
-    """Return *options* with what is *said* in the metadata of a call, if anything is.
+    """Return *options* with the options *said* in the metadata of a call.
 
     Raises:
-        ConfigurationError: It may not be said.
+        ConfigurationError: If an option is invalid.
     """
     if said is None:
         return options
@@ -49,23 +49,23 @@ def with_said(options: CallOptions, said: object) -> CallOptions:
         msg = f'metadata["{METADATA}"] must be a dict of options, such as {{"ttl": "5m"}}, not a {type(said).__qualname__}'
         raise ConfigurationError(msg)
     if "account" in said:
-        msg = "an account may be a secret, and metadata is shown to tracers: say it by cache_options(account=...)"
+        msg = "an account may be a secret, and metadata is shown to tracers. Use cache_options(account=...)"
         raise ConfigurationError(msg)
     try:
         return options.with_(cast("Mapping[str, object]", said))
     except ConfigurationError:
         raise
-    except Exception as error:  # an object may be of any kind; without one option none holds
+    except Exception as error:  # an object of any class; one invalid option makes all invalid
         msg = f"an option of the call cannot be read: {type(error).__name__}"
         raise ConfigurationError(msg) from error
 
 
 class Run:
-    """One call of a model, which may be of several prompts.
+    """One call of a model with one or more prompts.
 
-    `params` are the parameters of the call as they are now; `options` what the caller has said; it is `live` until the call is over.
-    `outer` is the call that it is inside of, `depth` how many there are. It is of a chat model unless it is `plain`.
-    `place` is its position among the chains of LangChain, if that is known. `model` is the model that is called, if that is wrapped.
+    `params` are the current parameters of the call, and `options` those of the caller. `live` is True until the call ends. `outer` is
+    the enclosing call, and `depth` the number of enclosing calls. The call is of a chat model unless it is `plain`. `place` is its
+    position among the chains of LangChain, if that is known. `model` is the model if that is wrapped.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class Run:
         self.model: BaseLanguageModel[Any] | None = None
         self.live = True
         self.cached = False  # True: the model is wrapped, and the cache was used for its stream
-        # what is far outside is forgotten: calls that are cancelled never end, and the next one takes them for its outer one
+        # distant outer calls are dropped: a cancelled call never ends, and the next call takes it for its outer one
         self.outer = outer if outer is not None and outer.depth < _DEEPEST else None
         self.depth = 0 if self.outer is None else self.outer.depth + 1
         self._ids: list[UUID] = []
@@ -106,22 +106,22 @@ class Run:
 
     @property
     def options(self) -> CallOptions:
-        """What the caller has said, in the metadata of the call and around it.
+        """The options of the caller, in the metadata of the call and around it.
 
         Raises:
-            ConfigurationError: It may not be said. (LangChain keeps what callbacks raise to itself.)
+            ConfigurationError: If an option is invalid. (LangChain catches errors of callbacks.)
         """
         if self._error is not None:
             raise self._error
         return self._options
 
     def begin(self, run_id: UUID) -> None:
-        """Note that a prompt of this call is under way."""
+        """Record that a prompt of this call has started."""
         self._ids.append(run_id)
         self._left += 1
 
     def has(self, run_id: UUID) -> bool:
-        """Whether that prompt is one of this call."""
+        """Return True if that prompt is one of this call."""
         return run_id in self._ids
 
     def is_of(self, llm_string: object) -> bool:
@@ -135,19 +135,19 @@ class Run:
         return self.cached or self._left < len(self._ids)
 
     def take(self) -> bool:
-        """Whether a lookup can be one of this call: of a chat model, each prompt is looked up once."""
+        """Return True if a lookup can be one of this call: a chat model looks each prompt up once."""
         self._left -= 1
         return self._left >= 0 or self.plain
 
     def end(self) -> None:
-        """Note that the call is over. LangChain says so of the first prompt that fails, or of all."""
+        """Record that the call is over. LangChain reports it for the first prompt that fails, or for all."""
         self.live = False
         for release in self._releases:
             release()
         self._releases.clear()
 
     def led(self, release: Callable[[], None]) -> None:
-        """Have *release* called when the call is over."""
+        """Call *release* when the call is over."""
         self._releases.append(release)
 
 
@@ -158,7 +158,7 @@ _current: ContextVar[Run | None] = ContextVar("layered_cache_run", default=None)
 
 
 def current_run() -> Run | None:
-    """Return the call that the caller is inside of."""
+    """Return the innermost live call around the caller."""
     run = _current.get()
     while run is not None and not run.live:
         run = run.outer
@@ -166,14 +166,14 @@ def current_run() -> Run | None:
 
 
 def take_run(llm_string: object, *, like_messages: bool) -> Run | None:
-    """Return the call that a lookup is of; None if LangChain has told of none: then what stands around the lookup counts.
+    """Return the call of a lookup; None if LangChain has announced none. Then the options around the lookup apply.
 
-    A call may be over without a word (it was cancelled, a handler has hidden its error), or be open beside others (a stream in whose loop
-    the caller is): so it is asked for its lookups, which are as many as its prompts, and comes before all others.
+    A call may end without a callback (it was cancelled, or a handler hid its error), or be open beside other calls (a stream whose
+    loop encloses the caller). So a call takes as many lookups as it has prompts.
 
     Args:
-        llm_string: As LangChain hands it over.
-        like_messages: Whether the prompt looks like messages: that of a chat model does.
+        llm_string: The text of LangChain.
+        like_messages: True if the prompt looks like messages, as that of a chat model does.
     """
     run = current_run()
     if run is None or not (run.plain or (like_messages and run.is_of(llm_string))):
@@ -182,7 +182,7 @@ def take_run(llm_string: object, *, like_messages: bool) -> Run | None:
 
 
 def run_of(run_manager: object) -> Run | None:
-    """Return the call of a chat model that LangChain's *run_manager* is of; without one (streams have none), the last that has begun."""
+    """Return the call of LangChain's *run_manager*; without one (streams have none), the last call that began."""
     if (run_id := getattr(run_manager, "run_id", None)) is None:
         run = current_run()
         return None if run is None or run.plain else run
@@ -194,12 +194,12 @@ def run_of(run_manager: object) -> Run | None:
 
 Asked = TypeVar("Asked")
 
-# the texts of lookups without a result, and what was looked up by them: before the update, the current run may have changed
+# the texts and calls of recent misses: the current run may have changed before the update
 _asked: ContextVar[tuple[tuple[str | None, str, object], ...]] = ContextVar("layered_cache_asked", default=())
 
 
 def note_asked(prompt: str | None, llm_string: str, asked: object) -> None:
-    """Note what was looked up by these very texts, because an update may follow; None stands for all prompts of one call."""
+    """Record a miss with these texts, since an update may follow. None as the prompt means all prompts of one call."""
     noted = _asked.get()
     if prompt is None and noted and noted[-1][0] is None and noted[-1][1] is llm_string:
         return
@@ -207,7 +207,7 @@ def note_asked(prompt: str | None, llm_string: str, asked: object) -> None:
 
 
 def asked_by(prompt: str, llm_string: str, kind: type[Asked]) -> Asked | None:
-    """Return what was looked up by these very texts: by a prompt of its own once, else as often as there are prompts."""
+    """Return the miss with these texts. A miss of a single prompt is returned once."""
     noted = _asked.get()
     for place in range(len(noted) - 1, -1, -1):
         of, text, asked = noted[place]
@@ -220,11 +220,11 @@ def asked_by(prompt: str, llm_string: str, kind: type[Asked]) -> Asked | None:
 
 @contextmanager
 def in_run(model: BaseLanguageModel[Any], said: object) -> Generator[None]:
-    """Have the caller be inside a call of a plain *model*, which LangChain reports too late.
+    """Open a call of a completion *model* for the block, since LangChain announces it too late.
 
     Args:
         model: The model.
-        said: What the metadata of the call say to the cache.
+        said: The options in the metadata of the call.
     """
     run = Run(None, said, current_run(), plain=True)
     run.model = model
@@ -253,7 +253,7 @@ class _Listener(_refusals.ChainListener):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Note the run: one for all prompts of a call, which have their parameters in common."""
+        """Record the run. The prompts of a call share their parameters and their run."""
         params: dict[str, Any] | None = kwargs.get("invocation_params")
         run = current_run()
         if run is None or params is None or run.params is not params:
@@ -263,14 +263,14 @@ class _Listener(_refusals.ChainListener):
         run.begin(run_id)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
-        """Note that it is over, and log once if it was a stream that LangChain did not look up."""
+        """Record the end, and log once if it was a stream that LangChain did not look up."""
         run = current_run()
         if run is not None and run.has(run_id) and not run.is_looked_up and _is_stream(response) and _is_layered(get_llm_cache()):
             _once.warn(_STREAM)
         self._end(run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - LangChain's signature
-        """Note that it is over."""
+        """Record the end."""
         _refusals.of_a_model(error)
         self._end(run_id)
 
@@ -301,7 +301,7 @@ _registered = False
 
 
 def listen() -> None:
-    """Have LangChain tell of its calls from now on, in all threads and tasks."""
+    """Register the handler with LangChain, for all threads and tasks."""
     global _registered  # noqa: PLW0603 - once per process
     if not _registered:
         _registered = True

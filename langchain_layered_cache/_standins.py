@@ -1,12 +1,11 @@
-"""A stand-in for a chat model: it is asked as the model would be, and asks the cache first.
+"""A proxy for a chat model that reads the cache first.
 
-It is a view of the model: the same state, under a class that is the model's own with a little more. So whoever looks at it (which class it
-is, what its profile says, how it binds tools) sees what was there, and what a model notes of itself in a call it finds at the next one.
-What it is asked is what the model would have been asked, with tools, settings and schemas as they were bound; hence its keys are those of
-`LayeredCache`, and answers of one are answers of the other.
+The proxy is a view of the model: the same state, with a class that is derived from that of the model. So its class, profile and bound tools
+are those of the model, and attributes that a call sets are there at the next call. It gets the final request of the agent, with tools,
+settings and schemas. So its keys are those of `LayeredCache`, and both share answers.
 
-An answer from the cache is handed to LangChain as any cache would hand it over, so that callbacks, streams and usage are as LangChain has
-them. While a stand-in asks the model, no other LLM cache is asked: what is to be kept for how long is said once.
+LangChain gets an answer from the cache as it would from any cache, so callbacks, streams and usage are unchanged. While the proxy calls the
+model, no other LLM cache is used: only one cache decides on the ttl.
 """
 
 from __future__ import annotations
@@ -37,17 +36,18 @@ from langchain_layered_cache._runs import run_of
 
 M = TypeVar("M", bound=BaseChatModel)
 
-_STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")  # of a pydantic object: all of it
+# the complete state of a pydantic object
+_STATE = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 
 
 class _Uncached:
-    """What the class of a view has more than the model's: it asks no cache."""
+    """The part of the class of a view without a cache."""
 
     layered_cache_front: ClassVar[bool] = True
 
 
 class _StandIn(_Uncached):
-    """What the class of a stand-in has more than the model's."""
+    """The part of the class of a proxy that uses the cache."""
 
     def _generate_with_cache(
         self,
@@ -74,12 +74,12 @@ def _asker_of(stand_in: object) -> ModelAsker:
 
 
 def stand_in(model: M, asker: ModelAsker) -> M:
-    """Return what asks *asker* before it asks *model*; a stand-in as it is: one cache is enough, and the first one sees all."""
+    """Return a proxy of *model* that uses *asker*. A proxy is returned unchanged: the first cache covers all calls."""
     return model if isinstance(model, _StandIn) else _view(model, asker.class_for(type(model)))
 
 
 def _view(model: M, cls: type[M]) -> M:
-    """Return *model* as an object of *cls*, one of those made below."""
+    """Return a view of *model* of the class *cls*."""
     view = cls.__new__(cls)
     for part in _STATE:
         object.__setattr__(view, part, getattr(model, part))
@@ -87,11 +87,11 @@ def _view(model: M, cls: type[M]) -> M:
 
 
 def _subclass(cls: type[BaseChatModel], more: type[_Uncached]) -> type[BaseChatModel]:
-    """Return *cls* with *more*, and without a cache of LangChain's."""
+    """Return a class derived from *cls* with *more*, without a LangChain cache."""
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     metaclass: Any = type(cls)
     made = metaclass(cls.__name__, (more, cls), {**names, "model_config": {"defer_build": True}})
-    made.cache = property(lambda _: False)  # afterwards: pydantic would take it for the default of the field
+    made.cache = property(lambda _: False)  # set later: pydantic would read it as the default of the field
     return made
 
 
@@ -105,12 +105,12 @@ def _class_behind(stand_in: BaseChatModel) -> type[BaseChatModel]:
 
 
 def _model(stand_in: BaseChatModel) -> Any:  # noqa: ANN401 - its methods have no public types
-    """Return the model that *stand_in* stands for, asking no cache."""
+    """Return the model of the proxy *stand_in*, without a cache."""
     return _view(stand_in, _uncached_class(_class_behind(stand_in)))
 
 
 def _answering(stand_in: BaseChatModel, generations: Sequence[Generation]) -> Any:  # noqa: ANN401
-    """Return a copy of the model that has *generations* in its cache, whatever it is asked."""
+    """Return a copy of the model whose cache returns *generations* for any request."""
     copied = copy.copy(stand_in)
     vars(copied)["cache"] = _OneAnswer(generations)
     object.__setattr__(copied, "__class__", _class_behind(stand_in))
@@ -118,13 +118,13 @@ def _answering(stand_in: BaseChatModel, generations: Sequence[Generation]) -> An
 
 
 class ModelAsker:
-    """Answers for the stand-ins of one middleware.
+    """The cache of the proxies of one middleware.
 
     Args:
-        calls: Makes requests and answers.
-        ttl: Seconds for which answers are kept where the call does not say it; None: as the policy says.
-        marks_hits: Whether answers from the cache say so.
-        key_extra: Identifies what cannot be read of the models.
+        calls: The maker of requests and answers.
+        ttl: The ttl of answers in seconds for calls without their own; None: as in the policy.
+        marks_hits: Whether answers from the cache are marked.
+        key_extra: Identifies settings of the models that cannot be read.
     """
 
     def __init__(self, calls: Calls, *, ttl: float | None, marks_hits: bool, key_extra: object = None) -> None:
@@ -135,10 +135,10 @@ class ModelAsker:
         self._classes: dict[type[BaseChatModel], type[BaseChatModel]] = {}
 
     def class_for(self, cls: type[M]) -> type[M]:
-        """Return the class of stand-ins of models of *cls*."""
+        """Return the class of proxies of models of *cls*."""
         if (made := self._classes.get(cls)) is None:
             made = _subclass(cls, _StandIn)
-            cast("Any", made).layered_cache_asker = self  # afterwards: of what is named in the class, pydantic makes fields
+            cast("Any", made).layered_cache_asker = self  # set later: pydantic makes fields of names in the class
             self._classes[cls] = made
         return cast("type[M]", made)
 
@@ -148,8 +148,8 @@ class ModelAsker:
         """Return the answer of *model* to *messages*, from the cache if it is there.
 
         Raises:
-            ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
-            CacheMiss: There is none, and the caller wants nothing else.
+            ConfigurationError, TenantRequiredError: If an option of the caller is invalid or missing.
+            CacheMiss: If there is no entry and the caller allows no request.
         """
         if (ask := self._ask(model, messages, stop, run_manager, kwargs)) is None:
             return _model(model)._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)  # noqa: SLF001 - as LangChain
@@ -178,7 +178,7 @@ class ModelAsker:
     def _ask(
         self, model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, run_manager: object, kwargs: dict[str, Any]
     ) -> _ModelAsk | None:
-        """Return the question; None: it is none for the cache."""
+        """Return the cached call; None if the call is not cached."""
         call = self._begin(model, run_manager)
         if call.options.mode == "bypass":
             return None
@@ -188,7 +188,7 @@ class ModelAsker:
             request = self._calls.request(call, prompt, llm_string)
             if request is not None and open_chains:
                 call = self._calls.noted(call, call.cache.key(request))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model is called in any case
             note_failure(call.cache, "reading a request", error)
             request = prompt = llm_string = None
         if request is None:
@@ -208,12 +208,12 @@ class ModelAsker:
         return call._replace(options=options)
 
     def written(self, call: Call, texts: tuple[str, str], generations: Sequence[Generation]) -> Answer | None:
-        """Return what is to be stored of *generations*."""
+        """Return the answer to store for *generations*."""
         found = self._calls.answer(call, *texts, generations)
         return None if found is None else found[1]
 
     def read(self, entry: Entry) -> _Hit:
-        """Return what *entry* holds."""
+        """Return the generations in *entry*."""
         hit = _Hit(generations=cast("list[ChatGeneration]", decode(entry.value)))
         if not hit.generations:
             msg = "it holds no generations"
@@ -226,7 +226,7 @@ class ModelAsker:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _ModelCall:
-    """A model, and how it is called."""
+    """A model and the arguments of a call."""
 
     model: BaseChatModel
     messages: list[BaseMessage]
@@ -235,7 +235,7 @@ class _ModelCall:
 
 
 class _ModelAsk(Ask[ChatResult]):
-    """A question to a model."""
+    """A cached call of a model."""
 
     def __init__(self, call: Call, request: Request, asker: ModelAsker, model_call: _ModelCall, texts: tuple[str, str]) -> None:
         super().__init__(call.cache, call.options, request)
@@ -272,11 +272,11 @@ class _ModelAsk(Ask[ChatResult]):
 
 
 class _Hit(ChatResult):
-    """An answer from the cache, which LangChain has not seen yet."""
+    """An answer from the cache that LangChain has not processed yet."""
 
 
 class _OneAnswer(BaseCache):
-    """A cache of LangChain's that has one answer, to whatever it is asked next."""
+    """A LangChain cache that returns one answer for any request."""
 
     def __init__(self, generations: Sequence[Generation]) -> None:
         self._generations = list(generations)
@@ -288,7 +288,7 @@ class _OneAnswer(BaseCache):
         return self._generations
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def clear(self, **kwargs: Any) -> None:  # noqa: ANN401 - LangChain's signature
-        """Keep nothing."""
+        """Do nothing."""

@@ -1,6 +1,6 @@
-"""A stream of a wrapped model: how LangChain's texts ask for it, and what its chunks come to. See `layered_cache.streaming`.
+"""A stream of a wrapped model: its request in LangChain's texts, and its chunks. See `layered_cache.streaming`.
 
-What is stored is what LangChain would have stored of an `invoke` that streams; so each of the two finds what the other one has stored.
+The stored answer equals that of an `invoke`, so streams and `invoke` share entries.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ C = TypeVar("C", bound=Generation)
 
 
 class Form(Protocol[C]):
-    """What the streams of a kind of model consist of."""
+    """The chunks of a kind of model."""
 
     def replayed(self, generations: list[Generation]) -> list[C] | None:
-        """Return what was stored as chunks; None: it cannot be."""
+        """Return stored generations as chunks; None if that is not possible."""
         ...
 
     def merged(self, chunks: Iterator[C]) -> list[Generation]:
-        """Return what is to be stored of *chunks*, which are the callee's to change."""
+        """Return the generations to store for *chunks*, which may be changed."""
         ...
 
     def free(self, chunk: C) -> C:
-        """Return *chunk*, which is the callee's to change, with the mark that it cost nothing."""
+        """Return *chunk*, which may be changed, with the mark that it cost nothing."""
         ...
 
 
 class Asking(Streaming[C], Generic[C]):
-    """One stream that is asked for.
+    """One stream of a caller.
 
     Args:
         model: The model that streams.
-        cache: Of whom.
-        texts: Returns the `prompt` and the `llm_string`, as LangChain would hand them to a cache. If it raises, nothing is cached.
-        form: What it consists of.
-        prepare: Called in the context in which the model is going to run.
-        run: The call that it is of.
+        cache: The cache of the stream.
+        texts: Returns the `prompt` and the `llm_string` that LangChain would pass to a cache. If it raises, nothing is cached.
+        form: The kind of chunks.
+        prepare: A function that is called in the context of the model.
+        run: The call of the stream.
 
     Raises:
         ConfigurationError, TenantRequiredError, CacheMiss: See `LayeredCache.lookup`.
@@ -76,7 +76,7 @@ class Asking(Streaming[C], Generic[C]):
                     self._call = cache.calls.noted(self._call, key)
         except UncacheableRequestError as error:
             cache.calls.refuse(self._call, str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model answers
+        except Exception as error:  # noqa: BLE001 - the model is called in any case
             cache.failed("lookup", error)
         super().__init__(self._call.cache, self._call.options, key, cache)
 
@@ -113,7 +113,7 @@ def _written(texts: Callable[[], tuple[str, str]]) -> tuple[str, str]:
     """Return *texts*.
 
     Raises:
-        UncacheableRequestError: There are none: LangChain cannot write down everything that a model can be asked.
+        UncacheableRequestError: If LangChain cannot serialize the request.
     """
     try:
         return texts()
