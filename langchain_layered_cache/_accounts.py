@@ -1,4 +1,4 @@
-"""On whose behalf a model is called: the API keys that it holds. They are handed on to be fingerprinted, never shown and never stored."""
+"""The account of a model: its API keys. They are passed on for a fingerprint, and never shown or stored."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from pydantic import SecretStr
 
 
 def account_of(model: BaseLanguageModel[Any]) -> str | None:
-    """Return the secrets of *model*, in the order of their names, as one text; None if it shows none."""
+    """Return the secrets of *model*, in the order of their names, as one text; None if it has none."""
     secrets = [value for _, value in sorted(vars(model).items()) if isinstance(value, SecretStr)]
     return "\n".join(secret.get_secret_value() for secret in secrets) or None

@@ -1,4 +1,4 @@
-"""From generations to an `Answer`: their bytes, and what is known of them (usage, cost, why the model stopped, a readable form)."""
+"""Conversion of generations to an `Answer`: the bytes, usage, cost, finish reason and a readable text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_answer(generations: Sequence[Generation], model: str | None) -> Answer:
     """Return *generations* as an answer of *model*.
 
     Raises:
-        EncodeError: They would not come back equal.
+        EncodeError: If the decoded generations would not equal the original ones.
     """
     value = encode(generations)
     usage = _usage(generations)
@@ -42,7 +42,7 @@ def _says_something(generation: Generation) -> bool:
     message = _message(generation)
     if message is None:
         return bool(generation.text)
-    # a list holds blocks: an image, audio or reasoning says something too, an empty text block does not
+    # a list holds blocks: an image, audio or reasoning is content too, an empty text block is not
     content = message.content
     says = bool(content) if isinstance(content, str) else any(_block_says_something(block) for block in cast("list[object]", content))
     calls = isinstance(message, AIMessage) and bool(message.tool_calls or message.invalid_tool_calls)
@@ -80,7 +80,7 @@ def _usage(generations: Sequence[Generation]) -> Usage | None:
 
 
 def _readable(generations: Sequence[Generation]) -> str:
-    """Return what a person reads: the text; where that is not all, the message as JSON."""
+    """Return the readable form: the text, or the message as JSON if it holds more than a text."""
     shown: list[object] = []
     for generation in generations:
         message = _message(generation)

@@ -1,6 +1,6 @@
-"""One call of LangChain's, as the cache sees it: whose it is, what its caller has said, and under which key its answer stands.
+"""State of one LangChain call: options, tenant and cache key.
 
-Keys are remembered by the texts that LangChain hands over: to compare a text is quicker than to read it.
+Keys are remembered by the texts of LangChain, since comparing a text is faster than parsing it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from langchain_layered_cache._requests import to_request
 from langchain_layered_cache._runs import METADATA, Run, current_account
 from langchain_layered_cache._settings import Settings, settings_of
 
-# characters of prompts whose keys are remembered: to compare a text is quicker than to hash it as a key must be, by two microseconds
+# characters of prompts with remembered keys: comparing a text is two microseconds faster than hashing it
 _REMEMBERED = 16 * 1024 * 1024
 
 _NO_MODEL = "this call of LangChain's does not show its model. Wrap the model: cached(model, cache)"
@@ -80,7 +80,7 @@ class Asked(NamedTuple):
 
 
 def _length(reading: tuple[object, ...]) -> int:
-    return len(cast("str", reading[0])) + 300  # and what else a key takes
+    return len(cast("str", reading[0])) + 300  # and the other parts of a key
 
 
 def _changed(call: Call) -> str | None:
@@ -96,7 +96,7 @@ def _changed(call: Call) -> str | None:
 
 
 class Calls:
-    """Makes keys, requests and answers of what LangChain hands over.
+    """Makes keys, requests and answers of the texts and generations of LangChain.
 
     Args:
         cache: The engine.
@@ -122,12 +122,12 @@ class Calls:
         Args:
             run: The run, if LangChain has announced one.
             model: The model that is called, if it is known.
-            key_extra: Identifies what cannot be read of the model.
+            key_extra: Identifies settings of the model that cannot be read.
             plain: Whether the model completes a text.
 
         Raises:
-            ConfigurationError: Its caller has said what may not be said.
-            TenantRequiredError: It names no tenant, and must.
+            ConfigurationError: If an option of the caller is invalid.
+            TenantRequiredError: If the policy requires a tenant and the call names none.
         """
         options = current_options() if run is None else run.options
         rules = self.rules if (own := current_key_options.get()) is None else self._over(own)
@@ -150,7 +150,7 @@ class Calls:
         return rules
 
     def is_told_by_texts(self, call: Call, llm_string: str) -> bool:
-        """Whether the texts that LangChain hands over say all of what is asked: other caches have nothing else to go by."""
+        """Return True if the texts of LangChain describe the request completely, as other caches assume."""
         options = call.options
         if options.namespace is not None or options.sample or self._account(call) is not None:
             return False
@@ -164,7 +164,7 @@ class Calls:
         return cache
 
     def key(self, call: Call, prompt: str, llm_string: str) -> str | None:
-        """Return the key of *prompt* under *llm_string*, at once if these very texts were seen before; None if it has none."""
+        """Return the key of *prompt* under *llm_string*, from a memo if the texts are known; None if it has none."""
         model = self._model(call, llm_string)
         options, account = call.options, self._account(call)
         reading = model.reading(prompt)
@@ -196,11 +196,11 @@ class Calls:
         return call._replace(options=dataclasses.replace(call.options, mode="refresh"))
 
     def request(self, call: Call, prompt: str, llm_string: str) -> Request | None:
-        """Return what *prompt* asks under *llm_string*; None if no key can be made of it."""
+        """Return the request of *prompt* under *llm_string*; None if it has no key."""
         return self._request(call, prompt, self._model(call, llm_string))
 
     def answer(self, call: Call, prompt: str, llm_string: str, generations: Sequence[Generation]) -> tuple[Request, Answer | None] | None:
-        """Return what *generations* answer, and what is to be stored of them: None if they cannot be. None: there is nothing to store."""
+        """Return the request, and the answer to store or None if it cannot be stored; None if there is no request."""
         model = self._model(call, llm_string)
         if not generations or (request := self._request(call, prompt, model)) is None:
             return None
@@ -232,10 +232,10 @@ class Calls:
     def _request(self, call: Call, prompt: str, model: Model) -> Request | None:
         try:
             if call.run is not None and call.settings is None:
-                raise UncacheableRequestError(_NO_MODEL)  # noqa: TRY301 - told as the others are
+                raise UncacheableRequestError(_NO_MODEL)  # noqa: TRY301 - reported below
             account = self._account(call)
             if account is None and self._separate_accounts:
-                raise UncacheableRequestError(_NO_ACCOUNT)  # noqa: TRY301 - told as the others are
+                raise UncacheableRequestError(_NO_ACCOUNT)  # noqa: TRY301 - reported below
             shown = None if account is None else fingerprint(account)
             return to_request(prompt, model, call.rules, sample=call.options.sample, account=shown, plain=call.plain)
         except UncacheableRequestError as error:
@@ -243,16 +243,16 @@ class Calls:
             return None
 
     def refuse(self, call: Call, reason: str) -> None:
-        """Note that a request is not cached, and warn once."""
+        """Record that a request is not cached, and warn once."""
         call.cache.report(Event(kind="uncacheable", namespace=call.cache.name, reason=reason))
         self.once.warn(f"a request is not cached: {reason}")
 
     def refuse_streams(self, reason: str) -> None:
-        """Note that a stream is not cached before its call is known, and warn once."""
+        """Record that a stream without a known call is not cached, and warn once."""
         self._cache.report(Event(kind="uncacheable", namespace=self._cache.name, reason=reason))
         self.once.warn(f"a request is not cached: {reason}")
 
     def not_encodable(self, call: Call, model: str | None, error: EncodeError) -> None:
-        """Note that an answer is not cached, and warn once."""
+        """Record that an answer is not cached, and warn once."""
         call.cache.report(Event(kind="not_stored", namespace=call.cache.name, model=model, reason="not encodable"))
         self.once.warn(f"an answer is not cached: {error}")

@@ -23,13 +23,13 @@ from langchain_layered_cache._codec import new_id
 
 Replay = Literal["chunks", "single"]
 
-_MOST = 64  # pieces of one text: each takes LangChain a hundred microseconds
+_MOST = 64  # pieces of one text: each costs LangChain a hundred microseconds
 _WORDS = re.compile(r"\s*\S+|\s+")
-_ON_EACH = ("model_provider", "output_version")  # what tells how a chunk is to be read
+_ON_EACH = ("model_provider", "output_version")  # the metadata that decides how a chunk is read
 
 
 def _pieces(text: str) -> list[str]:
-    """Return *text* in pieces: words, or a few of them together."""
+    """Return *text* in words, or in groups of words."""
     words = cast("list[str]", _WORDS.findall(text))
     step = -(-len(words) // _MOST)
     return words if step <= 1 else ["".join(words[start : start + step]) for start in range(0, len(words), step)]
@@ -46,7 +46,7 @@ class ChatForm:
     version: str | None
 
     def replayed(self, generations: list[Generation]) -> list[ChatGenerationChunk] | None:
-        """Return the first of *generations*, as `invoke` does, in chunks that have no id yet; None: streams have no such messages."""
+        """Return the first of *generations*, as `invoke` does, in chunks without an id; None if a stream cannot have such a message."""
         first = generations[0]
         message = first.message if isinstance(first, ChatGeneration) else AIMessage(first.text)
         if not isinstance(message, AIMessage):
@@ -56,22 +56,22 @@ class ChatForm:
         return [ChatGenerationChunk(message=chunk) for chunk in chunks or [_whole(message)]]
 
     def merged(self, chunks: Iterator[ChatGenerationChunk]) -> list[Generation]:
-        """Return what LangChain makes of *chunks* in an `invoke` that streams."""
+        """Return the generations that LangChain makes of *chunks* in an `invoke`."""
         model = _Recorded(chunks=chunks, output_version=self.version, cache=False)
-        (generation,) = model._generate_with_cache([], stream=True).generations  # noqa: SLF001 - this is where it does
+        (generation,) = model._generate_with_cache([], stream=True).generations  # noqa: SLF001 - the method that merges
         if generation.message.id is None:
-            generation.message.id = new_id()  # as that of the run would be
+            generation.message.id = new_id()  # in the form of a run id
         return [generation]
 
     def free(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
-        """Return *chunk*, which is the callee's to change, with its tokens marked as saved."""
+        """Return *chunk*, which may be changed, with its tokens marked as saved."""
         values = vars(chunk.message)
         if values.get("usage_metadata"):
             values["usage_metadata"] = _free(values["usage_metadata"])
         return chunk
 
     def _in_pieces(self, message: AIMessage) -> list[AIMessageChunk]:
-        """Return chunks that come to *message*; none: there are no such."""
+        """Return chunks that merge to *message*; an empty list if there are none."""
         metadata = message.response_metadata
         on_each = {name: metadata[name] for name in _ON_EACH if name in metadata}
         try:
@@ -79,7 +79,7 @@ class ChatForm:
                 parts = _blocks_and_calls(message)
             else:
                 parts = [*_contents(message.content, numbered=self.version == "v1"), *_calls(message)]
-            if message.additional_kwargs:  # beside a call, lest LangChain reads them as one
+            if message.additional_kwargs:  # apart from a call, which LangChain would merge with them
                 at = next((part for part in parts if "tool_call_chunks" in part), None)
                 parts = parts if at is not None else [*parts, at := {}]
                 at["additional_kwargs"] = message.additional_kwargs
@@ -87,13 +87,13 @@ class ChatForm:
             parts.append({"response_metadata": metadata, "usage_metadata": message.usage_metadata, "chunk_position": "last"})
             chunks = [AIMessageChunk.model_validate({"content": empty, "response_metadata": dict(on_each), **part}) for part in parts]
             whole = chunks[0] + chunks[1:] if chunks[1:] else chunks[0]
-        except (TypeError, ValueError):  # what cannot be written as JSON, or not be merged
+        except (TypeError, ValueError):  # values that are not JSON, or cannot be merged
             return []
         return chunks if _says(whole) == _says(message) else []
 
 
 class _Recorded(BaseChatModel):
-    """A model that has said what it has to say."""
+    """A model that returns fixed chunks."""
 
     chunks: Any
 
@@ -108,7 +108,7 @@ class _Recorded(BaseChatModel):
         yield from self.chunks
 
 
-# of a model that reports no usage: that an answer was free is to be told all the same
+# for a model without usage: a hit still reports that it cost nothing
 _NOTHING = {
     "input_tokens": 0,
     "output_tokens": 0,
@@ -116,8 +116,8 @@ _NOTHING = {
 }
 
 
-def _free(usage: Any) -> Any:  # noqa: ANN401 - a dict of one or the other type
-    """Return *usage* as LangChain marks that of a hit."""
+def _free(usage: Any) -> Any:  # noqa: ANN401 - a dict of either type
+    """Return *usage* with the mark that LangChain adds to hits."""
     return {**usage, "total_cost": 0}
 
 
@@ -137,7 +137,7 @@ def _contents(content: str | list[Any], *, numbered: bool) -> Iterator[dict[str,
         kind = fields.get("type")
         text = fields.get(kind) if kind in {"text", "reasoning"} else None
         if "index" not in fields or not isinstance(text, str) or len(pieces := _pieces(text)) <= 1:
-            yield {"content": [fields]}  # what has no number cannot be put together again
+            yield {"content": [fields]}  # blocks without an index cannot be merged
             continue
         yield {"content": [{**fields, kind: pieces[0]}]}
         for piece in pieces[1:]:
@@ -173,7 +173,7 @@ def _is_block_of(block: object, piece: dict[str, Any]) -> bool:
 
 
 def _calls(message: AIMessage) -> Iterator[dict[str, Any]]:
-    """Yield the calls of tools: for each its name and id, then its arguments, piece by piece."""
+    """Yield the tool calls: the name and id of each, then its arguments in pieces."""
     for pieces in _calls_in_pieces(message):
         for piece in pieces:
             yield {"tool_call_chunks": [piece]}
@@ -191,7 +191,7 @@ def _calls_in_pieces(message: AIMessage) -> Iterator[list[dict[str, Any]]]:
 
 
 def _whole(message: AIMessage) -> AIMessageChunk:
-    """Return *message* as the one chunk of a stream, built past the checks: they would read its calls anew."""
+    """Return *message* as one chunk, without validation, which would parse its calls again."""
     values = {name: value for name, value in message.__dict__.items() if name not in {"type", "id"}}
     extra = message.__pydantic_extra__ or {}
     chunk = AIMessageChunk.model_construct(**values, **extra)
@@ -211,7 +211,7 @@ def _whole(message: AIMessage) -> AIMessageChunk:
 
 
 def _says(message: AIMessage) -> tuple[object, ...]:
-    """Return what has to come to the same, merged."""
+    """Return the parts that must equal those of the merged chunks."""
     content: object = message.content
     if isinstance(content, list):
         content = [_unnumbered(block) for block in cast("list[object]", content)]
@@ -234,7 +234,7 @@ def _unnumbered(block: object) -> object:
 
 
 def _other(message: BaseMessage) -> list[ChatGenerationChunk] | None:
-    """Return a message of a role of its own as one chunk."""
+    """Return a message of a custom role as one chunk."""
     if not isinstance(message, ChatMessage):
         return None
     chunk: BaseMessageChunk = ChatMessageChunk(
@@ -265,7 +265,7 @@ class PlainForm:
         return [*chunks, last]
 
     def merged(self, chunks: Iterator[GenerationChunk]) -> list[Generation]:
-        """Return the generation that *chunks* come to."""
+        """Return the generation of the merged *chunks*."""
         whole = functools.reduce(operator.add, chunks)
         return [Generation(text=whole.text, generation_info=whole.generation_info)]
 

@@ -1,16 +1,15 @@
-"""Generations to bytes and back: a fixed list of classes, no reviver, no pickle.
+"""Codec of generations: a fixed list of classes, without a reviver and without pickle.
 
-What is read builds only the classes below, whatever the bytes say. Objects are rebuilt without validation (three times as fast) if
-a test of the class, once per process, shows that this gives what validation gives; else with it. Every decoding gives new objects,
-so that no two callers share one.
+Decoding creates only the classes below, for any bytes. It skips validation (three times as fast) if a test of the class, once per process,
+shows that the result is the same. Each decoding returns new objects, so callers share none.
 
-Values stand in the order of the tables below, which is for ever. A field that a table does not name (of another release of
-LangChain) travels by name; a reader whose class has no such field refuses.
+Values are in the order of the tables below, which never changes. A field that a table does not name (of another release of LangChain) is
+written by name. A reader whose class has no such field raises an error.
 
-What does not come back equal is refused by `EncodeError`, with four intended differences: a message that had an id gets a new one
-(else LangGraph's `add_messages` would take a hit for the same message and overwrite the history), a `parsed` pydantic object becomes
-plain data of which it can be made again (the parsers of providers take either), `total_cost: 0`, which LangChain adds to hits,
-is dropped, and objects of unknown classes in metadata become plain data (`_bookkeeping`).
+An `EncodeError` is raised if the decoded generations would not equal the original ones, with four intended differences. A message with an
+id gets a new one: with the same id, LangGraph's `add_messages` would overwrite the history. A `parsed` pydantic object becomes plain data,
+which the parsers of providers accept too. `total_cost: 0`, which LangChain adds to hits, is dropped. Objects of unknown classes in metadata
+become plain data (`_bookkeeping`).
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from langchain_layered_cache._marks import MARK
 CODEC = "lc-generations-1"
 
 _new = object.__new__
-# pydantic's own slots: what an object consists of, past the checks of its __setattr__
+# the slots of pydantic, set without the checks of its __setattr__
 _put_values, _put_given, _put_extra, _put_private = (
     vars(BaseModel)[slot].__set__ for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 )
 
 _MESSAGE = ("content", "additional_kwargs", "response_metadata", "name", "id")
 _AI = (*_MESSAGE, "tool_calls", "invalid_tool_calls", "usage_metadata")
-_ID = 4  # its place
+_ID = 4  # the index of the id
 _AI_IN_ORDER = (
     "content", "additional_kwargs", "response_metadata", "type", "name", "id", "tool_calls", "invalid_tool_calls", "usage_metadata",
 )  # fmt: skip
@@ -52,14 +51,14 @@ _Text = type(ChatGeneration(message=AIMessage("a")).text)  # a text that can be 
 
 
 class _Layout:
-    """How objects of one class are written and built.
+    """The layout of the objects of one class.
 
     Args:
-        number: Stands for the class, for ever.
+        number: The number of the class, which never changes.
         cls: The class.
-        names: The order of its fields, for ever; those of them that this release of the class lacks must be None.
-        order: The order in which `built` is given them, `type` among them; what differs from the class's is put in order.
-        sample: Arguments to make one of it.
+        names: The order of its fields, which never changes. Fields that this release of the class lacks must be None.
+        order: The order of the arguments of `built`, with `type`. It is compared with that of the class.
+        sample: Arguments for an example object.
     """
 
     def __init__(self, number: int, cls: type[BaseModel], names: tuple[str, ...], *, order: tuple[str, ...] = (), **sample: object) -> None:
@@ -80,11 +79,11 @@ class _Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether an object is nothing but the values of the table, in its order."""
+        """True if an object has only the fields of the table, in its order."""
         return self.raw and self.in_order and not self.uneven
 
     def _rebuilds(self, validated: BaseModel) -> bool:
-        """Whether an object built without validation is what validation makes."""
+        """True if an object that was made without validation equals one with it."""
         values = {name: validated.__dict__.get(name) for name in (*validated.__dict__, *self.missing)}
         rebuilt = self.built(values, self.mask(validated), None)
         return (
@@ -95,7 +94,7 @@ class _Layout:
         )
 
     def mask(self, thing: BaseModel) -> int:
-        """Return which fields of *thing* were set, as a number."""
+        """Return the set fields of *thing* as a bit mask."""
         given = frozenset(thing.__pydantic_fields_set__)
         try:
             return self._masks[given]
@@ -104,23 +103,23 @@ class _Layout:
             return mask
 
     def given(self, mask: int) -> set[str]:
-        """Return the fields that *mask* says were set, in a new set."""
+        """Return the fields in *mask* as a new set."""
         try:
             return self._given[mask].copy()
         except KeyError:
-            if len(self._given) > 1024:  # noqa: PLR2004 - whoever writes nonsense shall not fill the memory
+            if len(self._given) > 1024:  # noqa: PLR2004 - corrupt bytes must not fill the memory
                 self._given.clear()
             self._given[mask] = {name for name, bit in self._bits.items() if mask & bit}
             return self._given[mask].copy()
 
     def more(self, thing: BaseModel) -> dict[str, object] | None:
-        """Return the fields of *thing* that the table does not name and that say something."""
+        """Return the fields of *thing* with a value that the table does not name."""
         values, fields = thing.__dict__, self.cls.model_fields
         more = {name: values[name] for name in self.others if values[name] != _default(fields[name])}
         return {**more, **(thing.__pydantic_extra__ or {})} or None
 
     def built(self, values: dict[str, Any], mask: int, more: dict[str, Any] | None) -> BaseModel:
-        """Return an object of the class with *values*, of which *mask* says which were set."""
+        """Return an object of the class with *values*; *mask* has the fields that were set."""
         given = self.given(mask)
         extra: dict[str, Any] | None = {} if self.extra_allowed else None
         if more is not None or self.uneven:
@@ -131,7 +130,7 @@ class _Layout:
         return _made(self.cls, values if self.in_order else {name: values[name] for name in self.cls.model_fields}, given, extra)
 
     def _complete(self, values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any] | None:
-        """Put into *values* what the table does not name; return what belongs to no field."""
+        """Add fields that the table does not name to *values*; return the names that are no fields."""
         for name in self.missing:
             if values.pop(name) is not None:
                 raise KeyError(name)
@@ -143,7 +142,7 @@ class _Layout:
 
 
 def _made(cls: type[BaseModel], values: dict[str, Any], given: set[str], extra: dict[str, Any] | None) -> BaseModel:
-    """Return an object of *cls* without asking it."""
+    """Return an object of *cls* without calling its constructor."""
     thing = _new(cls)
     _put_values(thing, values)
     _put_given(thing, given)
@@ -174,7 +173,7 @@ KNOWN_CLASSES = tuple(_LAYOUTS)
 _MESSAGE_OF = {layout.number: layout for layout in _MESSAGES}
 _GENERATION_OF = {layout.number: layout for layout in _GENERATIONS}
 _AI_MESSAGE, _CHAT_GENERATION = _MESSAGE_OF[1], _GENERATION_OF[3]
-# then an answer of a chat model can be made on the shortest way
+# if True, an answer of a chat model is decoded by the fastest function
 _CHAT_IS_PLAIN = _AI_MESSAGE.plain and _CHAT_GENERATION.plain and _AI_MESSAGE.extra_allowed and not _CHAT_GENERATION.extra_allowed
 
 
@@ -182,7 +181,7 @@ def encode(generations: Sequence[Generation]) -> bytes:
     """Return *generations* as bytes.
 
     Raises:
-        EncodeError: They would not come back equal; the message names a class, never a content.
+        EncodeError: If the decoded generations would not equal the original ones. The message names a class and no content.
     """
     parts = to_parts(generations)
     try:
@@ -192,10 +191,10 @@ def encode(generations: Sequence[Generation]) -> bytes:
 
 
 def decode(data: bytes) -> list[Generation]:
-    """Return what `encode` was given, in new objects.
+    """Return the generations in *data*, as new objects.
 
     Raises:
-        ValueError: These bytes were not written by `encode`, or by one that knows more classes or fields.
+        ValueError: If `encode` did not write *data*, or that of another release with more classes or fields.
     """
     parts = loads(data)
     try:
@@ -211,7 +210,7 @@ def _no_generations(cause: Exception | None) -> NoReturn:
 
 # --- to parts
 
-_INFO, _MESSAGE_PARTS, _KWARGS, _METADATA = 4, 5, 4, 5  # their places in the parts below
+_INFO, _MESSAGE_PARTS, _KWARGS, _METADATA = 4, 5, 4, 5  # indexes in the parts below
 _CALLS = "tool_calls"
 
 
@@ -227,10 +226,10 @@ def _with_plain_metadata(parts: list[Any]) -> list[Any]:
 
 
 def to_parts(generations: Sequence[Generation]) -> list[list[object]]:
-    """Return *generations* as plain data, as far as they are.
+    """Return *generations* as parts of plain data.
 
     Raises:
-        EncodeError: One is of a class that is not known here.
+        EncodeError: If a class is not known here.
     """
     return [_generation_parts(generation) for generation in generations]
 
@@ -243,7 +242,7 @@ def _generation_parts(generation: Generation) -> list[object]:
     more = layout.more(generation) if layout.uneven else None
     if message is None:
         return [layout.number, layout.mask(generation), more, text, values["generation_info"]]
-    # most of an answer: once is enough
+    # the text is most of an answer, and is stored once
     text = None if text == message.content else str.__str__(values["text"])
     return [layout.number, layout.mask(generation), more, text, values["generation_info"], _message_parts(message)]
 
@@ -255,8 +254,8 @@ def _message_parts(message: BaseMessage) -> list[object]:
     if layout.uneven or message.__pydantic_extra__:
         parts[2] = layout.more(message)
     if parts[3 + _ID] is not None:
-        parts[3 + _ID] = True  # it had one
-    if MARK in message.response_metadata:  # of the hit that this was; a part of no answer
+        parts[3 + _ID] = True  # the message had an id
+    if MARK in message.response_metadata:  # the mark of an earlier hit is not a part of the answer
         parts[_METADATA] = {name: value for name, value in message.response_metadata.items() if name != MARK}
     if (usage := values.get("usage_metadata")) and "total_cost" in usage:
         parts[3 + layout.names.index("usage_metadata")] = {name: usage[name] for name in usage if name != "total_cost"} or None
@@ -266,13 +265,13 @@ def _message_parts(message: BaseMessage) -> list[object]:
 
 
 def _plain_parsed(parsed: BaseModel, content: object) -> object:
-    """Return plain data from which a provider's parser makes *parsed* again: what the model said, or what the object shows."""
+    """Return plain data from which a provider's parser makes *parsed* again: the content of the model, or the fields of the object."""
     cls = type(parsed)
     for plain in (_said(content), _dumped(parsed, by_alias=True), _dumped(parsed, by_alias=False)):
         try:
             if isinstance(plain, dict) and cls(**cast("dict[str, Any]", plain)) == parsed:
                 return cast("object", plain)
-        except Exception:  # noqa: BLE001, S112 - a validator may raise anything: then it is not this one
+        except Exception:  # noqa: BLE001, S112 - a validator may raise any error: the next candidate is tried
             continue
     msg = f"an object of {cls.__module__}.{cls.__qualname__} cannot be made again of what it shows, so its answer is not kept"
     raise EncodeError(msg)
@@ -288,7 +287,7 @@ def _said(content: object) -> object:
 def _dumped(parsed: BaseModel, *, by_alias: bool) -> object:
     try:
         return parsed.model_dump(mode="json", by_alias=by_alias)
-    except Exception:  # noqa: BLE001 - a serializer may raise anything
+    except Exception:  # noqa: BLE001 - a serializer may raise any error
         return None
 
 
@@ -335,7 +334,7 @@ def _any_generation(
 
 
 def _chat_generation(_number: int, mask: int, _more: None, text: str | None, info: object, message_parts: list[Any]) -> Generation:
-    """Return what nearly every answer is, as the others would, in two thirds of the time: see `_CHAT_IS_PLAIN`."""
+    """Return a plain chat generation, which nearly every answer is, in two thirds of the time: see `_CHAT_IS_PLAIN`."""
     _number, message_mask, _more, content, kwargs, metadata, name, id_, calls, invalid_calls, usage = message_parts
     kind = cast("object", type(content))
     if kind is not str and kind is not list:
@@ -394,5 +393,5 @@ if hasattr(os, "register_at_fork"):
 
 
 def new_id() -> str:
-    """Return an id that no other message has, of the form that LangChain gives to those of a run."""
+    """Return a unique id in the form of LangChain's ids of runs."""
     return f"lc_run--{_process}-{next(_numbers)}"

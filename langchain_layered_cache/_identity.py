@@ -1,8 +1,8 @@
-"""Which embedding model it is: its class and name, where it runs, and every setting that may change its vectors.
+"""The identity of an embedding model: its class and name, its address, and all settings that may change its vectors.
 
-Of a pydantic class the declared fields count, as they are at the moment of the call, but for defaults (a release may add some), nulls,
-secrets, and transport settings. Another class does not declare its settings, so its public attributes count, as they were when it
-was wrapped: later, some of them may be counters. A network that is loaded in this process counts by its weights and settings
+The declared fields of a pydantic class count, as they are at the call, except defaults (a release may add some), nulls, secrets and
+transport settings. Another class does not declare its settings. So its public attributes count, as they were when it was wrapped, since
+later some may be counters. A network that is loaded in this process counts by its weights and settings
 (`layered_cache.local_models`). Any other object without a lasting text is refused, unless `model` identifies it.
 """
 
@@ -39,10 +39,10 @@ class Identity:
 
     Args:
         embeddings: The model.
-        model: What it is to be called, and what stands for settings that cannot be read.
+        model: A name that also identifies settings that cannot be read.
 
     Raises:
-        ConfigurationError: It has no name, or a setting that cannot be read, and no *model* is given.
+        ConfigurationError: If *model* is None and the model has no name, or a setting that cannot be read.
     """
 
     def __init__(self, embeddings: Embeddings, model: str | None) -> None:
@@ -69,7 +69,7 @@ class Identity:
 
     @property
     def name(self) -> str | None:
-        """What it is called."""
+        """The name of the model."""
         if self._model is not None:
             return self._model
         found = (getattr(self._embeddings, name, None) for name in _NAMES)
@@ -77,10 +77,10 @@ class Identity:
 
     @property
     def params(self) -> dict[str, object]:
-        """All else that decides its vectors.
+        """The other settings that decide its vectors.
 
         Raises:
-            UncacheableRequestError: A setting has no lasting text.
+            UncacheableRequestError: If a setting has no lasting text.
         """
         if (known := self._known) is not None and known[0].are_of(self._embeddings):
             return {**known[1]}
@@ -118,7 +118,7 @@ class Identity:
     def _declared(self, embeddings: BaseModel) -> dict[str, Any]:
         fields = type(embeddings).model_fields
         values = {name: getattr(embeddings, name) for name in fields}
-        # what a factory makes may come of the environment: it is no default, and pydantic names none
+        # a value of a factory may come from the environment, so it is no default, and pydantic names none
         return self._kept(values, {name: field.default for name, field in fields.items()})
 
     def _kept(self, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _class_of(embeddings: Embeddings) -> str:
 
 
 def _address_of(embeddings: Embeddings) -> str | None:
-    """Return where the clients of OpenAI's library send requests: it may be the environment of the moment they were made that says it."""
+    """Return the address of the clients of OpenAI's library. It may be from the environment at the time they were made."""
     for name in _CLIENTS:
         client = cast("object", getattr(getattr(embeddings, name, None), "_client", None))
         if (address := getattr(client, "base_url", None)) is not None:

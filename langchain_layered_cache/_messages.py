@@ -1,8 +1,8 @@
 """The messages in LangChain's `prompt`, as far as a model sees them.
 
-They keep their type, content, name, tool calls, tool results and additional fields. They lose ids, usage, response metadata (but
-for what steers how content is read) and artifacts, which no model sees. Ids of tool calls are numbered in the order in which they
-appear: providers draw them at random.
+They keep their type, content, name, tool calls, tool results and additional fields. They lose ids, usage, artifacts and response metadata
+(except the names that decide how content is read), which no model gets. Ids of tool calls are numbered in the order in which they
+appear: providers make them at random.
 
 Other random ids in messages are not part of the key: the ids that LangChain gives to content blocks, and the ids of items in answers of
 OpenAI's Responses API (see `_item_ids`). Nor is the `index` that a stream adds to a tool call.
@@ -29,7 +29,7 @@ _CALL_BLOCKS = frozenset({
     "tool_call", "tool_call_chunk", "invalid_tool_call", "server_tool_call", "server_tool_call_chunk", "tool_use", "server_tool_use",
     "mcp_tool_use", "function_call", "custom_tool_call",
 })  # fmt: skip
-_STEERING = ("model_provider", "output_version")  # of the metadata of an answer: how its content is read
+_STEERING = ("model_provider", "output_version")  # the metadata that decides how content is read
 _NO_ANSWER_DEPENDS_ON_IT = ("id", "usage_metadata", "artifact", "tool_call_chunks", "chunk_position", "example", "type")
 
 
@@ -67,7 +67,7 @@ def is_written_out_model(llm_string: object) -> bool:
 
 
 def is_written_out(item: object) -> bool:
-    """Whether *item* is something that LangChain wrote out by its class and its fields."""
+    """Return True if *item* is an object that LangChain serialized by its class and fields."""
     if not isinstance(item, dict):
         return False
     thing = cast("dict[str, object]", item)
@@ -77,7 +77,7 @@ def is_written_out(item: object) -> bool:
 
 
 def _known_by_address(value: object) -> bool:
-    """Whether *value* holds something that LangChain did not write out and whose text is its address."""
+    """Return True if *value* holds an object that LangChain did not serialize, with an address as its text."""
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
         if fields.get("lc") == 1 and fields.get("type") == "not_implemented":
@@ -87,10 +87,10 @@ def _known_by_address(value: object) -> bool:
 
 
 class _Ids:
-    """Names tool calls by the order in which they appear.
+    """Names of tool calls by the order in which they appear.
 
     Args:
-        renumber: False if the provider keeps the conversation, which its ids name.
+        renumber: False if the provider stores the conversation, to which its ids refer.
         random: Whether content may hold random ids of LangChain's.
     """
 
@@ -126,7 +126,7 @@ def _canonical_message(item: dict[str, Any], ids: _Ids, sends: tuple[str, ...]) 
     message: dict[str, object] = {"type": kind}
     sent = sends if isinstance(fields.get("content"), list) else tuple(name for name in sends if name != "model_name")
     kept = {name: metadata[name] for name in (*_STEERING, *sent) if metadata.get(name) is not None}
-    if not ids.renumber:  # the provider keeps the conversation, and these ids say which
+    if not ids.renumber:  # the provider stores the conversation, to which these ids refer
         kept.update((name, metadata[name]) for name in ("id",) if name in metadata)
         if identity is not None:
             message["id"] = identity

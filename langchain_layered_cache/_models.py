@@ -1,15 +1,13 @@
 """The model of a request: LangChain's `llm_string`, and the settings of the model as they are at the call.
 
-At the top level, nulls, credentials and settings that only concern transport (time-outs, retries, clients, streaming, names) are left out.
-All else counts as it is. The addresses that requests go to count, whether an argument or the environment says them (`_addresses`).
+At the top level, nulls, credentials and transport settings (timeouts, retries, clients, streaming, names) are left out. All other settings
+count unchanged. The addresses of requests count, from arguments and from the environment (`_clients`).
 
-The text may be older than the model: LangChain writes a model out once, and neither a copy nor an attribute that is changed later shows.
-Of many classes it shows nothing but the class. So a call has the model itself (`_settings`), and what LangChain would write now takes the
-place of what it has written. Settings that are in no text are added. A model whose text shows all has the same key as a bare `update` with
-that text.
+The text may be older than the model: LangChain serializes a model once, and the text of a copy or a changed model stays the same. For many
+classes the text has the class only. So a call uses the model itself (`_settings`): its current serialization replaces that in the text, and
+settings that are in no text are added. A model with a complete text has the same key as a bare `update` with that text.
 
-A lookup without a model has the key of its text. In a call of LangChain's that is refused, because nothing shows that the text is up to
-date.
+A lookup without a model has the key of its text. In a call of LangChain it is refused, because the text may be outdated.
 """
 
 from __future__ import annotations
@@ -32,8 +30,8 @@ from langchain_layered_cache._messages import ADDRESS, BY_ADDRESS, is_written_ou
 from langchain_layered_cache._reprs import NoKeyError, Reader, find_class
 from langchain_layered_cache._settings import OF_CALLS, OF_MODELS, Settings, is_secret
 
-_VARIANTS = 8  # of the classes under one text, remembered
-# other names of a parameter that the caller may take back by None
+_VARIANTS = 8  # remembered models of one text
+# other names of a parameter that the caller may reset by None
 _SAME = {
     "model": ("model_name", "model_id"),
     "model_name": ("model", "model_id"),
@@ -76,7 +74,7 @@ class Model:
 
     @property
     def is_current(self) -> bool:
-        """Whether the classes that its text names are still the same ones: a notebook defines one again and again."""
+        """True if the classes in its text are still the same objects: a notebook may define a class again."""
         return all(find_class(path) is found for path, found in self.classes)
 
     @property
@@ -85,14 +83,14 @@ class Model:
         return address_params(self.environment, self.addresses)
 
     def reading(self, prompt: str) -> tuple[object, ...]:
-        """Return what stands for *prompt* under this model, as it and the environment are now: for a memo, not for a key."""
+        """Return the memo key of *prompt* under this model in the current environment. It is no cache key."""
         if not self.environment:
             return (prompt, self.number)
         return (prompt, self.number, *[os.environ.get(name) for name in self.environment])
 
 
 class KnownModel:
-    """The models that one `llm_string` can belong to: nearly always one."""
+    """The models of one `llm_string`, nearly always one."""
 
     def __init__(self, llm_string: str, ignore: frozenset[str] = frozenset()) -> None:
         self._text = llm_string
@@ -178,14 +176,14 @@ def _sent_metadata(path: list[str], init: Mapping[str, object]) -> tuple[str, ..
 
 
 def _unnamed(settings: Settings, name: str | None) -> str | None:
-    """Return why a model of a library has no key if nothing names it; a class of the user's own is known by itself."""
+    """Return the reason why a model of a library without a name has no key. The class identifies a model of the user."""
     if name is not None or settings.class_name is not None or settings.key_extra is not None or settings.is_fake:
         return None
     return f"nothing names the model of a {settings.kind}. Name it: cached(model, key_extra='name/and-settings')"
 
 
 def _beyond(settings: Settings, call: Mapping[str, object], ignore: frozenset[str], *, is_named: bool) -> dict[str, object]:
-    """Return what counts of *settings* and is neither written out nor in the text of the *call*.
+    """Return the *settings* that count and are neither serialized nor in the text of the *call*.
 
     Where the text names the model, and in a class of the user's own, the values that the class declares are left out.
     """
@@ -220,14 +218,14 @@ def _equal(one: object, other: object) -> bool:
 
 
 def _said(init: dict[str, object]) -> dict[str, object]:
-    """Return the parameters of calls that a model as it was written out says."""
+    """Return the parameters of calls in a serialized model."""
     kwargs = init.get("model_kwargs")
     said = {**init, **cast("dict[str, object]", kwargs)} if isinstance(kwargs, dict) else init
     return said if said.get("stop") else {**said, "stop": None}  # an empty list is not sent
 
 
 def _taken_back(said: dict[str, object], call: dict[str, object]) -> dict[str, None]:
-    """Return what the model says and the call says is not to be sent; of `stop`, LangChain says it in each."""
+    """Return the parameters of the model that the call resets by None; LangChain does so for `stop` in each call."""
     nulls = [name for name, value in call.items() if value is None and name not in OF_CALLS and name != "stop"]
     return {name: None for name in nulls if _first(said, name) is not None}
 
@@ -275,7 +273,7 @@ def _without(names: frozenset[str], params: dict[str, object]) -> dict[str, obje
 
 
 def _refuse_objects(params: object, name: str = "") -> None:
-    """Refuse parameters of a serialized model that hold an object of which LangChain says no more than its class."""
+    """Refuse parameters of a serialized model with an object of which LangChain writes only the class."""
     if isinstance(params, dict):
         fields = cast("dict[str, object]", params)
         if fields.get("lc") == 1 and fields.get("type") == "not_implemented":

@@ -36,7 +36,7 @@ class Nodes:
         """Return the digest of the code behind *namespace*; None if its name identifies it.
 
         Raises:
-            UncacheableRequestError: Neither does.
+            UncacheableRequestError: If neither identifies the code.
         """
         if len(namespace) < 2 or namespace[0] != _WRITES:  # noqa: PLR2004 - the namespace of another kind of key
             return None
@@ -55,7 +55,7 @@ class Nodes:
             raise UncacheableRequestError(msg)
         return code_identity(function)
 
-    def show(self, graph: Any) -> Iterator[tuple[str, UncacheableRequestError]]:  # noqa: ANN401 - the types of graphs say too little
+    def show(self, graph: Any) -> Iterator[tuple[str, UncacheableRequestError]]:  # noqa: ANN401 - graphs are not typed
         """Note the functions of *graph*, and yield the nodes with a cache policy that have no identity, with the reason."""
         for node, built in graph.nodes.items():
             if built.cache_policy is None and graph.cache_policy is None:

@@ -1,8 +1,8 @@
-"""Parameters as Python shows them: read back where that is possible, taken by their text where that tells all, refused elsewhere.
+"""Parser of Python reprs of parameters.
 
-LangChain hands over the parameters of a call as the text of a sorted list of pairs. Literals can be read back. A class (a schema of
-structured output) shows no more than its name: it counts by its schema. Of other objects a text is taken that shows all of them: members
-of enums, dates, decimals. What shows an address, or may have left something out, has no key.
+LangChain passes the parameters of a call as the text of a sorted list of pairs. Literals are parsed. A class (a schema of structured
+output) has only its name in the text, so its schema counts. Members of enums, dates and decimals count by their complete text. A parameter
+whose text has an address, or may be incomplete, has no key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from langchain_layered_cache._messages import ADDRESS, BY_ADDRESS
 
 _SHOWN = re.compile(r"<class '(?P<path>[\w.<>]+)'>|<[\w.]+: [^<>]*>")  # a class, or a member of an enum
-# what shows all of itself, in words that Python could read
+# classes with a complete repr that Python could parse
 _TELLING = frozenset({
     "datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta", "datetime.timezone", "datetime.timezone.utc",
     "Decimal", "UUID", "SecretStr", "frozenset", "set", "OrderedDict", "PosixPath", "WindowsPath", "nan", "inf",
@@ -30,26 +30,28 @@ _PLAIN_NODES = (
     ast.Expression, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.UnaryOp, ast.USub, ast.keyword, ast.expr_context,
 )  # fmt: skip
 _QUOTED = r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\""""
-_SIGN = re.compile(rf"""{_QUOTED}|[][(){{}}'"]""", re.DOTALL)  # a text, a bracket, or a quote that nothing closes
+_SIGN = re.compile(rf"""{_QUOTED}|[][(){{}}'"]""", re.DOTALL)  # a text, a bracket, or an open quote
 _PAIR_START = re.compile(rf"(?:\[|\), )\((?P<name>{_QUOTED}), ", re.DOTALL)
 
 
 class NoKeyError(Exception):
-    """A parameter has no lasting text. The message names it, and shows nothing of it."""
+    """A parameter has no lasting text. The message has its name and no value."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(f"the parameter {name!r} {why}")
 
 
 class Reader:
-    """Reads the text of a sorted list of pairs, as far as Python can.
+    """Parser of the text of a sorted list of pairs.
 
     Args:
-        ignored: Parameters whose values do not matter if they cannot be read.
-        at_hand: The classes that the text was written of, by their paths, as far as they are known.
+        ignored: Parameters with values that need not be parsed.
+        at_hand: The known classes in the text, by their paths.
 
-    `classes` are those that it met and had to find by their paths; `met_classes`: whether it met any.
-    `read_all`: Python could read back all that it was given.
+    Attributes:
+        classes: The classes that were found by their paths.
+        met_classes: True if the text has a class.
+        read_all: True if the whole text was parsed.
     """
 
     def __init__(self, ignored: frozenset[str], at_hand: Mapping[str, type[BaseModel]] | None = None) -> None:
@@ -60,7 +62,7 @@ class Reader:
         self._at_hand = at_hand or {}
 
     def literals(self, text: str) -> frozenset[str]:
-        """Return the names of the parameters in *text* whose values can be read back; not of those that say nothing, None."""
+        """Return the names of the parameters in *text* with a parsed value that is not None."""
         if (literal := _literal(text)) is not _NOT_LITERAL:
             pairs = cast("list[object]", literal) if isinstance(literal, list) else []
             return frozenset(name for name, value in cast("list[tuple[str, object]]", [*filter(_is_pair, pairs)]) if value is not None)
@@ -72,7 +74,7 @@ class Reader:
         """Return the parameters in *text*; a text of another form counts as it is.
 
         Raises:
-            NoKeyError: One has no lasting text.
+            NoKeyError: If a parameter has no lasting text.
         """
         literal = _literal(text)
         if literal is not _NOT_LITERAL:
@@ -86,7 +88,7 @@ class Reader:
         return {"text": text}
 
     def _value(self, name: str, text: str) -> object:
-        """Return the value that *text* shows; what Python cannot read back counts by its text, if that tells all of it."""
+        """Return the value in *text*, or the text itself if that is complete and cannot be parsed."""
         if (value := _literal(text)) is not _NOT_LITERAL:
             return value
         if name in self._ignored:
@@ -98,7 +100,7 @@ class Reader:
         return ("text", text, *(self._schema(name, shown["path"]) for shown in _SHOWN.finditer(text) if shown["path"]))
 
     def _schema(self, name: str, path: str) -> str:
-        """Return what the class at *path* looks like: two of one name may differ."""
+        """Return the schema of the class at *path*: two classes of one name may differ."""
         self.met_classes = True
         if (given := self._at_hand.get(path)) is not None and (schema := schema_of(given)) is not None:
             return schema
@@ -108,7 +110,7 @@ class Reader:
             raise NoKeyError(name, f"is the class {path}, whose schema cannot be found by that name; pass its JSON schema instead")
         self.classes[path] = found
         if _schemas_seen.setdefault(path, schema) != schema:
-            # which of them a chain was made with, the text does not say
+            # the text does not show with which of them a chain was made
             raise NoKeyError(name, f"is one of several classes {path} that look different; give them different names")
         return schema
 
@@ -136,7 +138,7 @@ def schema_of(found: type[BaseModel]) -> str | None:
     if (schema := _schemas.get(found)) is None:
         try:
             schema = _schemas[found] = json.dumps(found.model_json_schema(), sort_keys=True)
-        except Exception:  # noqa: BLE001 - a field may be of any kind, and say no in any way
+        except Exception:  # noqa: BLE001 - a field may be of any class, and raise any error
             return None
     return schema
 
@@ -158,7 +160,7 @@ def _is_pair(pair: object) -> bool:
 
 
 def _tells_all(text: str) -> bool:
-    """Whether *text* is made of literals and of things that show all of themselves."""
+    """Return True if *text* has only literals and complete reprs."""
     try:
         tree = ast.parse(text.strip(), mode="eval")
         return all(map(_node_tells_all, ast.walk(tree)))
@@ -177,7 +179,7 @@ def _node_tells_all(node: ast.AST) -> bool:
 
 
 def _split_pairs(text: str) -> dict[str, str] | None:
-    """Return name and text of each pair in the text of a list of pairs whose values need not be literals; None for another text."""
+    """Return name and text of each pair in the text of a list of pairs with any values; None for another text."""
     if not (text.startswith("[") and text.endswith(")]")):
         return None
     starts = [*_starts(text)]
@@ -189,7 +191,7 @@ def _split_pairs(text: str) -> dict[str, str] | None:
 
 
 def _starts(text: str) -> Iterator[re.Match[str]]:
-    """Find where pairs begin: at the front, and where one ends with every bracket and quote closed. In one pass: texts may be long."""
+    """Yield the starts of pairs: at the front, and after a pair with all brackets and quotes closed. One pass, since texts may be long."""
     if (start := _PAIR_START.match(text)) is None:
         return
     yield start

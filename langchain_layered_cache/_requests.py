@@ -1,8 +1,8 @@
-"""From LangChain's `prompt` and `llm_string` to a `Request`: what decides the answer, and nothing that does not.
+"""Conversion of LangChain's `prompt` and `llm_string` to a `Request` with exactly the parts that decide the answer.
 
-LangChain hands a cache two texts: the messages (or the prompt of a plain LLM), and the model with its parameters. Taken as they are,
-they change with message ids, token counts of earlier turns, time-outs and releases, so that a conversation never hits; and they
-leave out where the requests go. `_messages` reads the one, `_models` the other.
+LangChain passes two texts to a cache: the messages (or the prompt of a completion model), and the model with its parameters. The texts
+change with message ids, token counts of earlier turns, timeouts and releases, so a conversation would never hit. They also lack the address
+of the requests. `_messages` reads the first text, and `_models` the second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def to_request(
         model: Its identity.
         rules: The rules for its key.
         sample: See `Request`.
-        account: The account's fingerprint, if accounts are told apart.
+        account: The account's fingerprint, if accounts are separate.
         plain: Whether *prompt* is a text even if it looks like messages.
 
     Raises:

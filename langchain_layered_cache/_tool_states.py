@@ -23,18 +23,18 @@ from layered_cache.keys import canonical
 
 from langchain_layered_cache._writes import Fields, take_apart
 
-_SAID = "cache_key"  # in the metadata of a tool
+_SAID = "cache_key"  # a name in the metadata of a tool
 _FUNCTIONS = ("func", "coroutine")
-# what these have of their own is in the key, or does not decide a result
+# the fields of these classes are in the key, or do not decide a result
 _LANGCHAINS = frozenset({*StructuredTool.__mro__, *Tool.__mro__})
 _KNOWN = frozenset({*StructuredTool.model_fields, *Tool.model_fields})
 
 
 def state_of(tool: BaseTool) -> str | None:
-    """Return what stands for what *tool* holds; None if it holds nothing.
+    """Return the digest of the values of *tool*; None if it has none.
 
     Raises:
-        UncacheableRequestError: It holds something of which no exact key can be made.
+        UncacheableRequestError: If a value has no exact key.
     """
     said = (tool.metadata or {}).get(_SAID)
     if said is not None and not (isinstance(said, str) and said):
@@ -47,7 +47,7 @@ def state_of(tool: BaseTool) -> str | None:
         return hashlib.sha256(canonical(take_apart(held, _fields_of), "a value of the tool")).hexdigest()
     except (EncodeError, UncacheableRequestError) as error:
         reason = str(error)
-    except Exception as error:  # noqa: BLE001 - values of any kind are read here, and may fail in any way
+    except Exception as error:  # noqa: BLE001 - values of any class are read here, and may raise any error
         reason = f"a value that has no exact key ({type(error).__name__})"
     raise _refusal(tool, reason)
 
@@ -56,7 +56,7 @@ def code_of(tool: BaseTool) -> list[str] | None:
     """Return the digests of the user code of *tool*; None if all its code belongs to libraries.
 
     Raises:
-        UncacheableRequestError: The code uses a value that has no identity, and the metadata do not name it.
+        UncacheableRequestError: If the code uses a value without an identity that the metadata do not name.
     """
     functions = (getattr(tool, name, None) for name in _FUNCTIONS)
     try:

@@ -1,9 +1,9 @@
-"""The results of tools: which tools may be cached, under which key, and what is kept of a result.
+"""The results of tools: the tools that may be cached, their keys, and the stored parts of a result.
 
 A key contains all that decides a result: the tool's name, the arguments from the model, the schema of its arguments, its code, and the
-values that it holds (`_tool_states`). A tool that is given more than that by its host (the agent's state, its store, the run's
-configuration) is refused. Stored are the content and the artifact, if both come back equal. Never stored are errors, a `Command`, and a
-result after the answer of a person to an `interrupt()`.
+values that it holds (`_tool_states`). A tool with further inputs from its host (the agent's state, its store, the run's configuration) is
+refused. The content and the artifact are stored, if the decoded ones equal them. Errors, a `Command`, and a result after the answer of a
+person to an `interrupt()` are never stored.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ CODEC = "lc-tool-1"
 Result: TypeAlias = ToolMessage | Command[Any]
 Handler: TypeAlias = Callable[[ToolCallRequest], Any]
 
-_SINGLE = ["__arg1"]  # the argument of a tool that takes a text and nothing else, whatever its function calls it
-_HARMLESS = frozenset({"callbacks", "run_manager"})  # they are told of a call, and change nothing
-_KEPT = ("content", "artifact", "name", "additional_kwargs", "response_metadata")  # their order is for ever
+_SINGLE = ["__arg1"]  # the name of the only argument of a tool that takes a text
+_HARMLESS = frozenset({"callbacks", "run_manager"})  # they only observe a call
+_KEPT = ("content", "artifact", "name", "additional_kwargs", "response_metadata")  # this order never changes
 _GIVEN = frozenset({*_KEPT, "type", "id", "tool_call_id", "status"})
 
 
 class ToolAsker:
-    """Answers for the tools of one middleware.
+    """The cache of the tools of one middleware.
 
     Args:
-        calls: Whose cache it is.
-        ttls: The tools that may be cached, with the seconds for which their results are kept; None: as the policy says.
+        calls: The maker of calls.
+        ttls: The tools that may be cached, with the ttl of their results in seconds; None: as in the policy.
     """
 
     def __init__(self, calls: Calls, ttls: Mapping[str, float | None]) -> None:
@@ -56,11 +56,11 @@ class ToolAsker:
         self._ttls = ttls
 
     def ask(self, request: ToolCallRequest, handler: Handler) -> Ask[Result] | None:
-        """Return the question; None: it is none for the cache.
+        """Return the cached call; None if the call is not cached.
 
         Raises:
-            ConfigurationError, TenantRequiredError: The caller has said what may not be said, or nothing where something must be.
-            CacheMiss: It is none for the cache, and the caller wants nothing else.
+            ConfigurationError, TenantRequiredError: If an option of the caller is invalid or missing.
+            CacheMiss: If the call is not cached and the caller allows no run.
         """
         name, tool = request.tool_call["name"], request.tool
         if name not in self._ttls or tool is None:
@@ -79,13 +79,13 @@ class ToolAsker:
     def _begin(self, request: ToolCallRequest, ttl: float | None) -> Call:
         call = self._calls.begin(Run(None, _config_of(request).get("metadata", {}).get(METADATA), None))
         said = call.options.keep_for
-        if ttl is not None and (said is None or ttl < said):  # what is soon out of date is so in a call that keeps answers for long
+        if ttl is not None and (said is None or ttl < said):  # the shorter ttl counts
             call = call._replace(options=dataclasses.replace(call.options, ttl=ttl))
         return call
 
 
 class _ToolAsk(Ask[Result]):
-    """A question to a tool."""
+    """A cached call of a tool."""
 
     def __init__(self, call: Call, asked: Request, calls: Calls, request: ToolCallRequest, handler: Handler) -> None:
         super().__init__(call.cache, call.options, asked)
@@ -122,7 +122,7 @@ class _ToolAsk(Ask[Result]):
             if result.__pydantic_extra__ or values.keys() - _GIVEN:
                 kind = type(result)
                 msg = f"an object of {kind.__module__}.{kind.__qualname__} with fields that are not known here would not come back equal"
-                raise EncodeError(msg)  # noqa: TRY301 - told as the others are
+                raise EncodeError(msg)  # noqa: TRY301 - reported below
             data = dumps([values["id"] is not None, *map(values.get, _KEPT)])
         except EncodeError as error:
             self._calls.not_encodable(self._call, None, error)
@@ -154,15 +154,15 @@ def _config_of(request: ToolCallRequest) -> RunnableConfig:
 
 
 def _request(tool: BaseTool, args: Mapping[str, object], call: Call) -> Request:
-    """Return what *args* ask of *tool*.
+    """Return the request of *tool* with *args*.
 
     Raises:
-        UncacheableRequestError: More than they decides.
+        UncacheableRequestError: If other values decide the result too.
     """
     try:
         schema = convert_to_openai_tool(tool)
         hidden = sorted(_hidden(tool, schema["function"]["parameters"]["properties"]))
-    except Exception as error:  # a tool may be of any kind, and say no in any way
+    except Exception as error:  # a tool may be of any class, and raise any error
         msg = f"the arguments of the tool {tool.name!r} cannot be told: {type(error).__name__}"
         raise UncacheableRequestError(msg) from error
     if hidden:
@@ -182,14 +182,14 @@ def _request(tool: BaseTool, args: Mapping[str, object], call: Call) -> Request:
 
 
 def _code_of(tool: BaseTool) -> Callable[..., Any]:
-    """Return the function that *tool* calls in the end."""
-    return getattr(tool, "func", None) or getattr(tool, "coroutine", None) or type(tool)._run  # noqa: SLF001 - what a tool is made by
+    """Return the function of *tool*."""
+    return getattr(tool, "func", None) or getattr(tool, "coroutine", None) or type(tool)._run  # noqa: SLF001 - the method of a subclass
 
 
 def _hidden(tool: BaseTool, seen: Mapping[str, object]) -> set[str]:
     """Return the arguments of *tool* that the model does not give."""
     code = _code_of(tool)
-    signature = inspect.signature(code, follow_wrapped=not isinstance(code, functools.partial))  # what is bound already is no argument
+    signature = inspect.signature(code, follow_wrapped=not isinstance(code, functools.partial))  # bound arguments of a partial are left out
     takes = [
         name
         for name, parameter in signature.parameters.items()

@@ -1,8 +1,7 @@
-"""What a wrapped model does otherwise than its class: its streams go through the cache, and the cache knows its API key.
+"""The methods of a wrapped chat model: its streams use the cache, and the cache knows its API key.
 
-`_cached` puts one of these in front of the class of a model. They have no state of their own, so that copies, pickles and `llm_string`
-are those of the model. What LangChain's `invoke` does with the cache stays as it is; a stream inside of it, which is stored by it, passes
-through here.
+`_cached` derives a class from this one and the class of a model. It has no state, so copies, pickles and `llm_string` are those of the
+model. `invoke` uses the cache as LangChain does. A stream inside of `invoke`, which stores it, is not cached again.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _at_work: ContextVar[object] = ContextVar("layered_cache_at_work", default=None)
 
 
 def cache_of(model: BaseLanguageModel[Any]) -> LayeredCache | None:
-    """Return the cache of *model* now, if it is one of ours."""
+    """Return the current cache of *model*, if it is a `LayeredCache`."""
     own = model.cache
     cache = None if own is False else own if isinstance(own, BaseCache) else get_llm_cache()
     return cache if isinstance(cache, LayeredCache) else None
@@ -52,14 +51,14 @@ def note_missing_cache(model: BaseLanguageModel[Any]) -> None:
 
 
 def begin_work(model: BaseLanguageModel[Any], account: str | None) -> None:
-    """Note that *model* is being asked from here on: its streams are parts of what is asked."""
+    """Record that a call of *model* runs from here on. Its streams are parts of the call."""
     _at_work.set(model)
     current_account.set(account)
 
 
 @contextmanager
 def known_account(model: BaseLanguageModel[Any], cache: LayeredCache) -> Generator[str | None]:
-    """Tell the cache the API key of *model*, if it wants to know."""
+    """Set the API key of *model* for the block, if the cache separates accounts."""
     account = account_of(model) if cache.engine.policy.separate_accounts else None
     token = current_account.set(account)
     try:
@@ -70,7 +69,7 @@ def known_account(model: BaseLanguageModel[Any], cache: LayeredCache) -> Generat
 
 @contextmanager
 def at_work(model: BaseLanguageModel[Any], run: Run | None = None) -> Generator[None]:
-    """Note that *model* is being asked inside the block, in *run*, and is known to the cache."""
+    """Record that a call of *model* runs in the block, in *run*."""
     token = _at_work.set(model)
     options = current_key_options.set(key_options_of(model))
     if run is not None:
@@ -108,10 +107,10 @@ def answers_streams_of(model: BaseLanguageModel[Any], kwargs: dict[str, Any], ru
 
 
 class LateLimiter(BaseRateLimiter):
-    """A rate limiter that is asked when the model is: for streams, LangChain asks it before anybody could say that there is no need.
+    """A rate limiter that is used at the request. For streams, LangChain uses it before the lookup, so hits would wait too.
 
     Args:
-        limiter: The model's own.
+        limiter: The rate limiter of the model.
     """
 
     def __init__(self, limiter: BaseRateLimiter) -> None:
@@ -119,7 +118,7 @@ class LateLimiter(BaseRateLimiter):
 
     @property
     def _is_time(self) -> bool:
-        """Whether this is an `invoke`, which asks after it has looked."""
+        """True within `invoke`, which uses the limiter after the lookup."""
         return getattr(_at_work.get(), "rate_limiter", None) is self
 
     def acquire(self, *, blocking: bool = True) -> bool:
@@ -132,7 +131,7 @@ class LateLimiter(BaseRateLimiter):
 
 
 def late_limiter_of(model: BaseChatModel) -> LateLimiter | None:
-    """Return whom a stream of *model* has to ask before it begins; None: nobody, or LangChain does."""
+    """Return the limiter of a stream of *model*; None if it has none, or LangChain uses it."""
     limiter = model.rate_limiter
     return limiter if isinstance(limiter, LateLimiter) and _at_work.get() is not model else None
 
@@ -140,11 +139,11 @@ def late_limiter_of(model: BaseChatModel) -> LateLimiter | None:
 if TYPE_CHECKING:
     _ChatModel = BaseChatModel
 else:
-    _ChatModel = object  # its class comes beside it, and brings this one's methods
+    _ChatModel = object  # the derived class has the class of the model as its second base
 
 
 class WrappedChat(_ChatModel):
-    """Stands in front of the class of a chat model."""
+    """The cached methods, first in the bases of a derived class."""
 
     __slots__ = ()
     replay: ClassVar[Replay]
@@ -178,7 +177,7 @@ class WrappedChat(_ChatModel):
         **kwargs: Any,  # noqa: ANN401 - LangChain's signature
     ) -> Iterator[ChatGenerationChunk]:
         cache, messages = answers_streams_of(self, kwargs, run_of(run_manager)), without_repeated_ids(messages)
-        # not every model knows it; and what others read too must not depend on one reader's callbacks
+        # some models have no such parameter, and a shared stream must not depend on the callbacks of one reader
         manager = {} if run_manager is None or cache is not None else {"run_manager": run_manager}
         begun, limiter = partial(super()._stream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
 
@@ -206,8 +205,8 @@ class WrappedChat(_ChatModel):
         cache, messages = answers_streams_of(self, kwargs, run_of(run_manager)), without_repeated_ids(messages)
         manager = {} if run_manager is None or cache is not None else {"run_manager": run_manager}
         begun, limiter = partial(super()._astream, messages, stop=stop, **manager, **kwargs), late_limiter_of(self)
-        # without a coroutine of the model's, this is `_stream` in threads, which asks by itself unless it is at work already
-        asks_itself = getattr(begun.func, "__func__", None) is BaseChatModel._astream  # noqa: SLF001 - the one that is inherited
+        # without a coroutine of the model, this is `_stream` in threads, which uses the limiter itself
+        asks_itself = getattr(begun.func, "__func__", None) is BaseChatModel._astream  # noqa: SLF001 - the inherited method
 
         async def live() -> AsyncIterator[ChatGenerationChunk]:
             if limiter is not None and (_at_work.get() is self or not asks_itself):
@@ -229,7 +228,7 @@ class WrappedChat(_ChatModel):
     def _asking(
         self, cache: LayeredCache, messages: list[BaseMessage], stop: list[str] | None, run_manager: object, kwargs: dict[str, Any]
     ) -> Asking[ChatGenerationChunk]:
-        """Return what is asked, in the texts that LangChain would hand to a cache."""
+        """Return the stream, with the texts that LangChain would pass to a cache."""
 
         def texts() -> tuple[str, str]:
             prompt = dumps([message if message.id is None else message.model_copy(update={"id": None}) for message in messages])

@@ -1,7 +1,7 @@
-"""What a wrapped model that completes a text does otherwise than its class, beside its streams.
+"""The methods of a wrapped completion model.
 
-LangChain leaves the parameters of the call out of the `llm_string` of such models, and asks the cache before it tells anybody of the call.
-Here they are in it, and the call has its run: options in its metadata count, and of equal calls one asks the model.
+LangChain leaves the parameters of the call out of the `llm_string` of such models, and reads the cache before the callbacks. Here the
+parameters are in it, and the call has a run: options in its metadata apply, and concurrent equal calls are one request.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _kwargs: ContextVar[Mapping[str, Any] | None] = ContextVar("layered_cache_kwargs
 if TYPE_CHECKING:
     _PlainModel = BaseLLM
 else:
-    _PlainModel = object  # its class comes beside it, and brings this one's methods
+    _PlainModel = object  # the derived class has the class of the model as its second base
 
 
 class WrappedPlain(_PlainModel):
-    """Stands in front of the class of a model that completes a text."""
+    """The cached methods, first in the bases of a derived class."""
 
     __slots__ = ()
     replay: ClassVar[Replay]
@@ -57,7 +57,7 @@ class WrappedPlain(_PlainModel):
         return _together(results)
 
     def dict(self, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - LangChain's signature
-        """Return the parameters, inside a call with those of the call: LangChain makes its `llm_string` of them."""
+        """Return the parameters, within a call with those of the call. LangChain makes its `llm_string` of them."""
         return {**super().dict(**kwargs), **(_kwargs.get() or {})}
 
     def _stream(
@@ -71,7 +71,7 @@ class WrappedPlain(_PlainModel):
             manager = {} if run_manager is None else {"run_manager": run_manager}
             yield from super()._stream(prompt, stop=stop, **manager, **kwargs)
             return
-        live = partial(super()._stream, prompt, stop=stop, **kwargs)  # others read it too, whatever this caller's callbacks do
+        live = partial(super()._stream, prompt, stop=stop, **kwargs)  # shared readers must not depend on the callbacks of this caller
         with closing(self._asking(cache, prompt, stop, run_manager, kwargs).stream(live)) as chunks:
             for chunk in chunks:
                 if run_manager is not None:
@@ -105,7 +105,7 @@ class WrappedPlain(_PlainModel):
         run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
         kwargs: dict[str, Any],
     ) -> Asking[GenerationChunk]:
-        """Return what is asked, in the texts that LangChain would hand to a cache."""
+        """Return the stream, with the texts that LangChain would pass to a cache."""
         said = None if run_manager is None else run_manager.metadata.get(METADATA)
         written = cast("Callable[[], dict[str, Any]]", getattr(self, "_dict_for_compat", self.dict))
 
@@ -122,9 +122,9 @@ _Call = tuple[int, int, object, dict[str, Any]]
 
 
 def _calls(count: int, callbacks: object, kwargs: dict[str, Any]) -> list[_Call]:
-    """Return the calls that one call is: several, if what is said to the cache differs from prompt to prompt.
+    """Return the parts of a call with equal cache options: several, if the options differ between prompts.
 
-    Each is the place of its first prompt, that after its last, what is said, and its arguments.
+    Each part has the index of its first prompt, the index after its last, the options and the arguments.
     """
     arguments = {"callbacks": callbacks, **kwargs}
     metadata = arguments.get("metadata")
@@ -145,13 +145,13 @@ def _said(metadata: object) -> object:
 
 
 def _part(name: str, value: object, start: int, end: int) -> object:
-    """Return what of an argument belongs to some of the prompts: with a list of metadata, all these are lists."""
+    """Return the part of an argument for some of the prompts: with a list of metadata, all these are lists."""
     return cast("list[object]", value)[start:end] if name in _OF_CALLS and isinstance(value, list) else value
 
 
 @contextmanager
 def _known(model: WrappedPlain, said: object, of_call: dict[str, Any]) -> Generator[None]:
-    """Have the cache know of a call with *of_call*: its parameters, and what its caller has *said*."""
+    """Open a call with the parameters *of_call* and the options *said* for the block."""
     token = _kwargs.set({name: value for name, value in of_call.items() if name not in _OF_CALLS})
     try:
         with at_work(model), in_run(model, said):

@@ -1,17 +1,17 @@
-"""What a LangGraph node writes, to bytes and back: plain data, and objects of classes that this program has loaded itself.
+"""Codec of the writes of LangGraph nodes: plain data, and objects of classes that this program has imported.
 
-LangGraph's own serializer calls whatever importable thing the bytes name, and returns some values changed: a tuple as a list, a
-message inside a model without its class. The laws here:
+LangGraph's own serializer calls any importable object that the bytes name, and changes some values: a tuple becomes a list, and a message
+inside a model loses its class. The laws of this codec:
 
-- What would not come back equal, of the same classes all the way down, is refused when it is written. (The text of a message comes back
-  as a text, and the dictionary that a graph returns as a dictionary, whatever classes a release makes of them.)
-- What is read imports nothing and calls no function: it builds messages, pydantic models, dataclasses, named tuples, members of enums
-  and `Send`s, of modules that are loaded.
-- An object is validated while it is built (messages apart: LangChain itself puts into them what their classes refuse). If its class has
-  changed, so that a field would come out different, it is refused.
+- Values are refused at the write if the decoded values would not be equal and of the same classes at all depths. (The text of a message is
+  decoded as a str, and the dictionary of a graph as a dict, in all releases.)
+- Decoding imports nothing and calls no function. It creates messages, pydantic models, dataclasses, named tuples, members of enums and
+  `Send`s of imported modules.
+- An object is validated when it is created, except messages: LangChain puts values into them that their classes refuse. If its class has
+  changed so that a field would differ, it is refused.
 
-`take_apart` is also what keys are made of (see `_states`): equal data for equal values, different data for different ones. In it every
-list is ours and begins with a word that says what the rest is.
+Keys are also made of the result of `take_apart` (see `_states`): equal data for equal values, different data for different ones. Each list
+in it begins with a word for its kind.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CODEC = "writes-1"
 Fields: TypeAlias = tuple[dict[str, Any], list[str] | None]
 """What an object consists of, and, of a pydantic one, which of it was given."""
 
-# what `layered_cache.values` keeps; of sets, those of plain values
+# the types of `layered_cache.values`; sets only with plain values
 _PLAIN = frozenset({
     type(None), bool, int, float, complex, str, bytes, bytearray, set, frozenset, decimal.Decimal, uuid.UUID,
     dt.datetime, dt.date, dt.time, dt.timedelta,
@@ -61,7 +61,7 @@ _NAMES_OF_TEXTS = {kind: name for name, kind in _TEXTS.items()}
 
 
 class RebuildError(ValueError):
-    """What is stored cannot be built again here. The message names the class, and shows nothing of it."""
+    """A stored object cannot be created in this program. The message has the name of its class and no value."""
 
 
 class WritesSerializer:
@@ -71,7 +71,7 @@ class WritesSerializer:
         """Return *obj* as bytes, and the name of their form.
 
         Raises:
-            EncodeError: It would not come back equal. The message names the class to blame, and shows nothing.
+            EncodeError: If the decoded value would not equal *obj*. The message names the class and no value.
         """
         try:
             apart = take_apart(obj)
@@ -86,11 +86,11 @@ class WritesSerializer:
         raise EncodeError(msg)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:  # noqa: ANN401 - LangGraph's signature
-        """Return what `dumps_typed` was given, in new objects.
+        """Return the value in *data*, in new objects.
 
         Raises:
-            RebuildError: A class has changed since, or is not loaded.
-            ValueError: It did not write this.
+            RebuildError: If a class has changed since, or is not imported.
+            ValueError: If `dumps_typed` did not write *data*.
         """
         form, value = data
         if form != CODEC:
@@ -103,10 +103,10 @@ class WritesSerializer:
 
 
 def fields_of(thing: object) -> Fields:
-    """Return what *thing* consists of.
+    """Return the parts of *thing*.
 
     Raises:
-        EncodeError: It is no message, pydantic model, dataclass, named tuple or `Send`.
+        EncodeError: If it is no message, pydantic model, dataclass, named tuple or `Send`.
     """
     if isinstance(thing, BaseModel):
         values = {name: thing.__dict__[name] for name in type(thing).model_fields if name in thing.__dict__}
@@ -130,10 +130,10 @@ def take_apart(value: object, fields: Callable[[object], Fields] = fields_of) ->
 
     Args:
         value: Anything.
-        fields: What an object consists of.
+        fields: Returns the parts of an object.
 
     Raises:
-        EncodeError: Part of it cannot be taken apart.
+        EncodeError: If a part of it has no plain data.
     """
     kind = type(value)
     if kind is dt.datetime and isinstance(zone := cast("dt.datetime", value).tzinfo, ZoneInfo):
@@ -142,7 +142,7 @@ def take_apart(value: object, fields: Callable[[object], Fields] = fields_of) ->
         return value
     if kind.__name__ in _SEQUENCES and kind in (list, tuple, deque):
         return [kind.__name__, *[take_apart(item, fields) for item in cast("list[object]", value)]]
-    if kind is dict or isinstance(value, AddableDict):  # what graphs return
+    if kind is dict or isinstance(value, AddableDict):  # the results of graphs
         return {key: take_apart(item, fields) for key, item in cast("dict[Any, object]", value).items()}
     if isinstance(value, enum.Enum):
         return ["member", kind.__module__, kind.__qualname__, value.name]
@@ -158,10 +158,10 @@ def take_apart(value: object, fields: Callable[[object], Fields] = fields_of) ->
 
 
 def put_together(apart: Any) -> Any:  # noqa: ANN401 - anything
-    """Return what `take_apart` took apart, in new objects.
+    """Return the value of the result of `take_apart`, in new objects.
 
     Raises:
-        RebuildError: A class is not what it was, or is not there.
+        RebuildError: If a class has changed or is not imported.
     """
     if type(apart) is dict:
         return {key: put_together(item) for key, item in cast("dict[Any, object]", apart).items()}
@@ -172,7 +172,7 @@ def put_together(apart: Any) -> Any:  # noqa: ANN401 - anything
         return _SEQUENCES[word](map(put_together, rest)) if word in _SEQUENCES else _BUILDERS[word](*rest)
     except RebuildError:
         raise
-    except Exception as error:  # noqa: BLE001 - a validator may raise anything, and quote the value in it
+    except Exception as error:  # noqa: BLE001 - a validator may raise any error, with the value in its text
         msg = f"a stored {word} cannot be built again: {type(error).__name__}"
         raise RebuildError(msg) from None
 

@@ -1,15 +1,14 @@
-"""What other LangChain caches hold, taken over: `import_sqlite`, `import_mongodb`.
+"""Import of the entries of other LangChain caches: `import_sqlite`, `import_mongodb`.
 
-They need caches that keep LangChain's two texts, prompt and model, as they are: the texts are read as a lookup reads them, so that
-the keys are those that the application will ask for. Caches that keep digests of the texts (all in Redis) cannot be imported: ask them
-by `LayeredCache(..., legacy=...)`. The laws:
+The source must store LangChain's two texts, prompt and model. The texts are read as in a lookup, so the keys are those of the application.
+Caches that store digests of the texts (all in Redis) cannot be imported: use `LayeredCache(..., legacy=...)`. The laws:
 
-- An answer is taken over exactly, or is skipped, and the report says why.
-- Only LangChain's generations and messages are made of what is stored, whatever it says.
-- The source is only read, page by page, so that an application that uses it meanwhile need not wait.
-- What is removed from the cache while an import runs stays removed: all answers of an import are born at its start.
+- An answer is imported exactly, or skipped with a reason in the report.
+- Only LangChain's generations and messages are created from stored data.
+- The source is read page by page and never written, so an application that uses it does not wait.
+- Entries that are removed from the cache during an import stay removed: all imported answers are born at its start.
 
-An import is a job of its own, so there is no asynchronous twin: `await asyncio.to_thread(import_sqlite, cache, file)`.
+In a coroutine, use `await asyncio.to_thread(import_sqlite, cache, file)`.
 """
 
 from __future__ import annotations
@@ -44,18 +43,18 @@ OnError: TypeAlias = Callable[[str, str, str], object]
 
 _BATCH = 200  # answers
 _PAGE = 500  # rows
-_PATIENCE = 60.0  # seconds for tiers that are behind
+_PATIENCE = 60.0  # seconds for overdue writes
 
 _UNREADABLE, _UNCACHEABLE, _NOT_ENCODABLE = "unreadable", "uncacheable", "not encodable"
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of an import: how many answers the cache has taken over, and how many it has not, by reason.
+    """The result of an import: the number of imported answers, and of skipped ones by reason.
 
-    The reasons: `unreadable` (damaged, incomplete, or holding objects that LangChain did not write out), `uncacheable` (no exact key can
-    be made of the request), `not encodable` (it would not come back equal), those of the policy (`empty`, `length`, `filter` ...), and
-    `invalidated` (while the import ran).
+    The reasons: `unreadable` (damaged, incomplete, or with objects that LangChain did not serialize), `uncacheable` (the request has no
+    exact key), `not encodable` (the decoded answer would not be equal), those of the policy (`empty`, `length`, `filter` ...), and
+    `invalidated` (during the import).
     """
 
     imported: int
@@ -63,7 +62,7 @@ class Imported:
 
 
 class Connectable(Protocol):
-    """SQLAlchemy's `Engine`, as far as it is used here."""
+    """The used part of SQLAlchemy's `Engine`."""
 
     @property
     def dialect(self) -> Any: ...  # noqa: ANN401, D102 - SQLAlchemy's own
@@ -79,38 +78,38 @@ def import_sqlite(
     dry_run: bool = False,
     on_error: OnError | None = None,
 ) -> Imported:
-    """Take over what langchain-community's `SQLiteCache` or `SQLAlchemyCache` holds; in place of what *cache* has for the same requests.
+    """Import the entries of langchain-community's `SQLiteCache` or `SQLAlchemyCache`. They replace entries of the same requests.
 
-    Run it as the application runs: what decides its keys there (`OPENAI_BASE_URL`, the classes of structured output) decides here.
+    Run it in the environment of the application: `OPENAI_BASE_URL` and the classes of structured output are parts of the keys.
 
     Args:
-        cache: Where to.
+        cache: The target.
         source: The file's path, a database URL, or an SQLAlchemy engine. All but SQLite's files need SQLAlchemy, and standard SQL.
-        table: Its name, where it is another one (`SQLAlchemyMd5Cache`: `"full_md5_llm_cache"`).
-        dry_run: Only read, and report what would become of it.
-        on_error: Called with the reason, prompt and model text of each answer that is skipped; what it raises ends the import.
+        table: The name of the table, if it differs (`SQLAlchemyMd5Cache`: `"full_md5_llm_cache"`).
+        dry_run: Read and report only, without a write.
+        on_error: A function that gets the reason, prompt and model text of each skipped answer. An error that it raises ends the import.
 
     Raises:
-        ConfigurationError: There is no such file, or a library is missing.
-        TierUnavailableError: The cache's tiers do not take what is imported. What was taken stays; another import goes over it again.
+        ConfigurationError: If the file does not exist, or a library is missing.
+        TierUnavailableError: If the tiers do not accept writes. Imported answers stay, and another import replaces them.
     """
     with _opened(source) as ask:
         return _import(cache, _by_request(_rows(ask, table)), dry_run=dry_run, on_error=on_error)
 
 
 def import_mongodb(cache: LayeredCache, collection: Collection[Any], *, dry_run: bool = False, on_error: OnError | None = None) -> Imported:
-    """Take over what a `langchain_mongodb.MongoDBCache` holds; in place of what *cache* has for the same requests.
+    """Import the entries of a `langchain_mongodb.MongoDBCache`. They replace entries of the same requests.
 
-    Run it as the application runs: what decides its keys there (`OPENAI_BASE_URL`, the classes of structured output) decides here.
+    Run it in the environment of the application: `OPENAI_BASE_URL` and the classes of structured output are parts of the keys.
 
     Args:
-        cache: Where to.
+        cache: The target.
         collection: pymongo's, for instance `MongoDBCache(...).collection`.
-        dry_run: Only read, and report what would become of it.
-        on_error: Called with the reason, prompt and model text of each answer that is skipped; what it raises ends the import.
+        dry_run: Read and report only, without a write.
+        on_error: A function that gets the reason, prompt and model text of each skipped answer. An error that it raises ends the import.
 
     Raises:
-        TierUnavailableError: The cache's tiers do not take what is imported. What was taken stays; another import goes over it again.
+        TierUnavailableError: If the tiers do not accept writes. Imported answers stay, and another import replaces them.
     """
     fields = {"_id": False, "prompt": True, "llm": True, "return_val": True}
     with collection.find({}, fields, batch_size=_BATCH) as documents:
@@ -129,15 +128,15 @@ class _Stored(NamedTuple):
 
 
 class _Skipped(Exception):  # noqa: N818 - an outcome
-    """The answer is not taken over; says why."""
+    """The answer is skipped; the text has the reason."""
 
 
 def _import(cache: LayeredCache, stored: Iterator[_Stored], *, dry_run: bool, on_error: OnError | None) -> Imported:
     if not isinstance(cache, LayeredCache):  # pyright: ignore[reportUnnecessaryIsInstance] - users without a type checker
         msg = f"an import goes into a LayeredCache, not into a {type(cache).__name__}"
         raise ConfigurationError(msg)
-    calls = cache._calls  # noqa: SLF001 - what knows how a lookup makes keys
-    call = calls.begin(None)  # the calls whose answers these are have ended
+    calls = cache._calls  # noqa: SLF001 - the maker of keys
+    call = calls.begin(None)  # the calls of these answers have ended
     engine, imported, skipped = call.cache, 0, Counter[str]()
     born = engine.ticket()
     if born.epoch <= 0:
@@ -171,10 +170,10 @@ def _import(cache: LayeredCache, stored: Iterator[_Stored], *, dry_run: bool, on
 
 
 def _translated(calls: Calls, call: Call, one: _Stored) -> tuple[Request, Answer]:
-    """Return *one* as the cache would have been asked for it and given it.
+    """Return *one* as the request and answer of a call.
 
     Raises:
-        _Skipped: It cannot be taken over.
+        _Skipped: If it cannot be imported.
     """
     prompt, llm, responses = one
     if not isinstance(prompt, str) or not isinstance(llm, str):
@@ -190,7 +189,7 @@ def _translated(calls: Calls, call: Call, one: _Stored) -> tuple[Request, Answer
 
 
 def _wait_for_tiers(engine: TieredCache) -> None:
-    """Let tiers that are behind catch up, so that the queue, which is bounded, need not drop anything."""
+    """Wait for overdue writes, so that the bounded queue drops none."""
     deadline = time.monotonic() + _PATIENCE
     while (queued := engine.stats().queued) >= _BATCH:
         if time.monotonic() > deadline:
@@ -211,7 +210,7 @@ def _read(responses: Sequence[object]) -> list[Generation]:
         return [Generation(text=text) for text in texts]
     try:
         return [_generation(text) for text in texts]
-    except Exception:  # noqa: BLE001 - constructors and validators raise anything, and say what they were given
+    except Exception:  # noqa: BLE001 - constructors and validators raise any error, with the value in its text
         raise _Skipped(_UNREADABLE) from None
 
 
@@ -220,9 +219,9 @@ def _generation(text: str) -> Generation:
     message: dict[str, Any] | None = fields["kwargs"].get("message")
     if message is not None:
         usage: dict[str, Any] | None = message["kwargs"].get("usage_metadata")
-        if usage and "total_cost" in usage:  # LangChain marks hits by it, and then refuses, if there is nothing else, what it wrote itself
+        if usage and "total_cost" in usage:  # LangChain adds it to hits, and cannot read it back without other usage
             message["kwargs"]["usage_metadata"] = {name: usage[name] for name in usage if name != "total_cost"} or None
-    # what is stored says what is made: so only these classes, and no secrets
+    # stored data names the classes to create: only these, and no secrets
     generation = load(fields, allowed_objects=KNOWN_CLASSES, secrets_from_env=False)
     if not isinstance(generation, Generation):
         raise TypeError
@@ -233,7 +232,7 @@ def _generation(text: str) -> Generation:
 
 
 def _of_document(document: Mapping[str, Any]) -> _Stored:
-    """Return what is in a document, whose `return_val` is a JSON list of texts that LangChain wrote out."""
+    """Return the answer in a document. Its `return_val` is a JSON list of serialized generations."""
     try:
         responses = [text if is_written_out(text) else None for text in json.loads(document["return_val"])]
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -245,7 +244,7 @@ _Row: TypeAlias = tuple[str, str, int, object]  # prompt, llm, idx, response
 
 
 def _by_request(rows: Iterable[_Row]) -> Iterator[_Stored]:
-    """Yield the rows of each request together; without those that remain of an answer if some of it are missing."""
+    """Yield the rows of each request together, without rows of an answer that is incomplete."""
     for (prompt, llm), group in itertools.groupby(rows, key=lambda row: row[:2]):
         _, _, places, responses = zip(*group, strict=True)
         yield _Stored(prompt, llm, responses if places == tuple(range(len(places))) else ())
@@ -256,7 +255,7 @@ _Ask: TypeAlias = Callable[[str, dict[str, object]], list[_Row]]
 
 @contextmanager
 def _opened(source: str | os.PathLike[str] | Connectable) -> Generator[_Ask]:
-    """Give what asks *source*; what was opened here is closed."""
+    """Yield a function that queries *source*, and close a connection that was opened here."""
     if not isinstance(source, str | os.PathLike):
         if not hasattr(source, "dialect"):
             msg = f"source must be the path of a file, a database URL or an SQLAlchemy engine, not a {type(source).__name__}"
@@ -287,7 +286,7 @@ def _open_file(path: Path) -> sqlite3.Connection:
 
 
 def _text(data: bytes) -> str | bytes:
-    """Return what can be read; sqlite3's own error would show it."""
+    """Return the decoded text, since the error of sqlite3 would contain it."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -310,7 +309,7 @@ def _asking_engine(engine: Connectable) -> _Ask:
             with engine.connect() as connection:
                 return [tuple(row) for row in connection.execute(sqlalchemy.text(statement), values)]
         except sqlalchemy.exc.StatementError as error:
-            error.hide_parameters = True  # they are prompts
+            error.hide_parameters = True  # parameters are prompts
             raise
 
     return ask
@@ -319,7 +318,7 @@ def _asking_engine(engine: Connectable) -> _Ask:
 def _rows(ask: _Ask, table: str) -> Iterator[_Row]:
     """Yield all rows in the order of prompt, model and place.
 
-    Each page is a read of its own that begins behind the last one: between two of them, others may write.
+    Each page is a separate read that begins after the last row. Other processes may write in between.
     """
     name = table.replace('"', '""')
     statement = (
