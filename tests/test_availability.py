@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from layered_cache import Answer, Policy, Request, TieredCache
+from layered_cache import Answer, Entry, Policy, Request, TieredCache, TierTimeoutError
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
 from servers import RedisServer, free_port, until
 
@@ -32,6 +32,25 @@ def test_tier_read_fails_twice_logs_one_warning(caplog: pytest.LogCaptureFixture
         cache.get(REQUEST)
         cache.get(REQUEST)
     assert lines(caplog) == [("WARNING", "tier unavailable, calls continue without it: tier=redis reason=get: it is broken")]
+
+
+def test_tier_with_single_timeouts_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow(FakeTier):
+        def _get(self, keys: object) -> dict[str, Entry]:
+            if self.broken:
+                raise TierTimeoutError(self.name, "get", "took longer than its budget")
+            return {}
+
+    tier = Slow("redis")
+    with TieredCache(tier) as cache:
+        for failures in (2, 2, 3):
+            for _ in range(failures):
+                tier.broken = True
+                cache.get(REQUEST)
+            assert len(lines(caplog)) == (failures == 3)
+            tier.broken = False
+            cache.get(REQUEST)
+    assert [level for level, _ in lines(caplog)] == ["WARNING", "INFO"]
 
 
 def test_tier_back_logs_one_info_with_the_seconds(caplog: pytest.LogCaptureFixture) -> None:
@@ -141,7 +160,9 @@ def test_redis_frozen_and_thawed_logs_both_changes(own_redis: Own, caplog: pytes
     with TieredCache("memory://", server.url) as cache:
         cache.set(REQUEST, Answer(value=b"x", codec="raw"))
         server.freeze()
-        cache.get(Request(model="m", prompt="during"))
+        until(
+            lambda: cache.get(Request(model="m", prompt="during")) is None and "unavailable" in repr(cache), "Redis is known to be frozen"
+        )
         assert any("took longer than its budget" in message for level, message in lines(caplog) if level == "WARNING")
         server.thaw()
         until(lambda: cache.get(Request(model="m", prompt="after")) is None and "unavailable" not in repr(cache), "Redis is used again")

@@ -446,6 +446,7 @@ def main() -> None:
     options = parser.parse_args()
     faulthandler.enable()
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)  # it tells of connections in reserve that it cannot make
+    logging.getLogger("layered_cache").setLevel(logging.ERROR)  # the test causes outages, which are logged as warnings
     invalidation.MAX_RULES = RULES
     if options.mutant:
         _break(options.mutant)

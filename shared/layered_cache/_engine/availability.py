@@ -1,7 +1,8 @@
 """State of the tiers and of the invalidation log: available, or unavailable since when and why.
 
-A part becomes unavailable at its first failure and available at the next success of the same
-operation. Each change is logged once. The log messages hold the names of tiers and the reasons of
+A part becomes unavailable at its first failure, or at the third of successive timeouts: a single
+slow call is no outage. It becomes available at the next success of the same operation. Each change
+is logged once. The log messages hold the names of tiers and the reasons of
 `TierError`, which never hold a prompt, an answer or a password.
 """
 
@@ -9,15 +10,19 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from layered_cache import _forks
 from layered_cache.clocks import Clock
-from layered_cache.errors import TierError
+from layered_cache.errors import TierError, TierTimeoutError
 
 _log = logging.getLogger("layered_cache")
+
+# successive timeouts until a part counts as unavailable
+_TIMEOUTS = 3
 
 Operation: TypeAlias = Literal["read", "write", "log"]
 """`log` is the invalidation log, which a tier may fail to serve although entries can be read."""
@@ -42,6 +47,7 @@ class Availability:
         self._clock = clock
         # by tier
         self._outages: dict[str, _Outage] = {}
+        self._timeouts: Counter[tuple[str, Operation]] = Counter()
         self.after_fork()
         _forks.restart_in_child(self)
 
@@ -56,6 +62,10 @@ class Availability:
         """
         reason = f"{error.operation}: {error.reason}"
         with self._lock:
+            if isinstance(error, TierTimeoutError):
+                self._timeouts[error.tier, operation] += 1
+                if self._timeouts[error.tier, operation] < _TIMEOUTS:
+                    return
             outage = self._outages.setdefault(error.tier, _Outage(self._clock.monotonic(), reason))
             known = bool(outage.operations)
             log_was_available = "log" not in outage.operations
@@ -71,9 +81,10 @@ class Availability:
 
         No lock is taken without an outage.
         """
-        if tier not in self._outages:
+        if not (self._timeouts or tier in self._outages):
             return
         with self._lock:
+            self._timeouts.pop((tier, operation), None)
             outage = self._outages.get(tier)
             if outage is None or operation not in outage.operations:
                 return
