@@ -51,7 +51,7 @@ servers:  ## the programs of Debian that tests and benchmarks start: installed a
 	echo "make: tests that need$$missing are skipped until it is installed; on Debian: sudo apt-get install$$missing"
 
 # the files and folders in plain language; new ones are added, and none is taken out
-PROSE = SECURITY.md shared/layered_cache tests/project
+PROSE = SECURITY.md docs langchain_layered_cache llamaindex_layered_cache shared/layered_cache tests/project
 
 lint: $(VENV)/.lint  ## ruff, basedpyright on the packages, mypy on the typed API, and the language of the texts
 	$(BIN)/ruff check .

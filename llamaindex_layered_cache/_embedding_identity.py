@@ -1,4 +1,4 @@
-"""Which embedding model it is: its class and name, and every setting that may change its vectors, as they are at the moment of a call.
+"""The identity of an embedding model: its class and name, and all settings that may change its vectors, as they are at the call.
 
 The fields and the private attributes of a pydantic object count, and those of the objects in it. Nulls, secrets and transport settings
 (see `_names`) do not count. A network that is loaded in this process counts by its weights and settings (`layered_cache.local_models`).
@@ -26,10 +26,10 @@ from llamaindex_layered_cache._clients import HEADERS, client_settings
 from llamaindex_layered_cache._names import is_account, is_client
 
 OWN = "_layered_cache"
-"""Where a cached model has what belongs to its cache."""
+"""The private attribute of a cached model with its cache settings."""
 
 BARE = "_layered_cache_bare"
-"""Where it has a view of itself without the cache."""
+"""The private attribute with its view without the cache."""
 
 _NAMES = ("model_name", "model", "model_id", "deployment_name")
 _NO_NAMES = frozenset({"", "unknown"})  # the second is LlamaIndex's default
@@ -53,10 +53,10 @@ class Identity:
 
     Args:
         model: An embedding model.
-        extra: What stands for what cannot be read of it.
+        extra: Plain data that identifies settings that cannot be read.
 
     Raises:
-        UncacheableRequestError: A setting has no lasting text, and nothing stands for it.
+        UncacheableRequestError: If a setting has no lasting text and *extra* is None.
     """
 
     def __init__(self, model: BaseEmbedding, extra: object) -> None:
@@ -86,10 +86,10 @@ def is_aside(name: str, value: object) -> bool:
 
 
 def check(model: BaseEmbedding, extra: object) -> None:
-    """See that the identity of *model* can be told.
+    """Raise an error if *model* cannot be identified.
 
     Raises:
-        ConfigurationError: It has no name, or a setting that cannot be read, and *extra* is None.
+        ConfigurationError: If *extra* is None, and it has no name or a setting that cannot be read.
     """
     if extra is None and _name_of(model) is None:
         msg = f"{_class_of(model)} has no model_name: say by key_extra='name/and-settings' which one it is"
@@ -103,10 +103,10 @@ def check(model: BaseEmbedding, extra: object) -> None:
 
 
 def account(model: BaseEmbedding) -> str:
-    """Return the API key of *model*, to be fingerprinted, never to be shown.
+    """Return the API key of *model* for a fingerprint. It is never shown.
 
     Raises:
-        UncacheableRequestError: It shows none.
+        UncacheableRequestError: If it has none.
     """
     found: list[str] = []
     for _, value in sorted(_secrets(model)):
@@ -133,7 +133,7 @@ def _class_of(thing: object) -> str:
 
 
 def read_settings(thing: BaseModel, *, opaque: bool, depth: int = 0) -> dict[str, object]:
-    """Return what *thing* is; with *opaque*, without what cannot be read."""
+    """Return the settings of *thing*; if *opaque*, without those that cannot be read."""
     if depth > _DEEPEST:
         msg = f"{_class_of(thing)} holds objects within objects without end"
         raise UncacheableRequestError(msg)
@@ -187,8 +187,8 @@ def _members(thing: BaseModel) -> Iterator[tuple[str, object]]:
     values = thing.__dict__
     aside = _OF_LANGCHAIN if hasattr(thing, "lc_id") else frozenset[str]()
     if type(thing).__module__.startswith("langchain_core.language_models.fake"):
-        aside |= {"i"}  # a counter of the answers that were given
-    for name in type(thing).model_fields:  # not all of __dict__: what a cached property has put there is no setting
+        aside |= {"i"}  # a counter of returned answers
+    for name in type(thing).model_fields:  # not all of __dict__: the value of a cached property is no setting
         if name not in aside:
             yield name, values.get(name)
     yield from (thing.__pydantic_extra__ or {}).items()
@@ -206,7 +206,7 @@ def _is_secret(name: str, value: object) -> bool:
 
 
 def _plain(value: object, what: str, *, opaque: bool, depth: int) -> object:
-    """Return *value* as data with a lasting text; it is checked here, where it can be named."""
+    """Return *value* as data with a lasting text. The check is here, since the error names the setting."""
     if isinstance(value, BaseModel):
         return read_settings(value, opaque=opaque, depth=depth + 1)
     if isinstance(value, list | tuple):
@@ -219,7 +219,7 @@ def _plain(value: object, what: str, *, opaque: bool, depth: int) -> object:
 
 
 def _address_of(thing: object) -> str | None:
-    """Return where a client of OpenAI's library, made with *thing*, sends requests: the environment of that moment may say it."""
+    """Return the address of a client of OpenAI's library. It may be from the environment at the time it was made."""
     client: Any = getattr(getattr(thing, "client", None), "_client", None)
     address = getattr(client, "base_url", None)
     return None if address is None else str(address)

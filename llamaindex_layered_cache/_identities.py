@@ -1,4 +1,4 @@
-"""Which model an LLM is: its class, and every setting that may change its answers, as they are at the moment of a call.
+"""The identity of an LLM: its class, and all settings that may change its answers, as they are at the call.
 
 Fields and private attributes count, except nulls, secrets, transport settings, and settings for the handling of answers.
 `metadata` and `to_dict` are not used: the first may send a request, the second may contain a secret.
@@ -44,12 +44,12 @@ PLAIN_CLASS = "__layered_cache_plain_class__"
 _NAMES = ("model", "model_name", "model_id", "engine", "deployment_name", "azure_deployment", "endpoint_name", "model_path", "model_url")
 _MOCKS = "llama_index.core.llms.mock."
 _PROMPTS = frozenset({"messages_to_prompt", "completion_to_prompt", "query_wrapper_prompt"})
-_AUTOMATIC = -1  # the context window of an LLM that will ask its provider for it
+_AUTOMATIC = -1  # the context window of an LLM that requests it from its provider
 _NOT_ASKED = frozenset({
     # transport
     "timeout", "request_timeout", "max_retries", "reuse_client", "num_workers", "keep_alive", "verbose",
     "azure_ad_token_provider", "use_azure_ad", "profile_name", "botocore_config", "botocore_session",
-    # what LlamaIndex does around a call
+    # settings of LlamaIndex around a call
     "callback_manager", "rate_limiter", "output_parser", "pydantic_program_mode", "cache_idx", "tokenizer",
     "class_name",
 })  # fmt: skip
@@ -83,12 +83,12 @@ class Identity:
     """The identity of one LLM.
 
     Args:
-        llm: It, as it is when it is wrapped.
-        extra: What stands for what cannot be read of it.
+        llm: The LLM when it is wrapped.
+        extra: Plain data that identifies settings that cannot be read.
         rules: The settings that do not count.
 
     Raises:
-        ConfigurationError: Nothing says which model it is, and *extra* is None.
+        ConfigurationError: If the model cannot be identified and *extra* is None.
     """
 
     def __init__(self, llm: LLM, extra: object, rules: KeyRules = NO_RULES) -> None:
@@ -112,13 +112,13 @@ class Identity:
             raise ConfigurationError(msg)
 
     def note_window(self, llm: LLM, before: object) -> None:
-        """Note the context window that the provider has returned since *before*. It is not a setting of the caller."""
+        """Record the context window that the provider has returned since *before*. It is not a setting of the caller."""
         if before == _AUTOMATIC and (found := window_of(llm)) != _AUTOMATIC:
             self._windows[_place(llm)] = found
             self._known.clear()
 
     def name(self, llm: LLM) -> str:
-        """Return what *llm* is called, now."""
+        """Return the current name of *llm*."""
         return _named(llm) or type(llm).__name__
 
     def params(self, llm: LLM) -> dict[str, object]:
@@ -157,7 +157,7 @@ class Identity:
         return params
 
     def account(self, llm: LLM) -> str | None:
-        """Return the API key of *llm*; None if it shows none. To be fingerprinted, never to be shown."""
+        """Return the API key of *llm* for a fingerprint; None if it has none. It is never shown."""
         found: list[str] = []
         for name, value in sorted(llm.__dict__.items()):
             if isinstance(value, SecretStr):
@@ -309,7 +309,7 @@ def _is_stateful(values: Mapping[str, object], arguments: Mapping[str, object]) 
 
 
 def _sent_along(llm: LLM) -> Mapping[str, object]:
-    """Return what *llm* sends along with each call."""
+    """Return the parameters that *llm* sends with each call."""
     return _inside(llm.__dict__, "additional_kwargs")
 
 
@@ -329,7 +329,7 @@ def _rule(rule: object) -> list[object]:
 
 
 def class_of(cls: type) -> str:
-    """Return where *cls* stands."""
+    """Return the module and the name of *cls*."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -337,7 +337,7 @@ def identified(cls: type) -> object:
     """Return plain data that identifies *cls*: its place, and its code if it is user code.
 
     Raises:
-        UncacheableRequestError: Its code uses a value that has no identity.
+        UncacheableRequestError: If its code uses a value that has no identity.
     """
     code = code_identity(cls)
     return class_of(cls) if code is None else [class_of(cls), code]
@@ -357,7 +357,7 @@ def _asked_fields(cls: type[LLM]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def _plain_fields(cls: type[LLM]) -> frozenset[str]:
-    """Return the names of the fields that count only if they are plain: what is not written of an LLM."""
+    """Return the names of the fields that LlamaIndex does not serialize. They count only if they are plain."""
     return frozenset(name for name, field in cls.model_fields.items() if field.exclude and name not in _PROMPTS)
 
 
@@ -370,7 +370,7 @@ def _is_secret(name: object) -> bool:
 
 
 def _is_private_aside(name: str, value: object) -> bool:
-    """Whether *value*, which is kept privately as *name*, does not count: it counts elsewhere, is an account's, or makes requests."""
+    """Return True if the private attribute *name* does not count: it counts elsewhere, is a credential, or sends requests."""
     if name in {"_model_meta", "_get_model_info"} or is_account(name):  # the first two describe the model to the caller
         return True
     if type(value).__module__.startswith("botocore"):  # settings of connections; the client shows its address
@@ -382,7 +382,7 @@ def _inner(llm: LLM, *, opaque: bool) -> object:
     """Return the settings of the LangChain model that *llm* calls; None if there is none.
 
     Raises:
-        UncacheableRequestError: One of them cannot be read, and they are not *opaque*.
+        UncacheableRequestError: If a setting cannot be read and *opaque* is False.
     """
     model = cast("Any", (llm.__pydantic_private__ or {}).get("_llm"))
     return read_settings(cast("BaseModel", model), opaque=opaque) if hasattr(model, "lc_id") else None
@@ -401,7 +401,7 @@ def _named(llm: LLM) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _names_of(cls: type[LLM]) -> tuple[str, ...]:
-    """Return what an LLM of *cls* may have its name under: to ask it for what it has not takes pydantic a microsecond each."""
+    """Return the attributes of *cls* that may hold the name. Reading a missing one takes pydantic a microsecond."""
     return tuple(name for name in _NAMES if name in cls.model_fields or hasattr(cls, name))
 
 

@@ -1,9 +1,9 @@
-"""Messages and arguments of LlamaIndex as plain data: all that a provider may see of them, and nothing that changes from call to call.
+"""Messages and arguments of LlamaIndex as plain data: all parts that a provider may get, and none that change with each call.
 
-- Objects count by what they hold, not by their class: an answer that comes from a cache holds dictionaries where a live one has objects of
-  the provider's. What is None in an object of a message does not count; as an argument, which may overrule a setting, and in one, it does.
+- Objects count by their content and not by their class: an answer from a cache holds dictionaries in place of the provider's objects. None
+  in an object of a message does not count. As an argument, or inside of one, None counts, since it may override a setting.
 - Files and bytes count by a hash of their content, functions by their code (`layered_cache.code_identity`), classes by their schema.
-- Ids of tool calls are numbered in the order in which they appear: providers draw them at random.
+- Ids of tool calls are numbered in the order in which they appear: providers make them at random.
 
 An object that is known only by its address is refused.
 """
@@ -26,8 +26,8 @@ from pydantic import AnyUrl, BaseModel, SecretBytes, SecretStr
 
 _MEDIA = frozenset({"image", "audio", "video", "data"})  # the members of blocks that hold a file
 _CALL_IDS = frozenset({"tool_call_id", "call_id", "tool_use_id"})
-_ASIDE = frozenset({"images", "cache_control"})  # LlamaIndex makes blocks of the first, and writes the second into messages that it sends
-_TRANSPORT = frozenset({"timeout", "request_timeout"})  # of arguments, and of what is sent along with each
+_ASIDE = frozenset({"images", "cache_control"})  # LlamaIndex makes blocks of the first, and sets the second itself
+_TRANSPORT = frozenset({"timeout", "request_timeout"})  # in arguments, and in parameters that are sent with each call
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _DEEPEST = 100
 
@@ -36,7 +36,7 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[object]:
     """Return *messages* as plain data.
 
     Raises:
-        UncacheableRequestError: No lasting text can be made of one.
+        UncacheableRequestError: If a message has no lasting text.
     """
     ids: dict[str, str] = {}
     return [_message(message, ids) for message in messages]
@@ -46,7 +46,7 @@ def plain_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
     """Return the *arguments* of a call as plain data, without transport settings and headers that cannot change an answer.
 
     Raises:
-        UncacheableRequestError: One has no lasting text; the message names it.
+        UncacheableRequestError: If an argument has no lasting text. The message names it.
     """
     found: dict[str, object] = {}
     for name, value in arguments.items():
@@ -68,7 +68,7 @@ def plain(value: object, depth: int = 0) -> object:  # noqa: C901, PLR0911 - one
     """Return *value*, which is no message, as plain data.
 
     Raises:
-        UncacheableRequestError: It holds what has no lasting text.
+        UncacheableRequestError: If a part of it has no lasting text.
     """
     if type(value) in _SCALARS:
         return value
@@ -101,7 +101,7 @@ def plain(value: object, depth: int = 0) -> object:  # noqa: C901, PLR0911 - one
 
 
 def _members(thing: BaseModel) -> list[tuple[str, object]]:
-    """Return what *thing* holds, but for nulls and secrets."""
+    """Return the content of *thing* without nulls and secrets."""
     values = {**thing.__dict__, **(thing.__pydantic_extra__ or {})}
     return [(name, item) for name, item in values.items() if item is not None and not isinstance(item, SecretStr | SecretBytes)]
 
@@ -150,7 +150,7 @@ def _block(block: BaseModel, ids: dict[str, str]) -> object:
 
 
 def _within(value: object, ids: dict[str, str], depth: int, name: str) -> object:
-    """Return *value*, which stands under *name* in a message, with the ids of calls by their numbers."""
+    """Return *value*, the part *name* of a message, with numbers in place of the ids of calls."""
     if depth > _DEEPEST:
         msg = "a message is nested too deeply"
         raise UncacheableRequestError(msg)
@@ -170,7 +170,7 @@ def _within(value: object, ids: dict[str, str], depth: int, name: str) -> object
 
 
 def _call(value: object, ids: dict[str, str], depth: int) -> object:
-    """Return a tool call, whose own id stands under the simplest of names."""
+    """Return a tool call. Its id has the name `id`."""
     found = _within(value, ids, depth + 1, "")
     if not isinstance(found, dict):
         return found
@@ -194,7 +194,7 @@ def _content(value: IOBase | bytes) -> object:
 
 
 def _file(path: str | Path) -> object:
-    """Return what stands for what is in the file now."""
+    """Return the hash of the current content of the file."""
     try:
         with Path(path).open("rb") as file:
             return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "suffix": Path(path).suffix}
