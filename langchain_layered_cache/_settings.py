@@ -33,6 +33,7 @@ from langchain_core.load import dumpd
 from langchain_core.load.serializable import Serializable
 from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.keys import canonical
+from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded
 from layered_cache.options import fingerprint
 from layered_cache.setting_names import is_client, is_credential
 from layered_cache.snapshots import Reader, Snapshot, content, plain_reader
@@ -170,7 +171,7 @@ class _Known:
         self._fields = Snapshot(
             model.__dict__,
             plan.looked_at,
-            is_opaque=lambda name, _: name in plan.clients,
+            is_opaque=lambda name, value: name in plan.clients and not is_loaded(value),
             reader=_reader,
             immutable=(SecretStr, SecretBytes),
         )
@@ -194,6 +195,8 @@ _known: Memo[int, _Known] = Memo(1024)
 def _reader(value: object) -> Reader:
     if isinstance(value, BaseLanguageModel):
         return lambda model: settings_of(model).digest
+    if is_loaded(value):
+        return fingerprint_of
     return plain_reader(value) or _content
 
 
@@ -406,7 +409,10 @@ def _fields(model: BaseLanguageModel[Any], plan: _Plan, head: Mapping[str, Any],
         UncacheableRequestError: An object cannot be read.
     """
     written = head.get("kwargs", {})
+    local = not lenient and any(map(is_loaded, model.__dict__.values()))
     for name in plan.looked_at:
+        if local and name in DEVICE_SETTINGS:
+            continue
         if head and not (plan.fields[name].exclude or is_secret(written.get(name))):
             continue
         read = None if _is_note(model, plan, name) else _read_field(model, plan, name, lenient=lenient)
@@ -440,7 +446,11 @@ def _read_field(model: BaseLanguageModel[Any], plan: _Plan, name: str, *, lenien
         UncacheableRequestError: It holds an object that cannot be read.
     """
     value = model.__dict__.get(name)
-    if value is None or is_credential(name) or (name in plan.clients and type(value) not in _SCALARS):
+    if value is None or is_credential(name):
+        return None
+    if not lenient and (network := fingerprint_of(value)) is not None:
+        return network
+    if name in plan.clients and type(value) not in _SCALARS:
         return None
     try:
         read = plain(value)
