@@ -19,8 +19,8 @@ from layered_cache import ConfigurationError, TieredCache
 from layered_cache.key_rules import KeyOptions, NormalizeOption, key_options
 
 from langchain_layered_cache._chunks import Replay
-from langchain_layered_cache._key_options import KEY_OPTIONS, key_options_of
-from langchain_layered_cache._settings import KEY_EXTRA, check_key_extra
+from langchain_layered_cache._key_options import KEY_OPTIONS, check_key_extra, key_options_of
+from langchain_layered_cache._settings import KEY_EXTRA
 from langchain_layered_cache._wrapped import LateLimiter, WrappedChat
 from langchain_layered_cache._wrapped_plain import WrappedPlain
 from langchain_layered_cache.cache import LayeredCache

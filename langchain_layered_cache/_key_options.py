@@ -12,7 +12,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from langchain_core.language_models.base import BaseLanguageModel
+from layered_cache import ConfigurationError, UncacheableRequestError
 from layered_cache.key_rules import KeyOptions
+from layered_cache.keys import canonical
 
 KEY_OPTIONS = "_layered_cache_key_options"
 
@@ -33,3 +35,16 @@ def known_key_options(model: BaseLanguageModel[Any]) -> Generator[None]:
         yield
     finally:
         current_key_options.reset(token)
+
+
+def check_key_extra(key_extra: object) -> None:
+    """Refuse what cannot be a part of a key.
+
+    Raises:
+        ConfigurationError: It holds an object that has no lasting text.
+    """
+    try:
+        canonical(key_extra, "key_extra")
+    except UncacheableRequestError as error:
+        msg = f"key_extra must be plain data, such as 'name/and-settings', got a {type(key_extra).__qualname__}. {error}"
+        raise ConfigurationError(msg) from None

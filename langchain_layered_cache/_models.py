@@ -26,9 +26,10 @@ from layered_cache.keys import canonical
 from pydantic import BaseModel
 
 from langchain_layered_cache._clients import address_params, unsaid, variables_of
+from langchain_layered_cache._field_plans import OF_CALLS, OF_MODELS
 from langchain_layered_cache._messages import ADDRESS, BY_ADDRESS, is_written_out
 from langchain_layered_cache._reprs import NoKeyError, Reader, find_class
-from langchain_layered_cache._settings import OF_CALLS, OF_MODELS, Settings, is_secret
+from langchain_layered_cache._settings import Settings, is_secret
 
 _VARIANTS = 8  # remembered models of one text
 # other names of a parameter that the caller may reset by None

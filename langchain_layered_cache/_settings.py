@@ -16,77 +16,41 @@ Every call compares the settings with those of the call before. That is done by 
 
 from __future__ import annotations
 
-import dis
 import hashlib
-import inspect
-import sys
-import types
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeVar, cast
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.base import BaseLanguageModel
 from langchain_core.load import dumpd
 from langchain_core.load.serializable import Serializable
-from layered_cache import ConfigurationError, UncacheableRequestError
+from layered_cache import UncacheableRequestError
 from layered_cache.keys import canonical
 from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded
 from layered_cache.options import fingerprint
-from layered_cache.setting_names import is_client, is_credential
+from layered_cache.setting_names import is_credential
 from layered_cache.snapshots import Reader, Snapshot, content, plain_reader
 from pydantic import BaseModel, SecretBytes, SecretStr
-from pydantic.fields import FieldInfo
 
 from langchain_layered_cache._clients import Clients, ClientStates, clients_of
+from langchain_layered_cache._field_plans import OF_MODELS, Plan, owner_of, plain_class, plan_of
 from langchain_layered_cache._memo import Memo
 from langchain_layered_cache._reprs import schema_of
 from langchain_layered_cache._user_code import code_of_class, has_code
 
 T = TypeVar("T")
 
-OF_CALLS = frozenset({
-    "request_timeout", "timeout", "max_retries", "stream", "streaming", "stream_usage", "stream_options", "stream_chunk_timeout",
-})  # fmt: skip
-"""Arguments of a call that do not change its answer."""
-
-OF_MODELS = OF_CALLS | {
-    "default_request_timeout", "retries", "stop_after_attempt", "http_client", "http_async_client", "http_socket_options", "client",
-    "async_client", "root_client", "root_async_client", "disable_streaming", "name", "verbose", "cache", "callbacks", "rate_limiter",
-    "custom_get_token_ids", "profile", "azure_ad_token_provider", "azure_ad_async_token_provider", "credentials",
-}  # fmt: skip
-"""The same of a model that LangChain writes out. What other models mean by these names is not known."""
-
 _OURS = "_layered_cache"
 KEY_EXTRA = f"{_OURS}_key_extra"
 """The private attribute in which a model that was wrapped keeps `key_extra`."""
 
-# of a library's model that is not written out
-_OF_LIBRARIES = OF_MODELS | {
-    "tags", "metadata", "timeout_seconds", "user_agent", "batch_size", "max_concurrent_requests", "request_parallelism",
-    "wait_exponential_kwargs", "validate_model_on_init", "usage_telemetry_enabled", "credentials_profile_name", "openai_proxy",
-    "include_response_headers", "tiktoken_model_name",
-}  # fmt: skip
-# of LangChain's base classes, whatever class is derived from them
-_OF_LANGCHAIN = frozenset({
-    "name", "cache", "callbacks", "tags", "metadata", "verbose", "rate_limiter", "custom_get_token_ids", "profile", "disable_streaming",
-})  # fmt: skip
 _NAMES = (
     "model_name", "model", "model_id", "azure_deployment", "deployment_name", "repo_id", "endpoint_url", "endpoint_name", "model_path",
     "model_url", "inference_server_url",
 )  # fmt: skip
 _SCALARS = (str, int, float, bool)
 _COLLECTIONS = (list, dict, set)
-_ADDING = frozenset({"add", "append", "appendleft", "clear", "extend", "insert", "pop", "popleft", "remove", "setdefault", "update"})
-# methods of models that LangChain runs in a call
-_RUN_BY_CALLS = frozenset({
-    "_generate", "_agenerate", "_stream", "_astream", "_call", "_acall", "_generate_with_cache", "_agenerate_with_cache", "generate",
-    "agenerate", "generate_prompt", "agenerate_prompt", "invoke", "ainvoke", "stream", "astream", "batch", "abatch", "__call__",
-    "_get_ls_params", "_get_invocation_params", "_get_llm_string",
-})  # fmt: skip
-_NO_STEPS = frozenset({"CACHE", "NOP", "RESUME", "PRECALL"})
 # objects that keep threads and tasks in order: no model is one of these
 _SYNCHRONISATION = frozenset({"threading", "_thread", "asyncio", "_asyncio", "queue", "_queue", "concurrent", "_contextvars", "logging"})
 _FAKES = "langchain_core.language_models.fake"
@@ -122,26 +86,6 @@ class Settings:
         return [name for name in names if places[0].get(name) != places[1].get(name)]
 
 
-def plain_class(cls: type[Any]) -> type[Any]:
-    """Return the original class of a wrapped model or a proxy."""
-    while getattr(cls, "layered_cache_front", False):
-        cls = cast("type[Any]", cls.__bases__[1])
-    return cls
-
-
-def check_key_extra(key_extra: object) -> None:
-    """Refuse what cannot be a part of a key.
-
-    Raises:
-        ConfigurationError: It holds an object that has no lasting text.
-    """
-    try:
-        canonical(key_extra, "key_extra")
-    except UncacheableRequestError as error:
-        msg = f"key_extra must be plain data, such as 'name/and-settings', got a {type(key_extra).__qualname__}. {error}"
-        raise ConfigurationError(msg) from None
-
-
 def settings_of(model: BaseLanguageModel[Any], key_extra: object = None) -> Settings:
     """Return the settings of *model* now. It raises nothing: a model that cannot be read has a `refusal`.
 
@@ -163,7 +107,7 @@ class _Known:
     """Settings, and a snapshot of the attributes that they were read from."""
 
     def __init__(self, model: BaseLanguageModel[Any], key_extra: object) -> None:
-        plan = _plan_of(plain_class(type(model)))
+        plan = plan_of(plain_class(type(model)))
         self._class = type(model)
         self._plan = plan
         self._beside = _beside_fields(model, plan)
@@ -212,7 +156,7 @@ def _content(value: object) -> object:
     return content(value)
 
 
-def _beside_fields(model: BaseLanguageModel[Any], plan: _Plan) -> list[tuple[str, object]]:
+def _beside_fields(model: BaseLanguageModel[Any], plan: Plan) -> list[tuple[str, object]]:
     """Return the private and extra attributes that can be settings, with their types: to Python, 1 is True."""
     private = (model.__pydantic_private__ or {}).items()
     found: list[tuple[str, object]] = [
@@ -227,100 +171,6 @@ def _beside_fields(model: BaseLanguageModel[Any], plan: _Plan) -> list[tuple[str
 
 def _is_private_collection(name: str, value: object) -> bool:
     return type(value) in _COLLECTIONS and not name.startswith(_OURS)
-
-
-# --- which fields of a class count
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """How the fields of a class are read.
-
-    `looked_at` are those that can count, and the `clients`. `users` are declared in a class of the user's own. Calls of such a class
-    change the `changed` attributes.
-    """
-
-    is_written: bool
-    is_users: bool
-    looked_at: tuple[str, ...]
-    clients: frozenset[str]
-    users: frozenset[str]
-    changed: frozenset[str]
-    fields: Mapping[str, FieldInfo]
-
-
-@lru_cache(maxsize=1024)
-def _plan_of(cls: type[BaseLanguageModel[Any]]) -> _Plan:
-    fields = cls.model_fields
-    users = frozenset(name for name in fields if _is_users(_owner(cls, name)))
-    clients = frozenset(name for name in fields if is_client(name) and not name.endswith(("_kwargs", "_args", "_options")))
-    is_written = issubclass(cls, BaseChatModel) and cls.is_lc_serializable()
-    of_libraries = OF_MODELS if is_written else _OF_LIBRARIES
-    looked_at = tuple(
-        name for name in fields if name not in _OF_LANGCHAIN and (name in clients or name in users or name not in of_libraries)
-    )
-    changed = frozenset(_changed_by_calls(cls))
-    return _Plan(is_written, _is_users(cls), looked_at, clients, users, changed, fields)
-
-
-def _owner(cls: type, field: str) -> type:
-    return next((one for one in cls.__mro__ if field in inspect.get_annotations(one)), cls)
-
-
-@lru_cache(maxsize=1024)
-def _is_users(cls: type) -> bool:
-    """Return True if *cls* belongs to no library."""
-    top = cls.__module__.partition(".")[0]
-    if top in {"__main__", "__mp_main__"}:  # its file can be that of a runner, such as `python -m pytest`
-        return True
-    if top in sys.stdlib_module_names or top.startswith(("langchain", "pydantic")):
-        return False
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
-    return "site-packages" not in file and "dist-packages" not in file
-
-
-def _changed_by_calls(cls: type) -> Iterator[str]:
-    """Yield the names of attributes that a call of a model of *cls* changes, in the methods of the user's classes."""
-    users = [vars(one) for one in cls.__mro__ if _is_users(one)]
-    names = [*_RUN_BY_CALLS]
-    for name in names:  # the list grows in the loop
-        for members in users:
-            member = members.get(name)
-            function = inspect.unwrap(member) if callable(member) else getattr(member, "fget", getattr(member, "__func__", None))
-            if isinstance(function, types.FunctionType):
-                yield from _changed_by(function.__code__)
-                names += set(_read_of_self(function.__code__)).difference(names)
-
-
-def _steps(code: types.CodeType) -> list[tuple[str, Any]]:
-    return [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname not in _NO_STEPS]
-
-
-def _read_of_self(code: types.CodeType) -> Iterator[str]:
-    """Yield the names of attributes that *code* reads of `self`, or by `super()`."""
-    steps = _steps(code)
-    for (_, before), (name, value) in zip([("", None), *steps], steps, strict=False):
-        owner = cast("tuple[object, ...]", before)[-1] if isinstance(before, tuple) else before
-        if name == "LOAD_SUPER_ATTR" or (name in {"LOAD_ATTR", "LOAD_METHOD"} and owner == "self"):
-            yield str(value)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _read_of_self(constant)
-
-
-def _changed_by(code: types.CodeType) -> Iterator[str]:
-    """Yield the names of attributes that *code* assigns, has items of assigned, or calls a method of that adds to a collection."""
-    steps = _steps(code)
-    for place, (name, value) in enumerate(steps):
-        if name == "STORE_ATTR":
-            yield str(value)
-        elif name in {"LOAD_ATTR", "LOAD_METHOD"} and value in _ADDING and place > 0 and steps[place - 1][0] == "LOAD_ATTR":
-            yield str(steps[place - 1][1])
-        elif name == "STORE_SUBSCR" and place > 1 and steps[place - 2][0] == "LOAD_ATTR":
-            yield str(steps[place - 2][1])
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _changed_by(constant)
 
 
 # --- reading
@@ -348,7 +198,7 @@ UNREADABLE_SETTINGS = Settings(
 """Of a call of LangChain's with an unknown model."""
 
 
-def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Settings:
+def _read(model: BaseLanguageModel[Any], plan: Plan, key_extra: object) -> Settings:
     cls = plain_class(type(model))
     class_name = f"{cls.__module__}.{cls.__qualname__}"
     if key_extra is None:
@@ -384,7 +234,7 @@ def _read(model: BaseLanguageModel[Any], plan: _Plan, key_extra: object) -> Sett
     )
 
 
-def _written(model: BaseLanguageModel[Any], plan: _Plan, *, lenient: bool) -> dict[str, Any]:
+def _written(model: BaseLanguageModel[Any], plan: Plan, *, lenient: bool) -> dict[str, Any]:
     """Return *model* as LangChain writes it out, with objects that LangChain leaves out.
 
     Raises:
@@ -402,7 +252,7 @@ def _written(model: BaseLanguageModel[Any], plan: _Plan, *, lenient: bool) -> di
     return {"id": head.get("id"), "kwargs": kwargs}
 
 
-def _fields(model: BaseLanguageModel[Any], plan: _Plan, head: Mapping[str, Any], *, lenient: bool) -> Iterator[tuple[str, object]]:
+def _fields(model: BaseLanguageModel[Any], plan: Plan, head: Mapping[str, Any], *, lenient: bool) -> Iterator[tuple[str, object]]:
     """Yield the fields that count and are not in *head*.
 
     Raises:
@@ -431,15 +281,15 @@ def _fields(model: BaseLanguageModel[Any], plan: _Plan, head: Mapping[str, Any],
                 yield name, plain(value)
 
 
-def _is_note(model: BaseLanguageModel[Any], plan: _Plan, name: str) -> bool:
+def _is_note(model: BaseLanguageModel[Any], plan: Plan, name: str) -> bool:
     """Return True if calls of a user's class note something in the field."""
     if name not in plan.users:
-        return plan.fields.get(name) is not None and name == "i" and _owner(plain_class(type(model)), name).__module__.startswith(_FAKES)
+        return plan.fields.get(name) is not None and name == "i" and owner_of(plain_class(type(model)), name).__module__.startswith(_FAKES)
     value = model.__dict__.get(name)
     return name in plan.changed and (type(value) is int or isinstance(value, _COLLECTIONS))
 
 
-def _read_field(model: BaseLanguageModel[Any], plan: _Plan, name: str, *, lenient: bool) -> object:
+def _read_field(model: BaseLanguageModel[Any], plan: Plan, name: str, *, lenient: bool) -> object:
     """Return the value of a field as plain data; None if it does not count.
 
     Raises:
@@ -462,15 +312,15 @@ def _read_field(model: BaseLanguageModel[Any], plan: _Plan, name: str, *, lenien
         raise UncacheableRequestError(msg) from None
 
 
-def _may_be_left_out(model: BaseLanguageModel[Any], plan: _Plan, name: str) -> bool:
+def _may_be_left_out(model: BaseLanguageModel[Any], plan: Plan, name: str) -> bool:
     """Return True if an object in the field *name* that cannot be read is not the model."""
     field = plan.fields[name]
     if name not in plan.users:
-        return bool(field.exclude) or _owner(plain_class(type(model)), name).__module__.startswith(_FAKES)
+        return bool(field.exclude) or owner_of(plain_class(type(model)), name).__module__.startswith(_FAKES)
     return name not in model.model_fields_set or bool(cast("Any", model)._identifying_params)  # noqa: SLF001 - the identity that a class declares
 
 
-def _is_default(plan: _Plan, name: str, value: object) -> bool:
+def _is_default(plan: Plan, name: str, value: object) -> bool:
     field = plan.fields.get(name)
     if field is None or field.default_factory is not None:
         return False

@@ -34,8 +34,8 @@ from layered_cache.units import Duration, seconds
 
 from langchain_layered_cache._calls import Calls
 from langchain_layered_cache._chains import listen as listen_to_chains
+from langchain_layered_cache._key_options import check_key_extra
 from langchain_layered_cache._runs import listen
-from langchain_layered_cache._settings import check_key_extra
 from langchain_layered_cache._standins import ModelAsker, stand_in
 from langchain_layered_cache._tools import ToolAsker
 from langchain_layered_cache.cache import LayeredCache
