@@ -78,7 +78,7 @@ lowest: servers  ## the adapters' tests and the contracts on memory and SQLite, 
 	.venv-lowest/bin/python tests/run.py lowest $(ARGS)
 
 mutants: $(VENV)/.mutants  ## break some modules in 900 small ways, one after the other: does a test notice? An hour, not part of CI (ARGS=keys)
-	$(BIN)/python tests/mutants/run.py $(ARGS)
+	$(BIN)/python tests/mutation_testing/run.py $(ARGS)
 
 clean:  ## remove the environments and what tools leave behind
 	rm -rf .venv .venv-lowest .venv-providers build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ from langchain_core.outputs import Generation
 from benchmarks._bench import Bench
 from benchmarks._line import Line
 from benchmarks._payloads import KINDS, Kind, answer
-from langchain_layered_cache._codec import decode, encode
+from langchain_layered_cache._generation_codec import decode, encode
 
 
 def measure(bench: Bench) -> Iterator[Line]:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from layered_cache import MemoryTier
-from layered_cache.testing._halves import an_entry
+from layered_cache.testing._sync_async import an_entry
 
 from benchmarks._bench import Bench
 from benchmarks._line import Line

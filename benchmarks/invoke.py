@@ -17,7 +17,7 @@ from benchmarks import _peers as peers
 from benchmarks._bench import Bench
 from benchmarks._line import Line
 from benchmarks._payloads import answer, messages
-from langchain_layered_cache._runs import hook
+from langchain_layered_cache._callbacks.model_runs import hook
 
 
 class Model(BaseChatModel):

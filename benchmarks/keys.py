@@ -9,7 +9,7 @@ from layered_cache import Request
 from benchmarks._bench import Bench
 from benchmarks._line import Line
 from benchmarks._payloads import answer, llm_string, prompt, unlike
-from langchain_layered_cache._codec import encode
+from langchain_layered_cache._generation_codec import encode
 
 SIZE = 18 * 1024
 

@@ -15,8 +15,8 @@ from benchmarks._bench import Bench
 from benchmarks._line import Line
 from benchmarks._payloads import text
 from llamaindex_layered_cache import cached
-from llamaindex_layered_cache._keepers import Keeper, Question
-from llamaindex_layered_cache._wrapped import keeper_of
+from llamaindex_layered_cache._llm.call import Keeper, Question
+from llamaindex_layered_cache._llm.wrapper import keeper_of
 
 _TURNS = 11
 

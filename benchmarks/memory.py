@@ -13,7 +13,7 @@ from benchmarks._line import Line
 from benchmarks._payloads import KINDS, Kind, answer, copies, llm_string, prompt, unlike
 from benchmarks._race import NotMeasuredError
 from langchain_layered_cache import LayeredCache
-from langchain_layered_cache._codec import decode, encode
+from langchain_layered_cache._generation_codec import decode, encode
 
 RULES = 10_000
 PROMPT, LLM = prompt(), llm_string()

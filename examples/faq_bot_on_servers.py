@@ -16,7 +16,7 @@ from pathlib import Path
 
 from faq_bot import LATENCY, Outcome, ask_all, draw, read_questions, show
 from layered_cache.testing import OpenAIServer
-from servers import MongoServer, RedisServer
+from support.servers import MongoServer, RedisServer
 
 from langchain_layered_cache import LayeredCache
 

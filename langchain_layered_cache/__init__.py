@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from langchain_layered_cache._cached import cached, uncached
+    from langchain_layered_cache.byte_store import LayeredByteStore
     from langchain_layered_cache.cache import LayeredCache
+    from langchain_layered_cache.cached_model import cached, uncached
     from langchain_layered_cache.embeddings import CachedEmbeddings
     from langchain_layered_cache.importers import import_mongodb, import_sqlite
     from langchain_layered_cache.langgraph import LangGraphCache, cache_key
     from langchain_layered_cache.middleware import LayeredCacheMiddleware
-    from langchain_layered_cache.stores import LayeredByteStore
     from langchain_layered_cache.usage import UsageCallback, usage_callback
 
 __all__ = [
@@ -37,20 +37,20 @@ __all__ = [
 _ON_FIRST_USE = {
     "CachedEmbeddings": ".embeddings",
     "LangGraphCache": ".langgraph",
-    "LayeredByteStore": ".stores",
+    "LayeredByteStore": ".byte_store",
     "LayeredCache": ".cache",
     "LayeredCacheMiddleware": ".middleware",
     "UsageCallback": ".usage",
     "cache_key": ".langgraph",
-    "cached": "._cached",
+    "cached": ".cached_model",
     "import_mongodb": ".importers",
     "import_sqlite": ".importers",
-    "uncached": "._cached",
+    "uncached": ".cached_model",
     "usage_callback": ".usage",
 }
 
 
 def __getattr__(name: str) -> object:
-    from layered_cache.lazy import attribute  # noqa: PLC0415 - the import of this package loads no other module
+    from layered_cache.adapters.common import attribute  # noqa: PLC0415 - the import of this package loads no other module
 
     return attribute(__name__, name, _ON_FIRST_USE)

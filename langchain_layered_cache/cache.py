@@ -5,8 +5,8 @@
 
     set_llm_cache(LayeredCache())
 
-LangChain calls `lookup` before a model and `update` after it. Both convert the two texts of LangChain to a request (`_calls`)
-and the generations to bytes (`_codec`), and use the engine. The laws:
+LangChain calls `lookup` before a model and `update` after it. Both convert the two texts of LangChain to a request (`_call`)
+and the generations to bytes (`_generation_codec`), and use the engine. The laws:
 
 - The cache raises into a call only if the caller requested it: a removal that failed, an invalid option, or a missing answer
   with `mode="only_cached"`.
@@ -33,25 +33,25 @@ from layered_cache import (
     Tier,
     TieredCache,
 )
-from layered_cache.adapting import rules_of
-from layered_cache.asking import check_only_cached, note_failure
+from layered_cache.adapters.cached_call import check_only_cached, note_failure
+from layered_cache.adapters.cached_stream import producing
+from layered_cache.adapters.common import rules_of
+from layered_cache.adapters.refusals import removals
 from layered_cache.cache import Hit, Led
 from layered_cache.config import default_tiers, load_settings
-from layered_cache.key_rules import KeyRules, NormalizeOption
-from layered_cache.refusals import removals
-from layered_cache.streaming import producing
+from layered_cache.keys.key_rules import KeyRules, NormalizeOption
 
-from langchain_layered_cache._asking import asking
-from langchain_layered_cache._calls import Asked, Call, Calls
-from langchain_layered_cache._codec import decode
-from langchain_layered_cache._item_ids import forget_item_ids
-from langchain_layered_cache._legacy import Legacy
+from langchain_layered_cache._call import Asked, Call, Calls
+from langchain_layered_cache._callbacks.calling_model import asking
+from langchain_layered_cache._callbacks.model_runs import Run, asked_by, listen, note_asked, take_run
+from langchain_layered_cache._callbacks.refusals import open_chains
+from langchain_layered_cache._generation_codec import decode
+from langchain_layered_cache._hit_metadata import mark
+from langchain_layered_cache._keys.item_ids import forget_item_ids
+from langchain_layered_cache._keys.messages import holds_messages, is_written_out_model
+from langchain_layered_cache._keys.model_settings import UNREADABLE_SETTINGS
+from langchain_layered_cache._legacy_cache import Legacy
 from langchain_layered_cache._management import Management
-from langchain_layered_cache._marks import mark
-from langchain_layered_cache._messages import holds_messages, is_written_out_model
-from langchain_layered_cache._refusals import open_chains
-from langchain_layered_cache._runs import Run, asked_by, listen, note_asked, take_run
-from langchain_layered_cache._settings import UNREADABLE_SETTINGS
 
 _CRITERIA = ("key", "tag", "model", "prompt", "created_before", "created_after", "namespace", "dry_run")
 
@@ -258,7 +258,7 @@ class LayeredCache(Management, BaseCache):
     def __repr__(self) -> str:
         return f"LayeredCache({self._cache!r})"
 
-    # --- for wrapped models and their streams: see `_streams`
+    # --- for wrapped models and their streams: see `stream`
 
     @property
     def calls(self) -> Calls:

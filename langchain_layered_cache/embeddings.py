@@ -4,9 +4,9 @@
 
 The laws:
 
-- A key covers the model (`_identity`), the kind (query or document) and the exact text. Two models never share vectors.
+- A key covers the model (`_embedding_identity`), the kind (query or document) and the exact text. Two models never share vectors.
 - `cache_options(...)` applies to vectors as it does to answers: only the tenant of a vector finds it.
-- `layered_cache.vector_cache` does the rest: exact vectors, one read and one write for a batch, one request for each missing
+- `layered_cache.adapters.vector_cache` does the rest: exact vectors, one read and one write for a batch, one request for each missing
   text. Errors of the model pass through.
 """
 
@@ -26,14 +26,13 @@ from layered_cache import (
     UncacheableRequestError,
     current_options,
 )
-from layered_cache.adapting import engine_of, seconds_of
-from layered_cache.asking import check_only_cached
+from layered_cache.adapters.cached_call import check_only_cached
+from layered_cache.adapters.common import Duration, engine_of, seconds_of
+from layered_cache.adapters.vector_cache import VectorCache
 from layered_cache.options import NO_OPTIONS, fingerprint
-from layered_cache.units import Duration
-from layered_cache.vector_cache import VectorCache
 
-from langchain_layered_cache._identity import Identity
-from langchain_layered_cache._requests import FRAMEWORK
+from langchain_layered_cache._embedding_identity import Identity
+from langchain_layered_cache._keys.request import FRAMEWORK
 from langchain_layered_cache.cache import LayeredCache
 
 _TRANSPORT_OF_CALLS = frozenset({"chunk_size", "batch_size"})

@@ -30,10 +30,10 @@ from langchain_core.load.load import load
 from langchain_core.outputs import ChatGeneration, Generation
 from layered_cache import Answer, ConfigurationError, Request, TieredCache, TierUnavailableError
 
-from langchain_layered_cache._calls import Call, Calls
-from langchain_layered_cache._codec import KNOWN_CLASSES
-from langchain_layered_cache._legacy import is_written_out
-from langchain_layered_cache._messages import is_written_out_model
+from langchain_layered_cache._call import Call, Calls
+from langchain_layered_cache._generation_codec import KNOWN_CLASSES
+from langchain_layered_cache._keys.messages import is_written_out_model
+from langchain_layered_cache._legacy_cache import is_written_out
 from langchain_layered_cache.cache import LayeredCache
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ LangGraph reads the cache before it runs a node that has a cache policy, and wri
 - `get` and `set` raise nothing into the graph. An error of a tier, a value or a serializer is an event, one warning and a miss.
 - Namespaces are exact, as in LangGraph's own memory cache: `("a", "b")` is neither `("a:b",)` nor part of `("a",)`.
 - Options of the caller apply, from the metadata of the run or `cache_options(...)`. Tenants, accounts and samples are
-  separate. The options count that hold when the node is looked up (`_births`).
+  separate. The options count that hold when the node is looked up (`pending_tasks`).
 - Removals apply to the tenant of the enclosing `cache_options(...)`, independent of the run: its end may not be known yet.
-- The key of LangGraph names a node by the module and name of its function. The code of that function is added (`_nodes`). A
+- The key of LangGraph names a node by the module and name of its function. The code of that function is added (`node_code`). A
   node with code that this name does not identify is not cached, unless the cache has a `name`.
 - The answer of a person to an `interrupt()` belongs to one thread. So the writes of a resumed node are not stored.
-- Each caller gets new objects (`_writes` is the codec). Many keys are one read of each tier.
+- Each caller gets new objects (`write_codec` is the codec). Many keys are one read of each tier.
 - A removal raises an error if it cannot be recorded.
 """
 
@@ -45,16 +45,16 @@ from layered_cache import (
     UncacheableRequestError,
     current_options,
 )
-from layered_cache.adapting import engine_of
+from layered_cache.adapters.common import engine_of
+from layered_cache.adapters.log_once import Once
 from layered_cache.entry import Ticket
-from layered_cache.once import Once
 from layered_cache.options import fingerprint
 
-from langchain_layered_cache._births import Asker, Birth, Births
-from langchain_layered_cache._chains import OF_AN_ANSWER, RESUME, Resumed, listen, options_here, resumed_here
-from langchain_layered_cache._nodes import Nodes
-from langchain_layered_cache._states import cache_key, is_no_key
-from langchain_layered_cache._writes import RebuildError, WritesSerializer
+from langchain_layered_cache._callbacks.graph_runs import OF_AN_ANSWER, RESUME, Resumed, listen, options_here, resumed_here
+from langchain_layered_cache._langgraph.cache_key import cache_key, is_no_key
+from langchain_layered_cache._langgraph.node_code import Nodes
+from langchain_layered_cache._langgraph.pending_tasks import Asker, Birth, Births
+from langchain_layered_cache._langgraph.write_codec import RebuildError, WritesSerializer
 from langchain_layered_cache.cache import LayeredCache
 
 __all__ = ["LangGraphCache", "cache_key"]

@@ -6,12 +6,12 @@
     cache = LayeredCache("memory://", "sqlite:///answers.db")
     agent = create_agent(model, tools, middleware=[LayeredCacheMiddleware(cache, ttl="1d", tools={"get_weather": "5m"})])
 
-The middleware replaces the agent's model by a proxy that reads the cache first (`_standins`). Other middleware, structured
+The middleware replaces the agent's model by a proxy that reads the cache first (`model_proxy`). Other middleware, structured
 output, streams and the name of the agent on its messages stay as they are. The cache stores the model's raw answer.
 
 It shares answers with `set_llm_cache(LayeredCache(...))` and adds three features. An answer between `fresh_for` and `keep_for` is
 returned at once and refreshed in the background, and it stays while the model fails. `Policy.separate_accounts` knows the API
-key of the model. Results of tools are cached (`_tools`).
+key of the model. Results of tools are cached (`tool_cache`).
 
 Options of a call (`cache_options`, `config={"metadata": {"llm_cache": {...}}}`) apply to its models and tools.
 """
@@ -28,16 +28,15 @@ from langchain_core.messages import ToolMessage
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 from layered_cache import ConfigurationError, TieredCache
-from layered_cache.adapting import engine_of, rules_of
-from layered_cache.key_rules import NormalizeOption
-from layered_cache.units import Duration, seconds
+from layered_cache.adapters.common import Duration, engine_of, rules_of, seconds
+from layered_cache.keys.key_rules import NormalizeOption
 
-from langchain_layered_cache._calls import Calls
-from langchain_layered_cache._chains import listen as listen_to_chains
-from langchain_layered_cache._key_options import check_key_extra
-from langchain_layered_cache._runs import listen
-from langchain_layered_cache._standins import ModelAsker, stand_in
-from langchain_layered_cache._tools import ToolAsker
+from langchain_layered_cache._agents.model_proxy import ModelAsker, stand_in
+from langchain_layered_cache._agents.tool_cache import ToolAsker
+from langchain_layered_cache._call import Calls
+from langchain_layered_cache._callbacks.graph_runs import listen as listen_to_chains
+from langchain_layered_cache._callbacks.model_runs import listen
+from langchain_layered_cache._keys.key_options import check_key_extra
 from langchain_layered_cache.cache import LayeredCache
 
 if TYPE_CHECKING:

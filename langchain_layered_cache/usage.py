@@ -22,8 +22,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 from layered_cache import Usage
-from layered_cache.adapting import restart_in_child
-from layered_cache.providers import cost_of
+from layered_cache.adapters.common import restart_in_child
+from layered_cache.adapters.pricing import cost_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

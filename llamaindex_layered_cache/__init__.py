@@ -10,24 +10,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llamaindex_layered_cache._cached import cached, uncached
-    from llamaindex_layered_cache._configure import Configured, configure
+    from llamaindex_layered_cache.cached_llm import cached, uncached
     from llamaindex_layered_cache.embeddings import CachedEmbedding
     from llamaindex_layered_cache.kvstore import LayeredKVStore
+    from llamaindex_layered_cache.settings import Configured, configure
 
 __all__ = ["CachedEmbedding", "Configured", "LayeredKVStore", "cached", "configure", "uncached"]
 
 _ON_FIRST_USE = {
     "CachedEmbedding": ".embeddings",
-    "Configured": "._configure",
+    "Configured": ".settings",
     "LayeredKVStore": ".kvstore",
-    "cached": "._cached",
-    "configure": "._configure",
-    "uncached": "._cached",
+    "cached": ".cached_llm",
+    "configure": ".settings",
+    "uncached": ".cached_llm",
 }
 
 
 def __getattr__(name: str) -> object:
-    from layered_cache.lazy import attribute  # noqa: PLC0415 - the import of this package loads no other module
+    from layered_cache.adapters.common import attribute  # noqa: PLC0415 - the import of this package loads no other module
 
     return attribute(__name__, name, _ON_FIRST_USE)

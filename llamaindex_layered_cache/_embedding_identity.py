@@ -1,8 +1,9 @@
 """The identity of an embedding model: its class and name, and all settings that may change its vectors, as they are at the call.
 
-The fields and the private attributes of a pydantic object count, and those of the objects in it. Nulls, secrets and transport settings
-(see `_names`) do not count. A network that is loaded in this process counts by its weights and settings (`layered_cache.local_models`).
-Any other object without a lasting text, such as a function, may change the vectors too. It is refused unless `key_extra` identifies it.
+The fields and the private attributes of a pydantic object count, and those of the objects in it. Nulls, secrets and transport settings (see
+`_setting_names`) do not count. A network that is loaded in this process counts by its weights and settings
+(`layered_cache.adapters.identity.local_models`). Any other object without a lasting text, such as a function, may change the vectors too.
+It is refused unless `key_extra` identifies it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from enum import Enum
 from typing import Any, cast
 
 from layered_cache import ConfigurationError, UncacheableRequestError
-from layered_cache.clients import client_facts, counted_headers
-from layered_cache.code_identity import code_identity, is_user_code
-from layered_cache.keys import canonical
-from layered_cache.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
-from layered_cache.snapshots import Attributes, Reader, plain_reader, unchanging
+from layered_cache.adapters.identity.clients import client_facts, counted_headers
+from layered_cache.adapters.identity.code_identity import code_identity, is_user_code
+from layered_cache.adapters.identity.local_models import DEVICE_SETTINGS, fingerprint_of, is_loaded, plain_settings
+from layered_cache.adapters.identity.snapshots import Attributes, Reader, plain_reader, unchanging
+from layered_cache.keys.keys import canonical
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from llamaindex_layered_cache._clients import HEADERS, client_settings
-from llamaindex_layered_cache._names import is_account, is_client
+from llamaindex_layered_cache._client_settings import HEADERS, client_settings
+from llamaindex_layered_cache._setting_names import is_account, is_client
 
 OWN = "_layered_cache"
 """The private attribute of a cached model with its cache settings."""

@@ -8,7 +8,7 @@ the copy like the model, and `IngestionPipeline` computes the same hashes. Only 
 - A key covers the model with its settings (`_embedding_identity`), the kind (query or text) and the exact text. Two models
   never share vectors, nor do queries and texts.
 - `cache_options(...)` applies to vectors as it does to answers: only the tenant of a vector finds it.
-- `layered_cache.vector_cache` does the rest: exact vectors, one read and one write for a batch, one request for each missing
+- `layered_cache.adapters.vector_cache` does the rest: exact vectors, one read and one write for a batch, one request for each missing
   text. Errors of the model pass through.
 - Calls that the model makes to itself within a request do not use the cache.
 """
@@ -30,17 +30,16 @@ from layered_cache import (
     UncacheableRequestError,
     current_options,
 )
-from layered_cache.adapting import engine_of, seconds_of
-from layered_cache.asking import check_only_cached
+from layered_cache.adapters.cached_call import check_only_cached
+from layered_cache.adapters.common import Duration, engine_of, seconds_of
+from layered_cache.adapters.identity.snapshots import Attributes
+from layered_cache.adapters.vector_cache import VectorCache
 from layered_cache.entry import checked_tags
 from layered_cache.options import NO_OPTIONS, fingerprint
-from layered_cache.snapshots import Attributes
-from layered_cache.units import Duration
-from layered_cache.vector_cache import VectorCache
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from llamaindex_layered_cache import _embedding_identity as identity
-from llamaindex_layered_cache._views import Held, copied, view_of
+from llamaindex_layered_cache._pydantic_views import Held, copied, view_of
 
 M = TypeVar("M", bound=BaseEmbedding)
 

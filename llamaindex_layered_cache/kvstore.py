@@ -7,7 +7,7 @@ The laws of this edge:
 
 - A collection is a child namespace of the store, under its own name if that is a valid one. A value contains its key: so keys
   can be listed, and no key gets the value of another key.
-- `put` replaces the older value. `get` returns an equal value, in new objects (`_kv_values`).
+- `put` replaces the older value. `get` returns an equal value, in new objects (`_kv_codec`).
 - A tier that fails counts as empty: `get` reads the next tier, and `put` writes to the remaining ones. Only removals raise.
 - A value that cannot be stored is left out, and no tier serves an older value of its key. A strict store raises instead, and
   the older value stays.
@@ -24,24 +24,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from layered_cache import (
-    Answer,
-    ConfigurationError,
-    EncodeError,
-    Entry,
-    Event,
-    Receipt,
-    Request,
-    Ticket,
-    TieredCache,
-    TierUnavailableError,
-)
-from layered_cache.adapting import engine_of, seconds_of
-from layered_cache.once import Once
-from layered_cache.units import Duration
+from layered_cache import Answer, ConfigurationError, EncodeError, Entry, Event, Receipt, Request, Ticket, TieredCache, TierUnavailableError
+from layered_cache.adapters.common import Duration, engine_of, seconds_of
+from layered_cache.adapters.log_once import Once
 from llama_index.core.storage.kvstore.types import DEFAULT_BATCH_SIZE, DEFAULT_COLLECTION, BaseKVStore
 
-from llamaindex_layered_cache import _kv_values as codec
+from llamaindex_layered_cache import _kv_codec as codec
 
 FRAMEWORK = "llamaindex"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from layered_cache import Event
 from layered_cache.testing import FakeClock, OpenAIServer
-from worlds import Tasks, Threads, World
+from support.sync_async import Tasks, Threads, World
 
-pytest_plugins = ["server_fixtures", "time_report"]
+pytest_plugins = ["support.server_fixtures", "support.time_report"]
 
 os.environ.setdefault("OPENAI_API_KEY", "none")
 os.environ.setdefault("LANGSMITH_TRACING", "false")

@@ -5,7 +5,7 @@ A ring is a part of the suite with a time target. README.md beside this file des
 1. The tests without the marker `alone` run in parallel, one process per core.
 2. The tests with the marker `alone` run afterwards, one after the other: they measure wall time and need an idle machine.
 
-Each step prints its slowest tests and its time per folder (`time_report.py`). The last line compares the total with the target.
+Each step prints its slowest tests and its time per folder (`support/time_report.py`). The last line compares the total with the target.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ RINGS = {
         (
             "langchain",
             "llamaindex",
-            "test_clients.py",
-            "test_config.py",
-            "test_engine.py",
-            "test_keys.py",
-            "test_mongodb_documents.py",
-            "test_redis.py",
-            "test_sqlite.py",
-            "test_tiers.py",
-            "test_wire.py",
+            "unit/test_clients.py",
+            "unit/test_config.py",
+            "engine/test_read_write.py",
+            "unit/test_keys.py",
+            "tiers/mongodb/test_documents.py",
+            "tiers/redis/test_redis.py",
+            "tiers/test_sqlite.py",
+            "tiers/contract/test_local.py",
+            "unit/test_envelope.py",
         ),
     ),
 }

@@ -2,8 +2,8 @@
 
     request -> key          equal requests have equal keys (`keys`)
     memory -> sqlite ...    tiers, fastest first (`tiers`); a failing tier counts as empty
-    entry                   an answer with times, tags and facts (`entry`), in a versioned envelope (`wire`)
-    rule                    an invalidation, in one log for all processes (`invalidation`)
+    entry                   an answer with times, tags and facts (`entry`), in a versioned envelope (`_storage.envelope`)
+    rule                    an invalidation, in one log for all processes (`_storage.rules`)
 
 `TieredCache` combines them. It depends on no framework: `langchain_layered_cache` and
 `llamaindex_layered_cache` are its adapters. Importing this package loads no third-party module. The
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layered_cache._util.lazy_attributes import attribute
 from layered_cache.cache import TieredCache
 from layered_cache.entry import Answer, Entry, Refused, Request, Ticket, Usage
 from layered_cache.errors import (
@@ -30,21 +31,20 @@ from layered_cache.errors import (
     UncacheableRequestError,
 )
 from layered_cache.events import Event, Observer
-from layered_cache.key_rules import Normalize
-from layered_cache.lazy import attribute
+from layered_cache.keys.key_rules import Normalize
 from layered_cache.options import CallOptions, cache_options, current_options
 from layered_cache.policy import Policy
 from layered_cache.receipt import Receipt
 from layered_cache.stats import Stats
-from layered_cache.tiers._tier import Tier
+from layered_cache.tiers.base import Tier
 
 if TYPE_CHECKING:
-    from layered_cache.tiers._threaded import ThreadedTier
     from layered_cache.tiers.memory import MemoryTier
     from layered_cache.tiers.mongodb import MongoTier
     from layered_cache.tiers.null import NullTier
     from layered_cache.tiers.redis import RedisTier
     from layered_cache.tiers.sqlite import SQLiteTier
+    from layered_cache.tiers.threaded import ThreadedTier
 
 __all__ = [
     "Answer",
@@ -89,7 +89,7 @@ _ON_FIRST_USE = {
     "NullTier": ".tiers.null",
     "RedisTier": ".tiers.redis",
     "SQLiteTier": ".tiers.sqlite",
-    "ThreadedTier": ".tiers._threaded",
+    "ThreadedTier": ".tiers.threaded",
 }
 
 # names that users may look for here first

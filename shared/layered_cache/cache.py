@@ -2,7 +2,7 @@
 
 Every method that uses a tier has an asynchronous form with the same signature and an `a` before its
 name. All of them may be called from any thread and any event loop, and after a fork. A pickle of a
-cache is restored from its URLs (see `_recipes`).
+cache is restored from its URLs (see `_pickling`).
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
-from layered_cache._adapter_face import AdapterFace
-from layered_cache._arguments import key_of, labelled, scopes_of
-from layered_cache._engine.aio import Asyncio
-from layered_cache._engine.blocking import Blocking
-from layered_cache._engine.computing import Computing, Led
-from layered_cache._engine.effects import run
+from layered_cache._engine.adapter_hooks import AdapterFace
+from layered_cache._engine.arguments import key_of, labelled, scopes_of
 from layered_cache._engine.engine import Ask, Engine, Hit
 from layered_cache._engine.exit_hooks import EXIT
-from layered_cache._engine.listing import Listing
-from layered_cache._engine.removing import Removing
-from layered_cache._pending import pending
-from layered_cache._recipes import Recipe, checked_rules, forget, recipe_of, remade
-from layered_cache.clocks import SYSTEM_CLOCK, Clock
+from layered_cache._engine.invalidator import Removing
+from layered_cache._engine.list_entries import Listing
+from layered_cache._engine.pending_removals import pending
+from layered_cache._engine.runtime import run
+from layered_cache._engine.runtime_asyncio import Asyncio
+from layered_cache._engine.runtime_threads import Blocking
+from layered_cache._engine.single_flight import Computing, Led
+from layered_cache._pickling import Recipe, checked_rules, forget, recipe_of, remade
+from layered_cache._storage.rules import Scope, below
+from layered_cache._util.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Answer, Entry, Request, Ticket, checked_tags
 from layered_cache.errors import ConfigurationError
 from layered_cache.events import Observer, Observers
-from layered_cache.invalidation import Scope, below
-from layered_cache.key_rules import NO_RULES, KeyRules, NormalizeOption, key_rules
-from layered_cache.keys import check_namespace, child_namespace
+from layered_cache.keys.key_rules import NO_RULES, KeyRules, NormalizeOption, key_rules
+from layered_cache.keys.keys import check_namespace, child_namespace
 from layered_cache.policy import Policy
 from layered_cache.receipt import Receipt, together
 from layered_cache.stats import Stats
-from layered_cache.tiers._registry import open_tier
-from layered_cache.tiers._tier import LocalTier, Tier, slot_entry
+from layered_cache.tiers._open import open_tier
+from layered_cache.tiers.base import LocalTier, Tier, slot_entry
 
 if TYPE_CHECKING:
     from os import PathLike

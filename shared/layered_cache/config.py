@@ -28,12 +28,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
+from layered_cache._storage.redaction import redacted_text
+from layered_cache._util.durations import parse_duration, parse_size
 from layered_cache.errors import ConfigurationError, MissingClientError
 from layered_cache.policy import Policy
-from layered_cache.redaction import redacted_text
-from layered_cache.tiers._registry import open_tier
-from layered_cache.tiers._tier import Tier
-from layered_cache.units import parse_duration, parse_size
+from layered_cache.tiers._open import open_tier
+from layered_cache.tiers.base import Tier
 
 PREFIX = "LAYERED_CACHE_"
 FILE = "layered-cache.toml"

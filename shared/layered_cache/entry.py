@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
-from layered_cache import keys
+from layered_cache._util.durations import Duration, seconds
 from layered_cache.errors import ConfigurationError, UncacheableRequestError
-from layered_cache.units import Duration, seconds
+from layered_cache.keys import keys
 
 Finish = Literal["stop", "length", "filter", "tool"]
 FINISHES: tuple[Finish, ...] = ("stop", "length", "filter", "tool")

@@ -19,9 +19,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from layered_cache._util.durations import Duration, seconds
 from layered_cache.entry import checked_tags
 from layered_cache.errors import ConfigurationError
-from layered_cache.units import Duration, seconds
 
 Mode = Literal["default", "refresh", "bypass", "only_cached", "read_only"]
 MODES: tuple[Mode, ...] = get_args(Mode)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from layered_cache import wire
+from layered_cache._storage import envelope
+from layered_cache._util.durations import Duration, Size, seconds, size
 from layered_cache.entry import Answer, Entry, Request, Ticket, whole_microseconds
 from layered_cache.errors import ConfigurationError
-from layered_cache.units import Duration, Size, seconds, size
 
 Write = Literal["through", "behind"]
 StoreRequests = Literal["full", "hash"]
@@ -71,7 +71,7 @@ class Policy:
     single_flight: bool = True
     max_wait: Duration = 60.0
     cacheable: Callable[[Request, Answer], bool] | None = None
-    max_entry_bytes: Size = wire.MAX_VALUE
+    max_entry_bytes: Size = envelope.MAX_VALUE
     store_requests: StoreRequests = "full"
     fail_open: bool = True
     max_staleness: Duration = 2.0
@@ -91,8 +91,8 @@ class Policy:
                 raise ConfigurationError.unknown(what=name, name=str(getattr(self, name)), allowed=allowed)
         for name in ("max_entry_bytes", "queue_bytes"):
             object.__setattr__(self, name, size(cast("Size", getattr(self, name)), name))
-        if cast("int", self.max_entry_bytes) > wire.MAX_VALUE:
-            msg = f"max_entry_bytes must not be more than {wire.MAX_VALUE}, the largest value that can be read back"
+        if cast("int", self.max_entry_bytes) > envelope.MAX_VALUE:
+            msg = f"max_entry_bytes must not be more than {envelope.MAX_VALUE}, the largest value that can be read back"
             raise ConfigurationError(msg)
         for name in ("single_flight", "fail_open", "strict_invalidation", "tenant_required", "separate_accounts"):
             if type(getattr(self, name)) is not bool:

@@ -10,10 +10,10 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from layered_cache import _forks
+from layered_cache._storage.envelope import savings
+from layered_cache._util import fork_safety
 from layered_cache.entry import Savings
 from layered_cache.events import Event
-from layered_cache.wire import savings
 
 TAPE = 4096
 
@@ -77,7 +77,7 @@ class Counters:
         self._counts: Counter[str] = Counter()
         self._tokens, self._usd, self._seconds = 0, 0.0, 0.0
         self.after_fork()
-        _forks.restart_in_child(self)
+        fork_safety.restart_in_child(self)
 
     def after_fork(self) -> None:
         """Create a new lock."""

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from layered_cache import Entry, Request
+from layered_cache._storage.envelope import decode, encode
 from layered_cache.entry import Ticket, Usage
-from layered_cache.keys import make_key
-from layered_cache.wire import decode, encode
+from layered_cache.keys.keys import make_key
 
 FOLDER = Path(__file__).parent
 KEYS = FOLDER / "keys.json"

@@ -28,7 +28,7 @@ from langgraph.graph.message import add_messages
 from layered_cache import Answer, ConfigurationError, DeletionError, Event, Policy, Request, TieredCache
 from layered_cache.testing import FakeAuthority, FakeTier, OpenAIServer
 from pydantic import BaseModel, Field, SecretStr, computed_field, field_validator, model_validator
-from worlds import World, kinds
+from support.sync_async import World, kinds
 
 from langchain_layered_cache import LayeredCache
 

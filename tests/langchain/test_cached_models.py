@@ -28,10 +28,10 @@ from langchain_openai import ChatOpenAI, OpenAI
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from layered_cache import ConfigurationError, Event, Policy, cache_options
-from layered_cache.streaming import _under_way
+from layered_cache.adapters.cached_stream import _under_way
 from layered_cache.testing import OpenAIServer
 from pydantic import BaseModel, SecretStr
-from worlds import World
+from support.sync_async import World
 
 from langchain_layered_cache import CachedEmbeddings, LayeredCache, cached, uncached
 

@@ -22,11 +22,11 @@ from langchain_core.load import dumps as core_dumps
 from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessage, ChatMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from layered_cache import EncodeError
-from layered_cache.values import dumps, loads, same
+from layered_cache.adapters.msgpack_codec import dumps, loads, same
 from pydantic import BaseModel
 
-from langchain_layered_cache import _codec
-from langchain_layered_cache._codec import decode, encode, new_id
+from langchain_layered_cache import _generation_codec
+from langchain_layered_cache._generation_codec import decode, encode, new_id
 
 USAGE: Any = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "input_token_details": {"cache_read": 1}}
 CALL: Any = {"name": "f", "args": {"x": [1, 2.5, None, {"y": "z"}]}, "id": "call_1", "type": "tool_call"}
@@ -439,12 +439,12 @@ def test_fields_of_another_release_travel_by_name(monkeypatch: pytest.MonkeyPatc
     class Newer(AIMessage):
         brand_new: str = "usual"
 
-    layout = _codec._Layout(1, Newer, _codec._AI, content="a")
+    layout = _generation_codec._Layout(1, Newer, _generation_codec._AI, content="a")
     assert layout.raw
     with monkeypatch.context() as patched:
-        patched.setitem(_codec._LAYOUTS, Newer, layout)
-        patched.setitem(_codec._MESSAGE_OF, 1, layout)
-        patched.setattr(_codec, "_CHAT_IS_PLAIN", False)
+        patched.setitem(_generation_codec._LAYOUTS, Newer, layout)
+        patched.setitem(_generation_codec._MESSAGE_OF, 1, layout)
+        patched.setattr(_generation_codec, "_CHAT_IS_PLAIN", False)
         usual, unusual = (encode([ChatGeneration(message=Newer("a", **more))]) for more in ({}, {"brand_new": "other"}))
         assert decode(unusual)[0].message.brand_new == "other"  # type: ignore[attr-defined]
         assert decode(usual)[0].message.brand_new == "usual"  # type: ignore[attr-defined]
@@ -457,9 +457,9 @@ def test_fields_of_another_release_travel_by_name(monkeypatch: pytest.MonkeyPatc
 def test_the_short_way_makes_what_the_long_way_makes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Down to what pydantic notes of an object."""
     data = encode([GENERATIONS[name]])
-    assert _codec._CHAT_IS_PLAIN
+    assert _generation_codec._CHAT_IS_PLAIN
     (short,) = decode(data)
-    monkeypatch.setattr(_codec, "_CHAT_IS_PLAIN", False)
+    monkeypatch.setattr(_generation_codec, "_CHAT_IS_PLAIN", False)
     (long,) = decode(data)
 
     def facts(thing: BaseModel) -> list[object]:
@@ -475,10 +475,10 @@ def test_the_short_way_makes_what_the_long_way_makes(name: str, monkeypatch: pyt
 
 def test_a_class_whose_objects_cannot_be_built_raw_is_validated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another release of pydantic or LangChain may need more than fields."""
-    for layout in _codec._MESSAGES + _codec._GENERATIONS:
+    for layout in _generation_codec._MESSAGES + _generation_codec._GENERATIONS:
         assert layout.raw, layout.cls
         monkeypatch.setattr(layout, "raw", False)
-    monkeypatch.setattr(_codec, "_CHAT_IS_PLAIN", False)
+    monkeypatch.setattr(_generation_codec, "_CHAT_IS_PLAIN", False)
 
     for name in ("plain", "full", "blocks", "generation", "chunk", "chat", "dates"):
         (back,) = decode(encode([GENERATIONS[name]]))
@@ -491,5 +491,5 @@ def test_golden_bytes() -> None:
     assert encode([ChatGeneration(message=AIMessage("a", id="x"))]).hex() == (
         "9196 03 05 c0 c0 c0 9b 01 11 c0 a161 80 80 c0 c3 90 90 c0".replace(" ", "")
     )
-    assert _codec.CODEC == "lc-generations-1"
+    assert _generation_codec.CODEC == "lc-generations-1"
     assert sys.byteorder in ("little", "big")

@@ -19,21 +19,12 @@ from hypothesis import strategies as st
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
-from layered_cache import (
-    CacheMiss,
-    ConfigurationError,
-    EncodeError,
-    Event,
-    Policy,
-    TenantRequiredError,
-    TieredCache,
-    cache_options,
-    vectors,
-)
+from layered_cache import CacheMiss, ConfigurationError, EncodeError, Event, Policy, TenantRequiredError, TieredCache, cache_options
+from layered_cache.adapters import vector_codec
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier, OpenAIServer
-from local_standins import Llama
 from pydantic import BaseModel, Field, SecretStr
-from worlds import Threads, World, kinds, settled
+from support.fake_networks import Llama
+from support.sync_async import Threads, World, kinds, settled
 
 from langchain_layered_cache import CachedEmbeddings, LayeredCache
 from langchain_layered_cache.embeddings import cached_embeddings
@@ -482,10 +473,10 @@ def test_what_cannot_be_read_is_computed_again(world: World, cache: TieredCache,
         (entry,) = cached.engine.entries()
         for value, codec in (
             (entry.value, "another"),
-            (b"", vectors.CODEC),
-            (b"f", vectors.CODEC),
-            (b"f123", vectors.CODEC),
-            (b"x1", vectors.CODEC),
+            (b"", vector_codec.CODEC),
+            (b"f", vector_codec.CODEC),
+            (b"f123", vector_codec.CODEC),
+            (b"x1", vector_codec.CODEC),
         ):
             damaged: Any = {"value": value, "codec": codec}
             cache.tiers[0].set_many([type(entry)(**damaged, **{name: getattr(entry, name) for name in fields})])
@@ -611,7 +602,7 @@ FLOATS = st.floats(width=32) | st.floats()
 @given(st.lists(FLOATS, min_size=1) | st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
 def test_vectors_come_back_to_the_last_bit(vector: list[Any]) -> None:
     """Whatever they hold: not a number, minus zero, what only a float64 can hold, whole numbers."""
-    back = vectors.decode(vectors.encode(vector))
+    back = vector_codec.decode(vector_codec.encode(vector))
 
     assert list(map(type, back)) == list(map(type, vector))
     assert [repr(number) for number in back] == [repr(number) for number in vector]
@@ -622,17 +613,17 @@ def test_vectors_come_back_to_the_last_bit(vector: list[Any]) -> None:
 )
 def test_float32_where_that_is_exact(component: float, size: int) -> None:
     """Half the bytes."""
-    assert len(vectors.encode([component] * 100)) == 1 + 100 * size
+    assert len(vector_codec.encode([component] * 100)) == 1 + 100 * size
 
 
 def test_arrays_come_as_lists_of_floats() -> None:
     """As LangChain promises."""
     for array in (np.array([0.1, 0.5], np.float32), [np.float32(0.1), np.float64(0.5)], (0.1, 0.5), [1, 0.5], np.array([1.0, 2.0])):
-        back = vectors.decode(vectors.encode(array))
+        back = vector_codec.decode(vector_codec.encode(array))
         assert back == [float(number) for number in array]
         assert set(map(type, back)) == {float}
     with pytest.raises(EncodeError):
-        vectors.encode([0.5, 2**60 + 1])
+        vector_codec.encode([0.5, 2**60 + 1])
 
 
 # --- what the caller says

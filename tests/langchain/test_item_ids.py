@@ -17,13 +17,13 @@ from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage, message_chunk_to_message
 from langchain_core.outputs import ChatGeneration
 from langchain_openai import ChatOpenAI
-from pairwise import pairwise
-from scripted_server import Json, Reply, ScriptedServer, chat_completion, response
-from worlds import Tasks, Threads, World
+from support.pairwise import pairwise
+from support.scripted_server import Json, Reply, ScriptedServer, chat_completion, response
+from support.sync_async import Tasks, Threads, World
 
 from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached
-from langchain_layered_cache._item_ids import forget_item_ids, without_repeated_ids
-from langchain_layered_cache._messages import canonical_prompt
+from langchain_layered_cache._keys.item_ids import forget_item_ids, without_repeated_ids
+from langchain_layered_cache._keys.messages import canonical_prompt
 
 VERSIONS = ["default", "v0", "responses/v1", "v1"]
 

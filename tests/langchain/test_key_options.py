@@ -15,10 +15,10 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_openai import ChatOpenAI, OpenAI
 from layered_cache import ConfigurationError, Event, Normalize, TieredCache
 from layered_cache.testing import OpenAIServer
-from worlds import World, settled
+from support.sync_async import World, settled
 
 from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached, uncached
-from langchain_layered_cache._key_options import key_options_of
+from langchain_layered_cache._keys.key_options import key_options_of
 
 HOW = ["whitespace", "case"]
 TEXTS = ("What is X?", "  what is x? ", "WHAT  IS\nX?")

@@ -30,10 +30,10 @@ from langgraph.types import CachePolicy, Command, Send, interrupt
 from layered_cache import CallOptions, ConfigurationError, DeletionError, Event, Policy, Request, TieredCache, cache_options
 from layered_cache.entry import Ticket
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
-from worlds import Threads, World, kinds, settled
+from support.sync_async import Threads, World, kinds, settled
 
 from langchain_layered_cache import LangGraphCache, LayeredCache, cache_key
-from langchain_layered_cache._births import Asker, Births
+from langchain_layered_cache._langgraph.pending_tasks import Asker, Births
 
 TIERS = {
     "memory": ["memory"],

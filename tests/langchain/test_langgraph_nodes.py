@@ -20,7 +20,7 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy, Command, interrupt
 from layered_cache import Event, TieredCache
-from worlds import World, kinds
+from support.sync_async import World, kinds
 
 from langchain_layered_cache import LangGraphCache, cache_key, langgraph
 

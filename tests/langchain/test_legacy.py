@@ -15,7 +15,7 @@ from langchain_openai import ChatOpenAI
 from layered_cache import CacheMiss, Event, cache_options
 from layered_cache.testing import FakeAuthority, OpenAIServer
 from pydantic import create_model
-from worlds import World
+from support.sync_async import World
 
 from langchain_layered_cache import LayeredCache
 

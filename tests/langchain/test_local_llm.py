@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import LLM
-from local_standins import Llama
+from support.fake_networks import Llama
 
 from langchain_layered_cache import LayeredCache, cached
 

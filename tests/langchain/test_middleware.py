@@ -47,10 +47,10 @@ from layered_cache import (
 from layered_cache.testing import FakeClock, OpenAIServer
 from openai import APIError
 from pydantic import BaseModel, Field, PrivateAttr, create_model
-from worlds import Threads, World
+from support.sync_async import Threads, World
 
 from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached, usage_callback
-from langchain_layered_cache._standins import ModelAsker, stand_in
+from langchain_layered_cache._agents.model_proxy import ModelAsker, stand_in
 
 HOUR = Policy(max_wait=3600)
 QUESTION: dict[str, Any] = {"messages": [HumanMessage("how far is it?")]}

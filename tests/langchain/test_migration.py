@@ -37,11 +37,11 @@ from layered_cache import ConfigurationError, Policy, TierUnavailableError, cach
 from layered_cache.testing import FakeAuthority, FakeTier, OpenAIServer
 from pydantic import BaseModel
 from pymongo import MongoClient
-from worlds import World
+from support.sync_async import World
 
 import langchain_layered_cache.importers as importers_module
 from langchain_layered_cache import LayeredCache, import_mongodb, import_sqlite
-from langchain_layered_cache._legacy import Legacy
+from langchain_layered_cache._legacy_cache import Legacy
 
 Answers = list[tuple[str, str, list[str]]]  # prompt, model, and the generations as LangChain writes them out
 

@@ -14,13 +14,13 @@ from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_openai import AzureChatOpenAI, ChatOpenAI
-from layered_cache.keys import canonical
+from layered_cache.keys.keys import canonical
 from layered_cache.testing import OpenAIServer
 from pydantic import BaseModel, create_model
 
 from langchain_layered_cache import LayeredCache
-from langchain_layered_cache._models import KnownModel, parse_model
-from langchain_layered_cache._settings import settings_of
+from langchain_layered_cache._keys.model_params import KnownModel, parse_model
+from langchain_layered_cache._keys.model_settings import settings_of
 
 
 @pytest.fixture

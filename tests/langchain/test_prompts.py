@@ -20,12 +20,12 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_openai import ChatOpenAI, OpenAI
 from layered_cache import Request
 from layered_cache.testing import OpenAIServer
-from pairwise import pairwise
-from worlds import Tasks, Threads, World
+from support.pairwise import pairwise
+from support.sync_async import Tasks, Threads, World
 
 from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached, import_sqlite
-from langchain_layered_cache._models import parse_model
-from langchain_layered_cache._requests import to_request
+from langchain_layered_cache._keys.model_params import parse_model
+from langchain_layered_cache._keys.request import to_request
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.runnables import RunnableLambda, RunnableParallel, chain
 from langchain_openai import ChatOpenAI, OpenAI
 from layered_cache import Event, cache_options
-from layered_cache.refusals import removals
+from layered_cache.adapters.refusals import removals
 from layered_cache.testing import FakeTier
-from pairwise import pairwise
 from pydantic import BaseModel, Field, ValidationError
-from scripted_server import Json, Reply, ScriptedServer, chat_completion
-from worlds import Tasks, Threads, World
+from support.pairwise import pairwise
+from support.scripted_server import Json, Reply, ScriptedServer, chat_completion
+from support.sync_async import Tasks, Threads, World
 
 from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached
 

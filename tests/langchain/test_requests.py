@@ -19,14 +19,14 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Chat
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
 from layered_cache import Event, Request, UncacheableRequestError
-from layered_cache.keys import canonical, prompt_digest
+from layered_cache.keys.keys import canonical, prompt_digest
 from pydantic import BaseModel
 
 from langchain_layered_cache import LayeredCache
-from langchain_layered_cache._memo import Memo
-from langchain_layered_cache._messages import canonical_prompt
-from langchain_layered_cache._models import parse_model
-from langchain_layered_cache._requests import to_request
+from langchain_layered_cache._keys.lru import Memo
+from langchain_layered_cache._keys.messages import canonical_prompt
+from langchain_layered_cache._keys.model_params import parse_model
+from langchain_layered_cache._keys.request import to_request
 
 
 def of(called: BaseChatModel, /, **kwargs: Any) -> str:

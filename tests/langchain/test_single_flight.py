@@ -26,7 +26,7 @@ from layered_cache import Event, Policy, cache_options
 from layered_cache.testing import OpenAIServer
 
 from langchain_layered_cache import LayeredCache
-from langchain_layered_cache._runs import _current
+from langchain_layered_cache._callbacks.model_runs import _current
 
 HOUR = Policy(max_wait=3600)
 

@@ -11,7 +11,7 @@ from langchain_core.stores import BaseStore
 from langchain_tests.integration_tests import BaseStoreAsyncTests, BaseStoreSyncTests
 from layered_cache import ConfigurationError, DeletionError, Event, Policy, Request, TieredCache
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
-from worlds import Threads, World, kinds, settled
+from support.sync_async import Threads, World, kinds, settled
 
 from langchain_layered_cache import LayeredByteStore, LayeredCache
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from langchain_core.language_models import BaseLanguageModel
 from langchain_openai import ChatOpenAI, OpenAI
-from stream_memory import peak, word_server
-from worlds import World
+from support.stream_memory import peak, word_server
+from support.sync_async import World
 
 from langchain_layered_cache import LayeredCache, cached
 

@@ -25,12 +25,12 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from layered_cache import CacheMiss, Event, Policy, cache_options
-from layered_cache.streaming import _under_way
-from layered_cache.streams import TaskStream, ThreadStream
+from layered_cache.adapters.cached_stream import _under_way
+from layered_cache.adapters.shared_stream import TaskStream, ThreadStream
 from layered_cache.testing import OpenAIServer
 from pydantic import BaseModel
-from scripted_server import ScriptedServer, response
-from worlds import World
+from support.scripted_server import ScriptedServer, response
+from support.sync_async import World
 
 from langchain_layered_cache import LayeredCache, cached, uncached, usage_callback
 

@@ -11,7 +11,7 @@ from langchain_core.tools import BaseTool
 from langchain_openai import ChatOpenAI
 from layered_cache import ConfigurationError, TieredCache
 from layered_cache.testing import OpenAIServer
-from worlds import World
+from support.sync_async import World
 
 from langchain_layered_cache import CachedEmbeddings
 from langchain_layered_cache.middleware import LayeredCacheMiddleware

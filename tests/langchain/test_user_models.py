@@ -13,7 +13,7 @@ from langchain_core.language_models import FakeListChatModel
 from layered_cache import TieredCache
 
 from langchain_layered_cache import LayeredCache, LayeredCacheMiddleware, cached
-from langchain_layered_cache._settings import settings_of
+from langchain_layered_cache._keys.model_settings import settings_of
 
 PROGRAM = """
 from langchain_core.language_models import BaseChatModel, BaseLLM

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 import pytest
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import FakeListChatModel
-from layered_cache.once import Once
+from layered_cache.adapters.log_once import Once
 
-from langchain_layered_cache import LayeredCache, _runs, _wrapped, cached
+from langchain_layered_cache import LayeredCache, cached
+from langchain_layered_cache._callbacks import model_runs
+from langchain_layered_cache._wrapped_models import chat
 
 
 @pytest.fixture(autouse=True)
 def _warnings_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (_runs, _wrapped):
+    for module in (model_runs, chat):
         monkeypatch.setattr(module, "_once", Once())
 
 

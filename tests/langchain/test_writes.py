@@ -37,11 +37,11 @@ from langchain_core.outputs import ChatGeneration
 from langchain_core.runnables.utils import AddableDict
 from langgraph.types import Command, Send
 from layered_cache import EncodeError
-from layered_cache.values import same
+from layered_cache.adapters.msgpack_codec import same
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from langchain_layered_cache import cache_key
-from langchain_layered_cache._writes import CODEC, RebuildError, WritesSerializer, put_together, take_apart
+from langchain_layered_cache._langgraph.write_codec import CODEC, RebuildError, WritesSerializer, put_together, take_apart
 
 SERDE = WritesSerializer()
 
@@ -254,7 +254,7 @@ def test_whatever_is_made_of_these_comes_back_equal(value: Any) -> None:
 )
 def test_bytes_that_say_something_else_are_refused(apart: Any) -> None:
     """Nothing is imported or called that is no class for data, and an object whose class has changed since is refused."""
-    from layered_cache.values import dumps
+    from layered_cache.adapters.msgpack_codec import dumps
 
     with pytest.raises(RebuildError) as caught:
         SERDE.loads_typed((CODEC, dumps(apart)))

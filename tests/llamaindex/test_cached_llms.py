@@ -34,7 +34,7 @@ from pydantic import BaseModel, PrivateAttr
 
 import llamaindex_layered_cache
 from llamaindex_layered_cache import cached, configure, uncached
-from llamaindex_layered_cache._wrapped import OWN, CachedLLM
+from llamaindex_layered_cache._llm.wrapper import OWN, CachedLLM
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 from layered_cache import TieredCache
-from layered_cache.call_ids import CallIds
+from layered_cache.adapters.call_ids import CallIds
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from openai.types.chat import ChatCompletionMessageToolCall
 from openai.types.chat.chat_completion_message_tool_call import Function
-from scripted_server import Json, Reply, ScriptedServer, chat_completion, response
-from worlds import World
+from support.scripted_server import Json, Reply, ScriptedServer, chat_completion, response
+from support.sync_async import World
 
 from llamaindex_layered_cache import cached
-from llamaindex_layered_cache._call_ids import without_repeated_calls
+from llamaindex_layered_cache._llm.call_ids import without_repeated_calls
 
 
 def look(city: str) -> str:

@@ -23,9 +23,9 @@ from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.embeddings.openai import OpenAIEmbedding
-from local_standins import TextEmbedding
 from pydantic import BaseModel, PrivateAttr, SecretStr
-from worlds import World, kinds, settled
+from support.fake_networks import TextEmbedding
+from support.sync_async import World, kinds, settled
 
 from llamaindex_layered_cache.embeddings import CachedEmbedding, cached_embedding, uncached_embedding
 from llamaindex_layered_cache.kvstore import LayeredKVStore

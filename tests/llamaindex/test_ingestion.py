@@ -19,7 +19,7 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.storage.docstore.keyval_docstore import KVDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
-from worlds import World, settled
+from support.sync_async import World, settled
 
 from llamaindex_layered_cache.embeddings import cached_embedding
 from llamaindex_layered_cache.kvstore import LayeredKVStore

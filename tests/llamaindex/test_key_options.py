@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from layered_cache import ConfigurationError, Event, Normalize, TieredCache
-from layered_cache.key_rules import NORMALIZED
+from layered_cache.keys.key_rules import NORMALIZED
 from layered_cache.testing import OpenAIServer
 from llama_index.core import Settings
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
@@ -17,12 +17,12 @@ from llama_index.core.llms import LLM, ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai import OpenAI
 from pydantic import BaseModel
-from worlds import World, settled
+from support.sync_async import World, settled
 
 from langchain_layered_cache import LayeredCache
 from llamaindex_layered_cache import cached, configure
-from llamaindex_layered_cache._keepers import Question
-from llamaindex_layered_cache._wrapped import keeper_of
+from llamaindex_layered_cache._llm.call import Question
+from llamaindex_layered_cache._llm.wrapper import keeper_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -22,16 +22,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from layered_cache import ConfigurationError, DeletionError, EncodeError, Event, Policy, TieredCache, TierUnavailableError
+from layered_cache.adapters.msgpack_codec import same
 from layered_cache.testing import FakeAuthority, FakeClock, FakeTier
-from layered_cache.values import same
 from llama_index.core.ingestion.pipeline import remove_unstable_values
 from llama_index.core.schema import Document, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.storage.docstore.keyval_docstore import KVDocumentStore
 from llama_index.core.storage.index_store.keyval_index_store import KVIndexStore
 from llama_index.core.storage.kvstore.types import BaseKVStore, MutableMappingKVStore
-from worlds import World, kinds, settled
+from support.sync_async import World, kinds, settled
 
-from llamaindex_layered_cache import _kv_values as codec
+from llamaindex_layered_cache import _kv_codec as codec
 from llamaindex_layered_cache.kvstore import LayeredKVStore
 
 TIERS = {

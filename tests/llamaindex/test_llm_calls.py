@@ -15,8 +15,8 @@ from typing import Any
 import openai
 import pytest
 from layered_cache import CacheMiss, ConfigurationError, Event, Policy, TenantRequiredError, TieredCache, cache_options
+from layered_cache.adapters.cached_stream import _under_way
 from layered_cache.options import NO_OPTIONS
-from layered_cache.streaming import _under_way
 from layered_cache.testing import FakeAuthority, FakeClock, OpenAIServer
 from llama_index.core.base.llms.types import ChatResponse, CompletionResponse
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler, TokenCountingHandler
@@ -32,13 +32,13 @@ from llama_index.core.llms.mock import MockLLM, MockLLMWithNonyieldingChatStream
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai import OpenAI
 from pydantic import BaseModel, Field, PrivateAttr
-from worlds import World, kinds
+from support.sync_async import World, kinds
 
 from langchain_layered_cache import LayeredCache
 from llamaindex_layered_cache import cached
-from llamaindex_layered_cache._codec import Raw
-from llamaindex_layered_cache._keepers import Question
-from llamaindex_layered_cache._wrapped import OWN
+from llamaindex_layered_cache._llm.call import Question
+from llamaindex_layered_cache._llm.response_codec import Raw
+from llamaindex_layered_cache._llm.wrapper import OWN
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

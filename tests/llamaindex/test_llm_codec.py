@@ -30,8 +30,8 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 from pydantic import BaseModel, model_serializer
 
-from llamaindex_layered_cache._answers import to_answer, told_by
-from llamaindex_layered_cache._codec import decode, decode_stream, encode
+from llamaindex_layered_cache._llm.response_answer import to_answer, told_by
+from llamaindex_layered_cache._llm.response_codec import decode, decode_stream, encode
 
 
 class Raw(BaseModel):
@@ -154,7 +154,7 @@ def test_classes_that_are_not_there_are_data() -> None:
     data = encode(chat("a", raw=Raw(id="a")), "model")
     program = f"""
 import sys
-from llamaindex_layered_cache._codec import decode
+from llamaindex_layered_cache._llm.response_codec import decode
 before = set(sys.modules)
 print(decode({data!r}, "model").raw, set(sys.modules) - before)
 """

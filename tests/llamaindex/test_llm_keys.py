@@ -39,15 +39,15 @@ from llama_index.llms.google_genai import GoogleGenAI
 from llama_index.llms.langchain import LangChainLLM
 from llama_index.llms.ollama import Ollama
 from llama_index.llms.openai import OpenAI, OpenAIResponses
-from local_standins import Llama, PreTrained
-from model_standins import StandIn
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr
+from support.fake_networks import Llama, PreTrained
+from support.fake_providers import StandIn
 
 from llamaindex_layered_cache import cached
-from llamaindex_layered_cache._keepers import Question
-from llamaindex_layered_cache._questions import plain_messages
-from llamaindex_layered_cache._wrapped import OWN, keeper_of
+from llamaindex_layered_cache._llm.call import Question
+from llamaindex_layered_cache._llm.request_data import plain_messages
+from llamaindex_layered_cache._llm.wrapper import OWN, keeper_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -20,7 +20,7 @@ from llama_index.llms.langchain import LangChainLLM
 from llama_index.llms.ollama import Ollama
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
-from model_standins import StandIn
+from support.fake_providers import StandIn
 
 from llamaindex_layered_cache import cached
 

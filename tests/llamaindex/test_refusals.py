@@ -17,10 +17,11 @@ from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionPr
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI
 from pydantic import BaseModel, Field
-from scripted_server import Json, Reply, ScriptedServer, chat_completion
-from worlds import World
+from support.scripted_server import Json, Reply, ScriptedServer, chat_completion
+from support.sync_async import World
 
-from llamaindex_layered_cache import _asks, _events, cached
+from llamaindex_layered_cache import cached
+from llamaindex_layered_cache._llm import complete, hit_events
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -173,7 +174,7 @@ def test_cached_llms_share_one_handler_of_spans(llm: Any, cache: TieredCache, mo
     assert len(get_dispatcher().span_handlers) == before
 
     made: list[object] = []
-    monkeypatch.setattr(_asks, "listener", lambda *call: made.append(found := _events.listener(*call)) or found)
+    monkeypatch.setattr(complete, "listener", lambda *call: made.append(found := hit_events.listener(*call)) or found)
     for _ in range(2):
         llm.chat([ChatMessage("json about cats?")])
     assert made == [None]

@@ -12,8 +12,8 @@ import pytest
 from layered_cache import TieredCache
 from llama_index.core.llms import LLM, ChatMessage
 from llama_index.llms.openai import OpenAI
-from stream_memory import peak, word_server
-from worlds import World
+from support.stream_memory import peak, word_server
+from support.sync_async import World
 
 from llamaindex_layered_cache import cached
 

@@ -11,7 +11,7 @@ from layered_cache.testing import OpenAIServer
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.openai import OpenAI
-from worlds import World
+from support.sync_async import World
 
 from llamaindex_layered_cache import cached
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from layered_cache import TieredCache
-from layered_cache.local_models import fingerprint_of
+from layered_cache.adapters.identity.local_models import fingerprint_of
 
 pytestmark = [pytest.mark.providers, pytest.mark.filterwarnings("ignore")]
 

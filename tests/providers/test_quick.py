@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from langchain_openai import ChatOpenAI
-from layered_cache.setting_names import is_credential
+from layered_cache.keys.setting_names import is_credential
 from providers.langchain_classes import OPENAI
 from providers.langchain_entries import Agent, Global, Wrapped
 from providers.oracle import Subject
@@ -18,10 +18,10 @@ from providers.recorder import Recorder
 from providers.report import Oracle
 from pydantic import SecretStr
 
-from langchain_layered_cache import _models, _settings
-from langchain_layered_cache._clients import Clients
-from langchain_layered_cache._memo import Memo
-from langchain_layered_cache._settings import Settings
+from langchain_layered_cache._keys import model_params, model_settings
+from langchain_layered_cache._keys.client_settings import Clients
+from langchain_layered_cache._keys.lru import Memo
+from langchain_layered_cache._keys.model_settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -73,25 +73,25 @@ def settings_are_empty(patch: pytest.MonkeyPatch) -> None:
     def emptied(real: Callable[..., Settings], *arguments: Any) -> Settings:
         return dataclasses.replace(real(*arguments), head={}, fields={}, clients=Clients(None, {}), digest=b"")
 
-    from langchain_layered_cache import _calls
+    from langchain_layered_cache import _call
 
-    patch.setattr(_calls, "settings_of", partial(emptied, _calls.settings_of))
+    patch.setattr(_call, "settings_of", partial(emptied, _call.settings_of))
 
 
 def addresses_are_dropped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_models, "address_params", lambda *_: {})
+    patch.setattr(model_params, "address_params", lambda *_: {})
 
 
 def secrets_are_dropped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_settings, "fingerprint", lambda _: "a secret")
+    patch.setattr(model_settings, "fingerprint", lambda _: "a secret")
 
 
 def arguments_of_calls_are_dropped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_models.Reader, "params", lambda *_: {})
+    patch.setattr(model_params.Reader, "params", lambda *_: {})
 
 
 def changes_are_not_seen(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_settings._Known, "is_of", lambda self, model, key_extra: type(model) is self._class)
+    patch.setattr(model_settings._Known, "is_of", lambda self, model, key_extra: type(model) is self._class)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def changes_are_not_seen(patch: pytest.MonkeyPatch) -> None:
 def test_broken_identity_code_is_noticed(
     broken: Callable[[pytest.MonkeyPatch], None], noticed: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_settings, "_known", Memo(1024))  # settings that other tests have read
+    monkeypatch.setattr(model_settings, "_known", Memo(1024))  # settings that other tests have read
     broken(monkeypatch)
     found = breaches(SUBJECT, recorder)
     assert any(breach.startswith(f"{noticed} by ") and breach.endswith("the keys are equal") for breach in found), found

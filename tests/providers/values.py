@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
-from layered_cache.setting_names import is_credential
+from layered_cache.keys.setting_names import is_credential
 from providers.oracle import BASE, Situation, Subject, Variation
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from layered_cache import _forks
-from layered_cache.clocks import Clock
+from layered_cache._util import fork_safety
+from layered_cache._util.clocks import Clock
 from layered_cache.errors import TierError, TierTimeoutError
 
 _log = logging.getLogger("layered_cache")
@@ -49,7 +49,7 @@ class Availability:
         self._outages: dict[str, _Outage] = {}
         self._timeouts: Counter[tuple[str, Operation]] = Counter()
         self.after_fork()
-        _forks.restart_in_child(self)
+        fork_safety.restart_in_child(self)
 
     def after_fork(self) -> None:
         """Start with a new lock."""

@@ -26,23 +26,23 @@ from typing import Any, NamedTuple, cast
 
 from layered_cache._engine import exit_hooks
 from layered_cache._engine.availability import Availability
-from layered_cache._engine.backlog import Backlog, Writes
-from layered_cache._engine.blocking import Blocking
-from layered_cache._engine.effects import Effects
-from layered_cache._engine.telling import Teller
-from layered_cache._engine.tickets import Tickets
-from layered_cache._engine.watch import Trust, Watch
-from layered_cache.clocks import Clock
+from layered_cache._engine.log_view import Trust, Watch
+from layered_cache._engine.miss_positions import Tickets
+from layered_cache._engine.recorder import Teller
+from layered_cache._engine.runtime import Effects
+from layered_cache._engine.runtime_threads import Blocking
+from layered_cache._engine.write_queue import Backlog, Writes
+from layered_cache._storage.envelope import stored_bytes
+from layered_cache._storage.rules import Scope, View
+from layered_cache._util.clocks import Clock
 from layered_cache.entry import Answer, Entry, Refused, Request, Ticket
 from layered_cache.errors import TierError
 from layered_cache.events import Event, Observers
-from layered_cache.invalidation import Scope, View
-from layered_cache.key_rules import KeyRules, Normalize
-from layered_cache.keys import namespace_of
+from layered_cache.keys.key_rules import KeyRules, Normalize
+from layered_cache.keys.keys import namespace_of
 from layered_cache.policy import Policy
 from layered_cache.stats import TAPE, Counters, Stats
-from layered_cache.tiers._tier import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, QueryableTier, Shared, Slot, Tier, slot_entry
-from layered_cache.wire import stored_bytes
+from layered_cache.tiers.base import SLOT_FACTS, Authority, LocalTier, Purges, Queryable, QueryableTier, Shared, Slot, Tier, slot_entry
 
 _log = logging.getLogger("layered_cache")
 

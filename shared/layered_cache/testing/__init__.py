@@ -5,11 +5,7 @@ The cache itself uses nothing of this package.
 - `TierContract`, `AuthorityContract`, `QueryableContract`, `ListableContract`: the rules for tiers,
   as test classes to inherit. They need pytest.
 - `FakeClock`: a clock that a test moves forward.
-- `ChaosTier`, `ChaosAuthority`: random faults between a cache and a tier, repeatable with a seed.
-- `explore`, `pause`: runs of a few callers in every possible order of their steps.
 - `FakeTier`, `FakeAuthority`: tiers in a dictionary that record their calls and can be broken.
-- `History`: a record of the computations, invalidations and reads of many threads, tasks and
-  processes, with a check of its consistency.
 - `OpenAIServer`: a local server with OpenAI's API that counts its calls.
 """
 
@@ -18,41 +14,29 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from layered_cache.testing._chaos import ChaosAuthority, ChaosTier
 from layered_cache.testing._clock import FakeClock
-from layered_cache.testing._explore import Run, Stepwise, explore, pause
 from layered_cache.testing._fakes import FakeAuthority, FakeTier
-from layered_cache.testing._history import History, Verdict, Violation
 from layered_cache.testing._openai import OpenAIServer
 
 if TYPE_CHECKING:
-    from layered_cache.testing._authority_contract import AuthorityContract
+    from layered_cache.testing._invalidation_log_contract import AuthorityContract
     from layered_cache.testing._listable_contract import ListableContract
     from layered_cache.testing._queryable_contract import QueryableContract
     from layered_cache.testing._tier_contract import TierContract
 
 __all__ = [
     "AuthorityContract",
-    "ChaosAuthority",
-    "ChaosTier",
     "FakeAuthority",
     "FakeClock",
     "FakeTier",
-    "History",
     "ListableContract",
     "OpenAIServer",
     "QueryableContract",
-    "Run",
-    "Stepwise",
     "TierContract",
-    "Verdict",
-    "Violation",
-    "explore",
-    "pause",
 ]
 
 _NEED_PYTEST = {
-    "AuthorityContract": "_authority_contract",
+    "AuthorityContract": "_invalidation_log_contract",
     "ListableContract": "_listable_contract",
     "QueryableContract": "_queryable_contract",
     "TierContract": "_tier_contract",

@@ -7,12 +7,12 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 
-from layered_cache.clocks import SYSTEM_CLOCK, Clock
+from layered_cache._storage.rules import LogState, MemoryLog, Scope
+from layered_cache._util.clocks import SYSTEM_CLOCK, Clock
 from layered_cache.entry import Entry, Refused, Ticket
 from layered_cache.errors import TierUnavailableError
-from layered_cache.invalidation import LogState, MemoryLog, Scope
-from layered_cache.keys import key_prefix
-from layered_cache.tiers._tier import Page
+from layered_cache.keys.keys import key_prefix
+from layered_cache.tiers.base import Page
 
 
 class FakeTier:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from layered_cache.keys import key_prefix
-from layered_cache.testing._halves import Half, an_entry
-from layered_cache.tiers._tier import Listable, Tier
+from layered_cache.keys.keys import key_prefix
+from layered_cache.testing._sync_async import Half, an_entry
+from layered_cache.tiers.base import Listable, Tier
 
 
 class ListableContract:

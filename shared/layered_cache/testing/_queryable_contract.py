@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from layered_cache._storage.rules import Scope, below
 from layered_cache.entry import Ticket
-from layered_cache.invalidation import Scope, below
-from layered_cache.testing._halves import Half, an_entry
-from layered_cache.tiers._tier import Queryable, Tier
+from layered_cache.testing._sync_async import Half, an_entry
+from layered_cache.tiers.base import Queryable, Tier
 
 
 class QueryableContract:

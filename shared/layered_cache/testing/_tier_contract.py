@@ -24,8 +24,8 @@ from contextlib import AbstractContextManager
 import pytest
 
 from layered_cache.errors import TierError
-from layered_cache.testing._halves import Half, an_entry
-from layered_cache.tiers._tier import Tier
+from layered_cache.testing._sync_async import Half, an_entry
+from layered_cache.tiers.base import Tier
 
 
 class TierContract:

@@ -22,17 +22,17 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from layered_cache import _forks
-from layered_cache.clocks import SYSTEM_CLOCK, Clock
+from layered_cache._storage.envelope import pack_facts
+from layered_cache._util import fork_safety
+from layered_cache._util.clocks import SYSTEM_CLOCK, Clock
+from layered_cache._util.durations import Duration, Size, seconds, size
 from layered_cache.entry import Entry, Refused
 from layered_cache.errors import ConfigurationError
-from layered_cache.keys import key_prefix
-from layered_cache.tiers._tier import Page, Position, Slot, SlotTexts, slot_entry
-from layered_cache.units import Duration, Size, seconds, size
-from layered_cache.wire import pack_facts
+from layered_cache.keys.keys import key_prefix
+from layered_cache.tiers.base import Page, Position, Slot, SlotTexts, slot_entry
 
 if TYPE_CHECKING:
-    from layered_cache.tiers._options import TierOptions
+    from layered_cache.tiers._url_options import TierOptions
 
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
@@ -81,7 +81,7 @@ class MemoryTier:
         self._clock = clock
         self._lock = threading.Lock()
         self._empty()
-        _forks.restart_in_child(self)
+        fork_safety.restart_in_child(self)
 
     @classmethod
     def from_url(cls, url: str, options: TierOptions) -> MemoryTier:

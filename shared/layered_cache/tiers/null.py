@@ -9,7 +9,7 @@ from layered_cache.entry import Entry, Refused
 from layered_cache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from layered_cache.tiers._options import TierOptions
+    from layered_cache.tiers._url_options import TierOptions
 
 
 class NullTier:

@@ -1,0 +1,1 @@
+"""Agents: models and tools behind the middleware."""

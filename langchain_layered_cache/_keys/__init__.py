@@ -1,0 +1,1 @@
+"""Keys of LangChain requests: messages, model settings and clients."""

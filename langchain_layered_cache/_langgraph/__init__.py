@@ -1,0 +1,1 @@
+"""Keys, stored writes and pending tasks of `LangGraphCache`."""

@@ -1,0 +1,1 @@
+"""Models that `cached` returns: chat models, completion models and their streams."""

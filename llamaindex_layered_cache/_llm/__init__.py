@@ -1,0 +1,1 @@
+"""Cached LLMs: requests, calls, streams, stored responses."""

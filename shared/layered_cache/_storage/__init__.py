@@ -1,0 +1,1 @@
+"""The stored form of entries and of invalidation rules. Pure."""

@@ -1,0 +1,1 @@
+"""Helpers without knowledge of caches: clocks, durations, threads, forks, lazy attributes."""

@@ -1,0 +1,1 @@
+"""The identity of code, clients and loaded networks, for keys."""
