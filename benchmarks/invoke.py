@@ -1,6 +1,6 @@
 """`invoke` on a memory hit (G10): how little it takes beside what LangChain takes for itself.
 
-Beside our cache there is our listener (`_runs`), which is told of every call. The other caches run without it.
+Our cache comes with a callback handler (`_callbacks/model_runs.py`) that gets the events of each call. The other caches run without it.
 """
 
 from __future__ import annotations

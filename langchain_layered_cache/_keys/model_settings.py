@@ -145,7 +145,7 @@ def _reader(value: object) -> Reader:
 
 
 def _content(value: object) -> object:
-    """Return the content of *value*, with that of the secrets in it: their texts are all the same."""
+    """Return the content of *value*, with that of the secrets and objects in it."""
     if isinstance(value, SecretStr | SecretBytes):
         return value
     if isinstance(value, Mapping):
@@ -153,6 +153,11 @@ def _content(value: object) -> object:
         return [(_content(key), _content(item)) for key, item in items]
     if isinstance(value, list | tuple):
         return [_content(item) for item in cast("list[object]", value)]
+    if isinstance(value, BaseLanguageModel):
+        return settings_of(cast("BaseLanguageModel[Any]", value)).digest
+    if isinstance(value, BaseModel):  # its repr may leave out fields, and hides secrets
+        parts = (value.__dict__, value.__pydantic_extra__, value.__pydantic_private__)
+        return [type(value), code_of_class(type(value), lenient=True), *map(_content, parts)]
     return content(value)
 
 

@@ -1,4 +1,4 @@
-"""LangChain models whose network is loaded in this process: its weights and settings identify them, and not its device."""
+"""Keys of LangChain models with a network in this process cover its weights and settings, and not its device."""
 
 from __future__ import annotations
 

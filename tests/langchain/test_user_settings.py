@@ -10,9 +10,9 @@ from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from pydantic import ConfigDict, PrivateAttr, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
-from langchain_layered_cache import LayeredCache
+from langchain_layered_cache import LayeredCache, cached
 
 
 class UserChat(BaseChatModel):
@@ -100,3 +100,35 @@ def test_notes_of_calls_do_not_change_the_key() -> None:
     model.invoke("other")
     model.invoke("q")
     assert model.calls == 2
+
+
+class Route(BaseModel):
+    """An object in a field. Its repr leaves out a field, hides a secret and has no private attributes."""
+
+    server: str = Field(default="one", repr=False)
+    token: SecretStr = SecretStr("a")
+    _seed: int = PrivateAttr(1)
+
+
+class RoutedChat(BaseChatModel):
+    routes: list[Route]
+
+    @property
+    def _llm_type(self) -> str:
+        return "routed-chat"
+
+    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        [route] = self.routes
+        text = f"{route.server} {route.token.get_secret_value()} {route._seed}"
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=text))])
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["global cache", "cached"])
+@pytest.mark.parametrize(("name", "value"), [("server", "two"), ("token", SecretStr("b")), ("_seed", 2)])
+def test_object_in_a_field_that_changes_changes_the_key(name: str, value: object, *, wrapped: bool) -> None:
+    model = RoutedChat(routes=[Route()])
+    model = cached(model) if wrapped else model
+    before = model.invoke("q").content
+    assert model.invoke("q").content == before
+    setattr(model.routes[0], name, value)
+    assert model.invoke("q").content != before

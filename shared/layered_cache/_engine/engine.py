@@ -482,7 +482,7 @@ class Engine:
         """Queue periodic maintenance: purge expired entries, write the log id to shared tiers."""
         if self._closed and not self._used_after_close:
             self._used_after_close = True
-            _log.warning("cache used after close(): answers are no longer stored. Close the cache at the end of the program only")
+            _log.warning("cache used after close(): closed tiers neither answer nor store. Close the cache at the end of the program")
         now, epoch = self.clock.monotonic(), self.watch.view.position[0]
         if now >= self._purge_at:
             self._purge_at, self._noted = now + _PURGE_EVERY, 0
